@@ -1,0 +1,1 @@
+"""Composition root: builds the parts from Config, runs them, shuts down in order."""

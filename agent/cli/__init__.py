@@ -1,0 +1,50 @@
+"""The ``overlaid`` command.
+
+Each command module registers its parsers and imports what it needs when it runs: ``overlaid status`` must answer in
+less than 200 ms, so nothing here imports pydantic, rich or a room at module level.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from agent.cli import fleet_operate, fleet_package, node, telemetry
+from agent.errors import OverlaidError
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="overlaid",
+        description="Deploys signed ML models to edge nodes and serves them within latency and power budgets.",
+        epilog="example: overlaid status --watch",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    node.register(commands)
+    telemetry.register(commands)
+    fleet = commands.add_parser(
+        "fleet",
+        help="the operator's side: keys, packages, deployments",
+        description="The operator's side of the wire: make keys, pack and publish models, deploy them to nodes.",
+        epilog="example: overlaid fleet deploy digits@1.0.0 --node cam-7 --latency-p99 20ms --rate 10/s",
+    )
+    fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
+    fleet_package.register(fleet_commands)
+    fleet_operate.register(fleet_commands)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 130 interrupted."""
+    args = build_parser().parse_args(argv)
+    try:
+        return int(args.run(args) or 0)
+    except OverlaidError as error:
+        print(f"overlaid: {error.name}: {error}", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 1
+    except KeyboardInterrupt:
+        return 130

@@ -1,0 +1,217 @@
+"""TOML file + environment → one frozen Config.
+
+Every key of the file can be overridden by ``OVERLAID_<SECTION>_<KEY>`` (``OVERLAID_NODE_NAME=cam-7``); lists are
+comma-separated there. Unknown keys are refused by name.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+
+from agent.errors import ConfigError, TrustError
+from agent.trust import PublicKey
+from agent.types import check_name
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MAX_CONFIG_BYTES = 1 << 20
+SYSTEM_CONFIG = Path("/etc/overlaid/agent.toml")
+
+Name = Annotated[str, AfterValidator(check_name)]
+
+
+def _public_key(text: str) -> str:
+    try:
+        PublicKey.parse(text)
+    except TrustError as error:
+        raise ValueError(str(error)) from error
+    return text
+
+
+KeyText = Annotated[str, AfterValidator(_public_key)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _default_node_name() -> str:
+    host = socket.gethostname().split(".")[0].lower()
+    return "".join(c if c.isascii() and c.isalnum() else "-" for c in host).strip("-")[:63] or "node"
+
+
+class Node(Section):
+    """Who this node is. ``board``: ``local`` or the name of a simulated board (``sim:NAME``)."""
+
+    site: Name = "default"
+    name: Name = Field(default_factory=_default_node_name)
+    groups: tuple[Name, ...] = ()
+    board: str = Field("local", pattern=r"^[a-z0-9][a-z0-9:._-]*$")
+
+
+class Mqtt(Section):
+    """The broker. TLS is on when ``ca`` is set; ``cert`` and ``key`` are the node's client certificate."""
+
+    host: str = Field(min_length=1)
+    port: int = Field(1883, ge=1, le=65535)
+    username: str | None = None
+    password: SecretStr | None = None
+    password_file: Path | None = None
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    keepalive_s: int = Field(30, ge=5, le=3600)
+
+    @model_validator(mode="after")
+    def _complete(self) -> Mqtt:
+        if self.password is not None and self.password_file is not None:
+            raise ValueError("give password or password_file, not both")
+        if (self.cert is None) != (self.key is None):
+            raise ValueError("cert and key belong together")
+        if self.cert is not None and self.ca is None:
+            raise ValueError("a client certificate needs ca, the broker's authority")
+        return self
+
+    def read_password(self) -> str | None:
+        """The password from the config or its file; ConfigError when the file cannot be read."""
+        if self.password_file is None:
+            return self.password.get_secret_value() if self.password else None
+        try:
+            return self.password_file.read_text().strip()
+        except OSError as error:
+            raise ConfigError(f"mqtt.password_file {self.password_file}: {error.strerror}") from error
+
+
+class Trust(Section):
+    """Public keys (``overlaid fleet keys show``) whose packages and whose commands this node accepts."""
+
+    package_keys: tuple[KeyText, ...] = ()
+    command_keys: tuple[KeyText, ...] = ()
+
+
+class Serving(Section):
+    """``http`` is a loopback address; other addresses go through a reverse proxy."""
+
+    http: str = Field("127.0.0.1:8000", pattern=r"^(127\.0\.0\.1:\d{1,5}|)$")
+    max_body_mb: int = Field(64, ge=1, le=1024)
+    threads: int = Field(1, ge=1, le=256)
+
+
+class Deploy(Section):
+    """Deadlines in seconds of each phase, and how long a new version must behave before it counts as deployed."""
+
+    soak_s: float = Field(10.0, ge=0, le=86_400)
+    profile_s: float = Field(2.0, gt=0, le=60)
+    download_timeout_s: float = Field(1800.0, gt=0, le=7 * 86_400)
+    phase_timeout_s: float = Field(120.0, gt=0, le=86_400)
+
+
+class Power(Section):
+    cap_w: float | None = Field(None, gt=0)
+    sample_s: float = Field(1.0, ge=0.1, le=60)
+
+
+class Telemetry(Section):
+    max_mb: int = Field(64, ge=1, le=100_000)
+    publish_s: float = Field(60.0, ge=1, le=86_400)
+
+
+class Store(Section):
+    max_mb: int = Field(2048, ge=1, le=10_000_000)
+
+
+def _default_dir(system: str, user: Path) -> Path:
+    return Path(system) if os.geteuid() == 0 else user
+
+
+class Paths(Section):
+    """``state``: survives reboots; ``runtime``: sockets. Root and the service use /var/lib and /run."""
+
+    state: Path = Field(
+        default_factory=lambda: _default_dir("/var/lib/overlaid", Path.home() / ".local/state/overlaid")
+    )
+    runtime: Path = Field(
+        default_factory=lambda: _default_dir(
+            "/run/overlaid",
+            Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/overlaid-{os.geteuid()}") / "overlaid",  # noqa: S108
+        )
+    )
+
+
+class Config(Section):
+    """Everything the daemon is told. Without [mqtt] it serves what ``overlaid deploy`` gives it locally."""
+
+    node: Node = Field(default_factory=Node)
+    paths: Paths = Field(default_factory=Paths)
+    mqtt: Mqtt | None = None
+    trust: Trust = Field(default_factory=Trust)
+    serving: Serving = Field(default_factory=Serving)
+    deploy: Deploy = Field(default_factory=Deploy)
+    power: Power = Field(default_factory=Power)
+    telemetry: Telemetry = Field(default_factory=Telemetry)
+    store: Store = Field(default_factory=Store)
+
+
+def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:
+    """Read the file (default: $OVERLAID_CONFIG, else /etc/overlaid/agent.toml if it exists) and the environment.
+
+    Raises ConfigError naming the file, the key and what is allowed.
+    """
+    environ = os.environ if environ is None else environ
+    chosen = path or (Path(environ["OVERLAID_CONFIG"]) if "OVERLAID_CONFIG" in environ else None)
+    if chosen is None and SYSTEM_CONFIG.exists():
+        chosen = SYSTEM_CONFIG
+    data = _read_toml(chosen) if chosen else {}
+    _apply_environment(data, environ)
+    try:
+        return Config.model_validate(data)
+    except ValidationError as error:
+        raise ConfigError(f"{chosen or 'environment'}: {explain_validation(error)}") from error
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MiB; this is not a configuration file")
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read {path}: {error.strerror}; see systemd/agent.toml for a sample"
+        ) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
+    for section, field in Config.model_fields.items():
+        kind = Mqtt if section == "mqtt" else field.annotation
+        assert isinstance(kind, type) and issubclass(kind, Section)
+        for key, spec in kind.model_fields.items():
+            value = environ.get(f"OVERLAID_{section}_{key}".upper())
+            if value is None:
+                continue
+            many = str(spec.annotation).startswith("tuple")
+            table = data.setdefault(section, {})
+            if isinstance(table, dict):
+                table[key] = [item.strip() for item in value.split(",") if item.strip()] if many else value
+
+
+def explain_validation(error: ValidationError) -> str:
+    """The first three problems as ``key: what is wrong``, without the values (they may be secret)."""
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False)[:3]:
+        where = ".".join(str(part) for part in problem["loc"]) or "top level"
+        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
+        problems.append(f"{where}: {text}")
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")

@@ -1,0 +1,172 @@
+"""Every error that the agent raises on purpose.
+
+OverlaidError
+├── ConfigError            the configuration file or environment
+├── UsageError             wrong arguments of a command
+├── TrustError             who said it, to whom, when
+│   ├── BadSignature
+│   ├── UnknownKey
+│   ├── Expired
+│   ├── Replayed
+│   └── WrongTarget
+├── MessageError           a payload from the wire or the control socket that does not parse
+├── PackageError           what is delivered
+│   ├── ManifestError
+│   ├── BlockError         wrong digest or size
+│   ├── BlockMissing       the server does not have it
+│   └── StoreError         disk full, file lost, unwritable
+├── DeviceError            what runs models
+│   ├── RuntimeUnavailable
+│   ├── ModelLoadError     corrupt or foreign model file
+│   ├── TensorError        name, type or shape does not fit
+│   ├── InferenceError
+│   ├── DeviceMismatch     the device that ran is not the one that was chosen
+│   └── MeterError         a power sensor that cannot be read
+├── PlacementError
+│   └── NoFeasibleCandidate
+├── DeployError
+│   ├── GoldenMismatch
+│   ├── PhaseTimeout
+│   ├── SoakFailed
+│   ├── Canceled
+│   └── Superseded
+├── WorkerError            a worker process
+│   ├── WorkerCrashed
+│   └── WorkerTimeout
+├── LinkError              the broker
+└── ControlError           the local control socket
+    └── DaemonNotRunning
+
+The text of an error says what is wrong and what to do next; it never holds a secret.
+"""
+
+
+class OverlaidError(Exception):
+    """Root of the tree: ``str(error)`` is for people, ``error.name`` for machines."""
+
+    @property
+    def name(self) -> str:
+        """The class name, as it appears on the wire and in telemetry."""
+        return type(self).__name__
+
+    def __str__(self) -> str:
+        return str(self.args[0]) if self.args else self.name
+
+
+class ConfigError(OverlaidError): ...
+
+
+class UsageError(OverlaidError): ...
+
+
+class TrustError(OverlaidError): ...
+
+
+class BadSignature(TrustError): ...
+
+
+class UnknownKey(TrustError): ...
+
+
+class Expired(TrustError): ...
+
+
+class Replayed(TrustError): ...
+
+
+class WrongTarget(TrustError): ...
+
+
+class MessageError(OverlaidError): ...
+
+
+class PackageError(OverlaidError): ...
+
+
+class ManifestError(PackageError): ...
+
+
+class BlockError(PackageError): ...
+
+
+class BlockMissing(PackageError): ...
+
+
+class StoreError(PackageError): ...
+
+
+class DeviceError(OverlaidError): ...
+
+
+class RuntimeUnavailable(DeviceError): ...
+
+
+class ModelLoadError(DeviceError): ...
+
+
+class TensorError(DeviceError): ...
+
+
+class InferenceError(DeviceError): ...
+
+
+class DeviceMismatch(DeviceError): ...
+
+
+class MeterError(DeviceError): ...
+
+
+class PlacementError(OverlaidError): ...
+
+
+class NoFeasibleCandidate(PlacementError): ...
+
+
+class DeployError(OverlaidError): ...
+
+
+class GoldenMismatch(DeployError): ...
+
+
+class PhaseTimeout(DeployError): ...
+
+
+class SoakFailed(DeployError): ...
+
+
+class Canceled(DeployError): ...
+
+
+class Superseded(DeployError): ...
+
+
+class WorkerError(OverlaidError): ...
+
+
+class WorkerCrashed(WorkerError): ...
+
+
+class WorkerTimeout(WorkerError): ...
+
+
+class LinkError(OverlaidError): ...
+
+
+class ControlError(OverlaidError): ...
+
+
+class DaemonNotRunning(ControlError): ...
+
+
+def from_name(name: str, text: str) -> OverlaidError:
+    """Rebuild an error that crossed a process boundary as (name, text); an unknown name gives the root."""
+    cls = globals().get(name)
+    if isinstance(cls, type) and issubclass(cls, OverlaidError):
+        return cls(text)
+    return OverlaidError(f"{name}: {text}")
+
+
+def one_line(error: BaseException) -> str:
+    """An error as one line of at most 500 characters, for reasons that are stored or sent."""
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:497] + "..." if len(text) > 500 else text

@@ -1,0 +1,73 @@
+"""A device opens model files; the session it returns runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from agent.types import DeviceInfo, TensorSpec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = Mapping[str, NDArray[np.generic[Any]]]
+else:
+    Tensors = Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One variant on disk. ``format``: onnx or tflite. ``inputs``/``outputs``: what the manifest promises."""
+
+    path: Path
+    format: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    threads: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One inference: outputs by name, device time and wall time in seconds (equal on real CPUs)."""
+
+    outputs: Tensors
+    device_s: float
+    wall_s: float
+
+
+class Session(Protocol):
+    """A loaded model. Not thread-safe: one caller at a time.
+
+    ``inputs`` and ``outputs`` are the specs that the runtime itself reports (names, dtypes, shapes).
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, tensors: Tensors) -> Run:
+        """Run once. Every input must be there, C-contiguous, of the spec's dtype and shape.
+
+        Raises TensorError (does not fit), InferenceError (the runtime failed).
+        """
+        ...
+
+    def close(self) -> None:
+        """Free the model; the session is unusable afterwards."""
+        ...
+
+
+class Device(Protocol):
+    """A CPU, GPU or FPGA. ``info.backends`` lists the runtimes that were proved to work by loading a model."""
+
+    info: DeviceInfo
+
+    def open(self, model: ModelFile, backend: str) -> Session:
+        """Load a model with one of ``info.backends``.
+
+        Raises RuntimeUnavailable (no such backend here), ModelLoadError (corrupt file, unsupported operator, or its
+        tensors are not those of the manifest), DeviceMismatch (the runtime fell back to another device).
+        """
+        ...

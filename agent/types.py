@@ -1,0 +1,328 @@
+"""Values that every room shares. Standard library only: workers, the CLI and the daemon all import this."""
+
+from __future__ import annotations
+
+import enum
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
+VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,62}")
+DIGEST = re.compile(r"[0-9a-f]{64}")
+# Values that arrive from outside are validated by pydantic where they enter; this module does not import it.
+STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+RESERVED_NAMES = frozenset({"group", "blocks"})
+
+# Bytes per element of the Open Inference Protocol's datatypes; BYTES (strings) comes with the full protocol.
+DTYPE_SIZES = {
+    "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2,
+    "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
+}  # fmt: skip
+
+
+def check_name(value: str, what: str = "name") -> str:
+    """Return ``value`` when it is a legal name of a site, node, group or model; ValueError otherwise."""
+    if not NAME.fullmatch(value):
+        raise ValueError(
+            f"{what} {value!r} must be 1-63 characters of a-z, 0-9 and '-', not starting with '-'"
+        )
+    if value in RESERVED_NAMES:
+        raise ValueError(f"{what} {value!r} is reserved; choose another")
+    return value
+
+
+def check_version(value: str) -> str:
+    """Return ``value`` when it is a legal version; ValueError otherwise."""
+    if not VERSION.fullmatch(value):
+        raise ValueError(f"version {value!r} must be 1-63 characters of A-Z, a-z, 0-9 and '.+_-'")
+    return value
+
+
+def check_digest(value: str) -> str:
+    """Return ``value`` when it is a SHA-256 in lower-case hex; ValueError otherwise."""
+    if not DIGEST.fullmatch(value):
+        raise ValueError(f"digest {value[:80]!r} must be 64 lower-case hex digits (SHA-256)")
+    return value
+
+
+class State(str, enum.Enum):
+    """Execution states on the wire (AWS Jobs' words and SUPERSEDED)."""
+
+    QUEUED = "QUEUED"
+    IN_PROGRESS = "IN_PROGRESS"
+    SUCCEEDED = "SUCCEEDED"
+    FAILED = "FAILED"
+    TIMED_OUT = "TIMED_OUT"
+    REJECTED = "REJECTED"
+    CANCELED = "CANCELED"
+    SUPERSEDED = "SUPERSEDED"
+
+    @property
+    def final(self) -> bool:
+        return self not in (State.QUEUED, State.IN_PROGRESS)
+
+
+class Phase(str, enum.Enum):
+    """Phases inside IN_PROGRESS, in order; ROLLING_BACK only after the route had flipped."""
+
+    DOWNLOADING = "DOWNLOADING"
+    VERIFYING = "VERIFYING"
+    PROFILING = "PROFILING"
+    ACTIVATING = "ACTIVATING"
+    SOAKING = "SOAKING"
+    ROLLING_BACK = "ROLLING_BACK"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """An input or output of a model. ``shape`` is C order; only its first dimension may be -1 (any batch)."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= 256:
+            raise ValueError("tensor name must have 1-256 characters")
+        if self.dtype not in DTYPE_SIZES:
+            raise ValueError(
+                f"tensor {self.name!r}: dtype {self.dtype!r} is none of {', '.join(DTYPE_SIZES)}"
+            )
+        if len(self.shape) > 8:
+            raise ValueError(f"tensor {self.name!r}: more than 8 dimensions")
+        for axis, size in enumerate(self.shape):
+            if size < 1 and not (axis == 0 and size == -1):
+                raise ValueError(
+                    f"tensor {self.name!r}: shape {list(self.shape)}: only the first dimension may be -1"
+                )
+        if self.nbytes() > 1 << 30:
+            raise ValueError(f"tensor {self.name!r}: larger than 1 GiB")
+
+    @property
+    def dynamic(self) -> bool:
+        return bool(self.shape) and self.shape[0] == -1
+
+    def concrete(self, batch: int = 1) -> tuple[int, ...]:
+        """The shape with the free dimension replaced by ``batch``."""
+        return tuple(batch if size == -1 else size for size in self.shape)
+
+    def nbytes(self, batch: int = 1) -> int:
+        return math.prod(self.concrete(batch)) * DTYPE_SIZES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """What a model may cost. ``power_w`` bounds the model's own average draw; ``priority`` 0 (low) to 9."""
+
+    __pydantic_config__ = STRICT
+
+    latency_p99_ms: float
+    rate_hz: float
+    power_w: float | None = None
+    min_accuracy: float | None = None
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        _within("latency_p99_ms", self.latency_p99_ms, 0.001, 3_600_000)
+        _within("rate_hz", self.rate_hz, 0.0, 1_000_000)
+        if self.power_w is not None:
+            _within("power_w", self.power_w, 0.001, 100_000)
+        if self.min_accuracy is not None:
+            _within("min_accuracy", self.min_accuracy, 0.0, 1.0)
+        _within("priority", self.priority, 0, 9)
+
+
+def _within(what: str, value: float, low: float, high: float) -> None:
+    if not (math.isfinite(value) and low <= value <= high):
+        raise ValueError(f"{what} must be between {low:g} and {high:g}, not {value!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredModel:
+    """One model of a desired state. ``digest`` is the SHA-256 of the signed manifest's exact bytes."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    version: str
+    digest: str
+    budget: Budget
+
+    def __post_init__(self) -> None:
+        check_name(self.name, "model")
+        check_version(self.version)
+        check_digest(self.digest)
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredState:
+    """What one target (a node or a group) shall run. ``expires`` and ``issued`` are Unix seconds."""
+
+    revision: int
+    issued: float
+    expires: float
+    models: tuple[DesiredModel, ...] = ()
+    power_cap_w: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One way to run a model: a variant of the package on a backend (runtime) of a device."""
+
+    variant: str
+    backend: str
+    device: str
+
+    def __str__(self) -> str:
+        return f"{self.variant} on {self.device} ({self.backend})"
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A profiled candidate. Times in ms of device time, energy in joules per inference, memory in MB.
+
+    ``p99_ms`` is the upper confidence bound of the 99th percentile; ``confidence`` says how sure (0..1).
+    ``energy`` tags ``joules``: "measured", "estimated" or "missing" (then ``joules`` is None).
+    """
+
+    candidate: Candidate
+    runs: int
+    mean_ms: float
+    p50_ms: float
+    p99_ms: float
+    confidence: float
+    load_s: float
+    memory_mb: float
+    accuracy: float | None
+    joules: float | None = None
+    energy: str = "missing"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Why a candidate was or was not chosen."""
+
+    candidate: Candidate
+    chosen: bool
+    reason: str
+    measurement: Measurement | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """The decision for one model and every candidate's verdict."""
+
+    model: str
+    version: str
+    digest: str
+    budget: Budget
+    candidate: Candidate
+    reason: str
+    verdicts: tuple[Verdict, ...]
+    decided: float
+
+
+@dataclass(frozen=True, slots=True)
+class PowerSample:
+    """Average watts of one rail since the previous sample; ``tag``: measured, estimated or simulated."""
+
+    time: float
+    rail: str
+    watts: float
+    tag: str = "measured"
+
+
+@dataclass(frozen=True, slots=True)
+class BackendInfo:
+    """A runtime that a device can use, e.g. onnxruntime 1.20 for ("onnx",)."""
+
+    name: str
+    version: str
+    formats: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceInfo:
+    """A device as it is shown to people and told to the operator. ``kind``: cpu, gpu or fpga."""
+
+    id: str
+    kind: str
+    name: str
+    backends: tuple[BackendInfo, ...]
+    simulated: bool = False
+    memory_mb: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class BoardInfo:
+    """What probing found. ``problems`` name what was looked for and is not usable, with the reason."""
+
+    name: str
+    simulated: bool
+    devices: tuple[DeviceInfo, ...]
+    meters: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ModelStatus:
+    """One model as the node reports it. Latencies in ms over the last minutes; None before any request."""
+
+    name: str
+    version: str
+    digest: str
+    state: State
+    phase: Phase | None = None
+    progress: float | None = None
+    why: str = ""
+    running_version: str | None = None
+    candidate: Candidate | None = None
+    budget: Budget | None = None
+    requests: int = 0
+    errors: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    restarts: int = 0
+    pid: int | None = None
+    ready: bool = False
+    origin: str = "fleet"
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The node at one instant; behind ``overlaid status``. Times are Unix seconds."""
+
+    time: float
+    node: str
+    site: str
+    boot_id: str
+    agent_version: str
+    started: float
+    pid: int
+    broker: str
+    broker_connected: bool
+    revision_seen: int
+    revision_applied: int
+    power_cap_w: float | None
+    power_w: float | None
+    http: str | None
+    models: tuple[ModelStatus, ...] = ()
+    board: BoardInfo | None = None
+    warnings: tuple[str, ...] = field(default=())
+
+
+def to_jsonable(value: Any) -> Any:
+    """Dataclasses, enums and tuples of this module as plain JSON values (None fields are kept)."""
+    if hasattr(value, "__dataclass_fields__"):
+        return {name: to_jsonable(getattr(value, name)) for name in value.__dataclass_fields__}
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, dict):
+        return {str(key): to_jsonable(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [to_jsonable(item) for item in value]
+    return value
