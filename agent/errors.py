@@ -34,6 +34,7 @@ OverlaidError
 │   ├── WorkerCrashed
 │   └── WorkerTimeout
 ├── LinkError              the broker
+├── TelemetryError         a telemetry database that cannot be read
 └── ControlError           the local control socket
     └── DaemonNotRunning
 
@@ -150,6 +151,9 @@ class WorkerTimeout(WorkerError): ...
 
 
 class LinkError(OverlaidError): ...
+
+
+class TelemetryError(OverlaidError): ...
 
 
 class ControlError(OverlaidError): ...
