@@ -9,7 +9,8 @@ Seeds are fixed and everything runs on one thread, so two runs on one machine wi
 write the same bytes. Another CPU may round the training's floating-point sums differently and end at other
 weights.
 
-The split, the training recipe and the seed were fixed beforehand. The test set measures the result; it picks nothing.
+The split, the training recipe and the seed were fixed beforehand. The test set measures the result; it picks
+nothing.
 
 Data: E. Alpaydin and C. Kaynak, Optical Recognition of Handwritten Digits, UCI Machine Learning Repository,
 1998, https://doi.org/10.24432/C50P49, CC BY 4.0, as bundled with scikit-learn; scaled from 0..16 to 0..1.
