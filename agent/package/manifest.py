@@ -11,6 +11,7 @@ from agent.types import TensorSpec, check_digest, check_name, check_version
 
 SCHEMA = "overlaid-package/1"
 MAX_MANIFEST_BYTES = 704 * 1024  # in base64 within its envelope it stays below 1 MB, NATS's largest payload
+MAX_ENVELOPE_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 256 * 1024
 MAX_FILE_BYTES = 2 << 30
 
@@ -151,6 +152,14 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)[:3]
-        text = "; ".join(".".join(map(str, p["loc"])) + ": " + p["msg"] for p in problems)
-        raise ManifestError(f"manifest: {text}") from error
+        raise ManifestError(f"manifest: {explain(error)}") from error
+
+
+def explain(error: ValidationError) -> str:
+    """The first three problems as ``key: what is wrong``."""
+    return "; ".join(
+        (".".join(map(str, problem["loc"])) or "top level")
+        + ": "
+        + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
+        for problem in error.errors(include_url=False, include_input=False)[:3]
+    )

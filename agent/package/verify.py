@@ -9,7 +9,7 @@ import hashlib
 from dataclasses import dataclass, field
 
 from agent.errors import BlockError, ManifestError
-from agent.package.manifest import Block, Manifest, parse_manifest
+from agent.package.manifest import MAX_ENVELOPE_BYTES, Block, Manifest, parse_manifest
 from agent.trust import Keyring, unseal
 
 _MADE_HERE = object()
@@ -40,6 +40,10 @@ def verify_package(envelope: bytes, keys: Keyring, expected_digest: str | None =
 
     Raises BlockError (other bytes than the digest names), MessageError, UnknownKey, BadSignature, ManifestError.
     """
+    if len(envelope) > MAX_ENVELOPE_BYTES:
+        raise ManifestError(
+            f"signed manifest has {len(envelope)} bytes, more than {MAX_ENVELOPE_BYTES}: refused"
+        )
     digest = digest_of(envelope)
     if expected_digest is not None and digest != expected_digest:
         raise BlockError(

@@ -1,0 +1,50 @@
+"""A package as a folder: ``manifest.json`` (the signed envelope) and ``blocks/<sha256>`` (docs/package.md)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.errors import BlockError, BlockMissing, ManifestError
+from agent.package.manifest import MAX_BLOCK_BYTES, MAX_ENVELOPE_BYTES
+from agent.types import check_digest
+
+MANIFEST_NAME = "manifest.json"
+BLOCKS_NAME = "blocks"
+
+
+class PackageDir:
+    """Reads what ``overlaid fleet pack`` wrote. Nothing is verified here: ``verify`` and ``Store.put_block`` do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def envelope(self) -> bytes:
+        """The signed manifest's exact bytes; ManifestError when there is none."""
+        try:
+            data = _read(self.path / MANIFEST_NAME, MAX_ENVELOPE_BYTES)
+        except OSError as error:
+            raise ManifestError(
+                f"{self.path} is not a package: {MANIFEST_NAME}: {error.strerror}; make one: overlaid fleet pack"
+            ) from error
+        if data is None:
+            raise ManifestError(
+                f"{self.path / MANIFEST_NAME}: larger than {MAX_ENVELOPE_BYTES} bytes: refused"
+            )
+        return data
+
+    def block(self, sha: str) -> bytes:
+        """One block; BlockMissing when it is not there, BlockError when it is larger than a block may be."""
+        path = self.path / BLOCKS_NAME / check_digest(sha)
+        try:
+            data = _read(path, MAX_BLOCK_BYTES)
+        except OSError as error:
+            raise BlockMissing(f"{path}: {error.strerror}; pack the model again") from error
+        if data is None:
+            raise BlockError(f"{path}: larger than {MAX_BLOCK_BYTES} bytes: refused; pack the model again")
+        return data
+
+
+def _read(path: Path, limit: int) -> bytes | None:
+    with path.open("rb") as file:
+        data = file.read(limit + 1)
+    return data if len(data) <= limit else None

@@ -1,0 +1,301 @@
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.errors import BlockError, StoreError
+from agent.package import disk
+from agent.package.manifest import Block
+from agent.package.store import Store
+from agent.package.verify import digest_of
+from agent.package.versions import Versions
+from tests.unit.package.samples import Sample, sample
+
+CAP = 1 << 20
+
+
+def install(store: Store, package: Sample) -> int:
+    """Deliver and commit a package as a deployment does; the number of blocks that had to be fetched."""
+    store.put_manifest(package.package)
+    missing = store.missing(package.manifest.files)
+    for block in missing:
+        store.put_block(block, package.blocks[block.sha256])
+    for file in package.manifest.files.values():
+        store.assemble(file)
+    store.commit(package.manifest.name, package.digest)
+    return len(missing)
+
+
+def is_whole(store: Store, package: Sample) -> bool:
+    files = package.manifest.files.items()
+    return all(store.path(file).read_bytes() == package.contents[name] for name, file in files)
+
+
+def test_a_package_is_assembled_and_its_blocks_are_dropped(tmp_path: Path) -> None:
+    store, package = Store(tmp_path / "store", CAP), sample()
+    assert install(store, package) == len(package.blocks)
+    assert is_whole(store, package)
+    assert store.manifest(package.digest) == package.envelope
+    assert store.missing(package.manifest.files) == []
+    assert not list((tmp_path / "store" / "blocks").glob("*/*"))
+    assert store.used_bytes() < sum(map(len, package.contents.values())) + len(package.envelope) + 300
+
+
+def test_missing_names_each_block_once_in_order(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample(weights=b"w" * 6144)
+    files = package.manifest.files
+    assert len(files["net.onnx"].blocks) == 4  # three of them equal
+    missing = store.missing({"net.onnx": files["net.onnx"], "again.onnx": files["net.onnx"]})
+    assert [block.sha256 for block in missing] == list(
+        dict.fromkeys(b.sha256 for b in files["net.onnx"].blocks)
+    )
+    store.put_block(missing[0], package.blocks[missing[0].sha256])
+    assert store.missing({"net.onnx": files["net.onnx"]}) == missing[1:]
+    assert store.has_block(missing[0].sha256)
+    assert not store.has_block(missing[1].sha256)
+
+
+def test_a_new_version_fetches_only_what_changed(tmp_path: Path) -> None:
+    store = Store(tmp_path, CAP)
+    install(store, sample())
+    new = sample("1.1.0", weights=b"w" * 4096 + b"v" * 904)
+    assert install(store, new) == 1
+    assert is_whole(store, new)
+    assert install(Store(tmp_path, CAP), sample("1.2.0", weights=b"w" * 4096 + b"u" * 904)) == 1
+
+
+def test_wrong_blocks_are_refused_and_leave_nothing(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    block = package.manifest.files["net.onnx"].blocks[0]
+    for data in (b"", package.blocks[block.sha256][:-1], b"x" * block.size):
+        with pytest.raises(BlockError):
+            store.put_block(block, data)
+    assert not store.has_block(block.sha256)
+    assert store.used_bytes() == 0
+
+
+def test_damaged_blocks_are_dropped_so_that_a_retry_heals(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    file = package.manifest.files["net.onnx"]
+    for block in store.missing({"net.onnx": file}):
+        store.put_block(block, package.blocks[block.sha256])
+    bad = file.blocks[0].sha256
+    (tmp_path / "blocks" / bad[:2] / bad).write_bytes(b"y" * 10)  # cut short
+    with pytest.raises(BlockError, match="1 blocks"):
+        store.assemble(file)
+    with pytest.raises(StoreError):
+        store.path(file)
+    missing = store.missing({"net.onnx": file})
+    assert [block.sha256 for block in missing] == [bad]
+    store.put_block(missing[0], package.blocks[bad])
+    assert store.assemble(file).read_bytes() == package.contents["net.onnx"]
+
+
+def test_a_damaged_file_of_another_version_is_not_built_on_twice(tmp_path: Path) -> None:
+    store = Store(tmp_path, CAP)
+    install(store, sample())
+    old = store.path(sample().manifest.files["net.onnx"])
+    data = bytearray(old.read_bytes())
+    data[0] ^= 1
+    old.write_bytes(data)
+    new = sample("1.1.0", weights=b"v" * 5000)
+    with pytest.raises(BlockError):
+        install(store, new)
+    assert install(store, new) == 1
+    assert is_whole(store, new)
+
+
+def test_assembling_without_a_block_names_it(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    with pytest.raises(StoreError, match=package.manifest.files["net.onnx"].blocks[0].sha256):
+        store.assemble(package.manifest.files["net.onnx"])
+    assert store.used_bytes() == 0
+
+
+def test_a_manifest_with_a_wrong_file_digest_is_refused(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    file = package.manifest.files["net.onnx"].model_copy(update={"sha256": "0" * 64})
+    for block in file.blocks:
+        store.put_block(block, package.blocks[block.sha256])
+    with pytest.raises(BlockError, match="although every block does"):
+        store.assemble(file)
+
+
+def test_a_truncated_file_is_fetched_again(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    install(store, package)
+    file = package.manifest.files["net.onnx"]
+    store.path(file).write_bytes(b"short")
+    with pytest.raises(StoreError, match="cut short"):
+        store.path(file)
+    assert len(Store(tmp_path, CAP).missing({"net.onnx": file})) == len({b.sha256 for b in file.blocks})
+
+
+def test_commit_revert_and_remove(tmp_path: Path) -> None:
+    store, first, second = Store(tmp_path, CAP), "1" * 64, "2" * 64
+    assert store.versions("net") == Versions(None, None)
+    with pytest.raises(StoreError, match="no previous version"):
+        store.revert("net")
+    assert store.commit("net", first) == Versions(first, None)
+    assert store.commit("net", second) == Versions(second, first)
+    assert store.commit("net", second) == Versions(second, first)
+    assert Store(tmp_path, CAP).models() == {"net": Versions(second, first)}
+    assert store.revert("net") == Versions(first, None)
+    store.remove("net")
+    store.remove("net")
+    assert store.models() == {}
+    with pytest.raises(ValueError, match="model"):
+        store.versions("../net")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"current": 5, "previous": null}', b'{"current": "x"}']
+)
+def test_a_damaged_version_file_is_named_hides_nobody_else_and_heals(tmp_path: Path, content: bytes) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    install(store, package)
+    store.commit("other", "2" * 64)
+    (tmp_path / "models" / "net.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"models/net\.json"):
+        store.versions("net")
+    assert set(store.models()) == {"other"}
+    assert store.collect([]) == 0  # what net needs is not known
+    assert is_whole(store, package)
+    assert store.commit("net", package.digest) == Versions(package.digest, None)
+
+
+def test_collect_keeps_current_previous_and_what_is_asked(tmp_path: Path) -> None:
+    store = Store(tmp_path, CAP)
+    versions = [sample(f"{n}.0.0", weights=bytes([n]) * 5000) for n in range(4)]
+    for package in versions[:3]:
+        install(store, package)
+    arriving = versions[3]
+    store.put_manifest(arriving.package)
+    for block in store.missing(arriving.manifest.files)[:2]:
+        store.put_block(block, arriving.blocks[block.sha256])
+    before = store.used_bytes()
+    freed = store.collect([arriving.digest])
+    assert store.used_bytes() == before - freed
+    assert freed > 5000
+    with pytest.raises(StoreError):
+        store.manifest(versions[0].digest)
+    assert is_whole(store, versions[1])
+    assert is_whole(store, versions[2])
+    left = store.missing(arriving.manifest.files)
+    assert store.collect([]) > 0
+    assert len(store.missing(arriving.manifest.files)) > len(left)
+    store.remove("net")
+    store.collect([])
+    assert store.used_bytes() == 0
+
+
+def test_an_unreadable_manifest_deletes_nobodys_files(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    install(store, package)
+    (tmp_path / "manifests" / f"{package.digest}.json").write_bytes(b"{}")
+    assert store.collect([]) == 0
+    assert is_whole(store, package)
+    with pytest.raises(StoreError, match="damaged"):
+        store.manifest(package.digest)
+    store.put_manifest(package.package)
+    assert store.manifest(package.digest) == package.envelope
+
+
+def test_the_cap_is_named_with_its_numbers(tmp_path: Path) -> None:
+    store = Store(tmp_path, 20_000)
+    install(store, sample())
+    store.reserve(1000)
+    with pytest.raises(StoreError, match=r"0\.0 MB are used.*\[store\] max_mb"):
+        store.reserve(20_000)
+    big = sample("2.0.0", weights=os.urandom(16_000))
+    with pytest.raises(StoreError, match="max_mb"):
+        install(store, big)
+    assert store.versions("net") == Versions(sample().digest, None)
+
+
+def test_more_than_the_disk_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="free on this disk"):
+        Store(tmp_path, 1 << 62).reserve(1 << 60)
+
+
+def test_a_full_disk_names_the_path_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    block = package.manifest.files["net.onnx"].blocks[0]
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StoreError, match=rf"{block.sha256}: No space left.*free space.*max_mb"):
+            store.put_block(block, package.blocks[block.sha256])
+    assert store.used_bytes() == 0
+    store.put_block(block, package.blocks[block.sha256])
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "store").write_text("a file")
+    with pytest.raises(StoreError, match="store"):
+        Store(tmp_path / "store", CAP)
+
+
+def test_a_block_that_is_there_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, data = Store(tmp_path, CAP), b"data"
+    block = Block(sha256=digest_of(data), size=4)
+    store.put_block(block, data)
+    monkeypatch.setattr(disk, "write", lambda *_, **__: pytest.fail("written twice"))
+    store.put_block(block, data)
+
+
+def in_a_process_killed_at(step: int, work: Callable[[], object]) -> bool:
+    """Run ``work`` in a process that dies without a word at its n-th write, sync, rename or unlink."""
+    child = os.fork()
+    if child == 0:
+        left = step
+
+        def deadly(real: Callable[..., Any]) -> Callable[..., Any]:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                nonlocal left
+                left -= 1
+                if left < 0:
+                    os._exit(9)
+                return real(*args, **kwargs)
+
+            return call
+
+        try:
+            os.fsync = deadly(os.fsync)
+            Path.replace = deadly(Path.replace)  # type: ignore[method-assign]
+            Path.unlink = deadly(Path.unlink)  # type: ignore[method-assign]
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+
+
+def test_a_kill_at_any_point_leaves_the_old_or_the_new_version_whole(tmp_path: Path) -> None:
+    old, new = sample(), sample("2.0.0", weights=b"v" * 5000)
+    steps, killed = 0, True
+    while killed:
+        root = tmp_path / str(steps)
+        install(Store(root, CAP), old)
+        killed = in_a_process_killed_at(steps, lambda root=root: install(Store(root, CAP), new))  # type: ignore[misc]
+        store = Store(root, CAP)
+        assert not list(root.rglob("*.tmp"))
+        versions = store.versions("net")
+        assert versions in (Versions(old.digest, None), Versions(new.digest, old.digest))
+        assert is_whole(store, old)
+        if versions.current == new.digest:
+            assert is_whole(store, new)
+        install(store, new)
+        assert store.versions("net") == Versions(new.digest, old.digest)
+        assert is_whole(store, new)
+        steps += 1
+    assert steps > 15
