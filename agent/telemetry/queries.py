@@ -1,0 +1,182 @@
+"""What telemetry.db tells. Each query takes ``Query``: ``sqlite_utils.Database.query`` in the CLI, ``reader`` in the
+daemon, which never imports sqlite-utils. Times are Unix seconds, latencies ms, power W."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from agent.errors import TelemetryError
+from agent.histogram import Histogram
+from agent.telemetry.schema import open_for_reading
+
+Row = dict[str, Any]
+Query = Callable[[str, Sequence[Any]], Iterable[Row]]
+
+WHERE = "variant", "backend", "device"
+
+
+@contextlib.contextmanager
+def reader(path: Path) -> Iterator[Query]:
+    """A read-only ``Query`` with the standard library's sqlite3; TelemetryError when the file cannot be read."""
+    with contextlib.closing(open_for_reading(path)) as connection:
+        connection.row_factory = sqlite3.Row
+
+        def query(sql: str, values: Sequence[Any]) -> list[Row]:
+            return [dict(row) for row in connection.execute(sql, values)]
+
+        try:
+            yield query
+        except sqlite3.Error as error:
+            raise TelemetryError(f"cannot read {path}: {error}") from error
+
+
+def events(query: Query, since: float, model: str | None = None) -> list[Row]:
+    """time, kind, model, text of what happened, oldest first; events without a model belong to every model."""
+    return list(
+        query(
+            "SELECT time, kind, model, text FROM events"
+            " WHERE time >= ? AND (? IS NULL OR model IS NULL OR model = ?) ORDER BY id",
+            (since, model, model),
+        )
+    )
+
+
+def deployments(query: Query, since: float, model: str | None = None) -> list[Row]:
+    """time, model, version, digest, state, phase, why of each step of each deployment, oldest first."""
+    return list(
+        query(
+            "SELECT time, model, version, digest, state, phase, why FROM deployments"
+            " WHERE time >= ? AND (? IS NULL OR model = ?) ORDER BY id",
+            (since, model, model),
+        )
+    )
+
+
+def placements(query: Query, since: float, model: str | None = None) -> list[Row]:
+    """time and each ``agent.types.Placement`` as JSON values, oldest first."""
+    rows = query(
+        "SELECT time, placement FROM placements WHERE time >= ? AND (? IS NULL OR model = ?) ORDER BY id",
+        (since, model, model),
+    )
+    return [{"time": row["time"], **_decode(row["placement"], dict)} for row in rows]
+
+
+def power(query: Query, since: float) -> list[Row]:
+    """time, rail, watts, tag of every sample, oldest first."""
+    return list(
+        query("SELECT time, rail, watts, tag FROM power WHERE time >= ? ORDER BY time, rail", (since,))
+    )
+
+
+def power_summary(query: Query, since: float) -> list[Row]:
+    """average_w, max_w and samples per rail and tag."""
+    return list(
+        query(
+            "SELECT rail, tag, avg(watts) AS average_w, max(watts) AS max_w, count(*) AS samples FROM power"
+            " WHERE time >= ? GROUP BY rail, tag ORDER BY rail, tag",
+            (since,),
+        )
+    )
+
+
+def latency(query: Query, since: float, model: str | None = None) -> list[Row]:
+    """One row per model, placement and flush interval, oldest first, with p50_ms and p99_ms of that interval."""
+    found = []
+    for row in _latency_rows(query, since, model):
+        pairs = row.pop("histogram")
+        found.append({**row, **_percentiles(_histogram(pairs))})
+    return found
+
+
+def latency_summary(query: Query, since: float, model: str | None = None) -> list[Row]:
+    """One row per model, version and placement over the whole span: requests, errors, p50_ms, p99_ms, first, last."""
+    sums: dict[tuple[str, ...], tuple[Row, Histogram]] = {}
+    for row in _latency_rows(query, since, model):
+        key = tuple(row[name] for name in ("model", "version", *WHERE))
+        fresh = dict(
+            zip(("model", "version", *WHERE), key, strict=True), requests=0, errors=0, first=row["time"]
+        )
+        total, histogram = sums.setdefault(key, (fresh, Histogram()))
+        histogram.merge(_histogram(row["histogram"]).counts)
+        total["requests"] += row["requests"]
+        total["errors"] += row["errors"]
+        total["last"] = row["time"]
+    return [{**total, **_percentiles(histogram)} for total, histogram in sums.values()]
+
+
+def latency_over_time(query: Query, since: float, bin_s: float, model: str | None = None) -> list[Row]:
+    """time (middle of the bin), model, requests, p50_ms, p99_ms per model and bin of ``bin_s`` seconds."""
+    bins: dict[tuple[str, int], Histogram] = {}
+    for row in _latency_rows(query, since, model):
+        key = (row["model"], int(row["time"] // bin_s))
+        bins.setdefault(key, Histogram()).merge(_histogram(row["histogram"]).counts)
+    return [
+        {"time": (index + 0.5) * bin_s, "model": name, "requests": total.total, **_percentiles(total)}
+        for (name, index), total in sorted(bins.items())
+        if total.total
+    ]
+
+
+def last_placement(path: Path, model: str) -> Row | None:
+    """The newest recorded placement of a model; None when there is none."""
+    with reader(path) as query:
+        rows = list(
+            query("SELECT placement FROM placements WHERE model = ? ORDER BY id DESC LIMIT 1", (model,))
+        )
+    return _decode(rows[0]["placement"], dict) if rows else None
+
+
+def recent_events(path: Path, lines: int) -> list[Row]:
+    """The newest ``lines`` events, oldest first: time, kind, model, text."""
+    with reader(path) as query:
+        rows = list(query("SELECT time, kind, model, text FROM events ORDER BY id DESC LIMIT ?", (lines,)))
+    return rows[::-1]
+
+
+def summary_rows(path: Path, since: float) -> list[Row]:
+    """What the node tells its operator: one row per model and placement (stream "latency") and per rail ("power").
+
+    Empty when nothing was recorded, also because the database cannot be read: the writer reports that.
+    """
+    try:
+        with reader(path) as query:
+            served = [{"stream": "latency", **row} for row in latency_summary(query, since)]
+            return served + [{"stream": "power", **row} for row in power_summary(query, since)]
+    except TelemetryError:
+        return []
+
+
+def _latency_rows(query: Query, since: float, model: str | None) -> Iterable[Row]:
+    return query(
+        "SELECT time, model, version, variant, backend, device, requests, errors, histogram FROM latency"
+        " WHERE time >= ? AND (? IS NULL OR model = ?) ORDER BY id",
+        (since, model, model),
+    )
+
+
+def _percentiles(histogram: Histogram) -> Row:
+    return {"p50_ms": histogram.percentile_ms(0.5), "p99_ms": histogram.percentile_ms(0.99)}
+
+
+def _histogram(text: str) -> Histogram:
+    try:
+        return Histogram.of(_decode(text, list))
+    except (ValueError, TypeError) as error:
+        raise TelemetryError(
+            f"telemetry holds a damaged histogram: {error}; put telemetry.db aside"
+        ) from error
+
+
+def _decode(text: str, kind: type) -> Any:
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise TelemetryError(f"telemetry holds a damaged row: {error}; put telemetry.db aside") from error
+    if not isinstance(value, kind):
+        raise TelemetryError("telemetry holds a damaged row; put telemetry.db aside")
+    return value
