@@ -1,0 +1,237 @@
+"""One HTTP/1.1 connection, in the daemon's front door or in a worker.
+
+Reads heads into a buffer of 16 KB and bodies straight into the memory that the handler gives. The same socket can move
+between processes: ``hand_over`` passes its descriptor and its unread bytes on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Callable
+from typing import Protocol, cast
+
+from agent.serving.http import MAX_HEAD, Head, Reply, RequestError, parse_head
+
+HEAD_S = 5.0  # from the first byte to the end of a head
+IDLE_S = 75.0  # between requests
+STALL_S = 30.0  # without a byte of a body, or of a response taken
+LINGER_S = 2.0  # a client may still read the answer to a request that was not read to its end
+
+
+class Handler(Protocol):
+    """Decides what a request gets. Both callbacks may raise RequestError."""
+
+    def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
+        """A reply, the memory for the whole body (``on_body`` follows), or None when it was handed over."""
+        ...
+
+    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
+        """A reply, or None when ``connection.reply`` follows."""
+        ...
+
+    def on_lost(self, connection: Connection) -> None:
+        """The connection is closed or elsewhere."""
+        ...
+
+
+class _State(enum.Enum):
+    HEAD = enum.auto()
+    BODY = enum.auto()
+    BUSY = enum.auto()  # the handler will reply
+    LINGER = enum.auto()  # answered; what still arrives is thrown away
+    GONE = enum.auto()
+
+
+class Connection(asyncio.BufferedProtocol):
+    """``door``: it came through the front door, else through the model's own socket."""
+
+    def __init__(self, handler: Handler, door: bool, unread: bytes = b"", first_s: float = HEAD_S) -> None:
+        self.door = door
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._buffer = bytearray(MAX_HEAD)
+        self._buffer[: len(unread)] = unread
+        self._filled = len(unread)
+        self._state = _State.HEAD
+        self._partial = False
+        self._blocked = False
+        self._unsent = 0
+        self._keep_alive = True
+        self._body = memoryview(b"")
+        self._received = 0
+        self._deadline = self._loop.time() + first_s
+
+    @property
+    def idle(self) -> bool:
+        """Between requests, with every answer sent."""
+        return self._state is _State.HEAD and not self._blocked
+
+    def reply(self, reply: Reply) -> None:
+        """Answer a request that ``on_body`` left open; nothing happens when the client has gone."""
+        if self._state is _State.BUSY:
+            self._send(reply)
+            self._advance()
+
+    def hand_over(self, send: Callable[[int, bytes], None]) -> bool:
+        """``send(descriptor, unread bytes)``, then forget the socket. False (nothing sent) when answers are unsent.
+
+        Only from ``on_head`` or while ``idle``; errors of ``send`` leave the connection here.
+        """
+        if not self.idle:
+            return False
+        send(self._transport.get_extra_info("socket").fileno(), bytes(self._buffer[: self._filled]))
+        self._state = _State.GONE
+        self._transport.abort()
+        return True
+
+    def abort(self) -> None:
+        """Close without sending what waits."""
+        self._transport.abort()
+
+    def expire(self, now: float) -> None:
+        """Act on a deadline that has passed; called about every second."""
+        if now < self._deadline or (self._state is _State.BUSY and not self._blocked):
+            return
+        unsent = self._transport.get_write_buffer_size()
+        if self._blocked and unsent < self._unsent:
+            self._unsent, self._deadline = unsent, now + STALL_S
+        elif self._blocked or self._state is _State.LINGER:
+            self._transport.abort()
+        elif self._state is _State.BODY or self._filled:
+            self._refuse(RequestError(408, "the request did not arrive in time"))
+        else:
+            self._transport.close()
+
+    # asyncio's callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=0)  # "blocked" then means: not everything is sent
+        self._loop.call_soon(self._advance)
+
+    def get_buffer(self, sizehint: int) -> memoryview:  # noqa: ARG002
+        if self._state is _State.BODY:
+            return self._body[self._received :]
+        if self._state is _State.LINGER:
+            return memoryview(self._buffer)
+        return memoryview(self._buffer)[self._filled :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._state is _State.BODY:
+            self._received += nbytes
+            self._deadline = self._loop.time() + STALL_S
+            if self._received == len(self._body):
+                self._complete()
+                self._advance()
+        elif self._state is not _State.LINGER:
+            self._filled += nbytes
+            self._advance()
+
+    def eof_received(self) -> bool:
+        if self._state is _State.BODY:
+            got, want = self._received, len(self._body)
+            self._refuse(RequestError(400, f"the body ended after {got} of {want} bytes"), linger=False)
+        return self._state is _State.BUSY  # a client may half-close and wait for its answer
+
+    def pause_writing(self) -> None:
+        self._blocked = True
+        self._unsent = self._transport.get_write_buffer_size()
+        self._deadline = self._loop.time() + STALL_S
+
+    def resume_writing(self) -> None:
+        self._blocked = False
+        self._deadline = self._loop.time() + (LINGER_S if self._state is _State.LINGER else IDLE_S)
+        self._advance()
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        self._state = _State.GONE
+        self._handler.on_lost(self)
+
+    # requests
+
+    def _advance(self) -> None:
+        """Work off what has been read; then read on, or not while an answer is being made or sent."""
+        while self.idle and not self._transport.is_closing():
+            while self._filled >= 2 and self._buffer.startswith(b"\r\n"):  # some clients end bodies with it
+                self._take(2)
+            end = self._buffer.find(b"\r\n\r\n", 0, self._filled)
+            if end < 0:
+                self._await_head()
+                break
+            self._request(end + 4)
+        if self._state is not _State.GONE and not self._transport.is_closing():
+            if self._blocked or self._state is _State.BUSY:
+                self._transport.pause_reading()
+            else:
+                self._transport.resume_reading()
+
+    def _await_head(self) -> None:
+        if self._filled == MAX_HEAD:
+            self._refuse(RequestError(431, f"the head of the request is larger than {MAX_HEAD} bytes"))
+        elif self._filled and not self._partial:
+            self._partial = True
+            self._deadline = self._loop.time() + HEAD_S
+
+    def _request(self, size: int) -> None:
+        self._partial = False
+        self._keep_alive = False
+        try:
+            head = parse_head(bytes(self._buffer[:size]))
+            self._keep_alive = head.keep_alive and not head.has_body  # a refused body is not read
+            answer = self._handler.on_head(self, head)
+        except RequestError as error:
+            answer = error.reply()
+        if self._state is _State.GONE:
+            return
+        self._take(size)
+        if isinstance(answer, Reply):
+            self._send(answer)
+            return
+        assert answer is not None
+        self._keep_alive = head.keep_alive
+        self._begin_body(head, answer)
+
+    def _begin_body(self, head: Head, body: memoryview) -> None:
+        self._head, self._body = head, body
+        self._received = min(len(body), self._filled)
+        body[: self._received] = self._buffer[: self._received]
+        self._take(self._received)
+        if self._received == len(body):
+            self._complete()
+            return
+        self._state = _State.BODY
+        self._deadline = self._loop.time() + STALL_S
+        if head.headers.get("expect", "").lower() == "100-continue":
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+
+    def _complete(self) -> None:
+        self._state = _State.BUSY
+        body, self._body = self._body, memoryview(b"")
+        try:
+            answer = self._handler.on_body(self, self._head, body)
+        except RequestError as error:
+            answer = error.reply()
+        if answer is not None:
+            self._send(answer)
+
+    def _refuse(self, error: RequestError, linger: bool = True) -> None:
+        self._keep_alive = False
+        self._send(error.reply(), linger)
+
+    def _send(self, reply: Reply, linger: bool = True) -> None:
+        self._state = _State.HEAD if self._keep_alive else _State.LINGER
+        self._deadline = self._loop.time() + (IDLE_S if self._keep_alive else LINGER_S)
+        self._transport.writelines([reply.head(self._keep_alive), *reply.parts])
+        if self._keep_alive:
+            return
+        if linger:
+            self._transport.write_eof()
+        else:
+            self._transport.close()
+
+    def _take(self, size: int) -> None:
+        """Drop the first bytes of the buffer."""
+        rest = self._filled - size
+        self._buffer[:rest] = self._buffer[size : self._filled]
+        self._filled = rest

@@ -1,0 +1,124 @@
+"""The open connections of one process: accepted or adopted, bounded in number, watched for deadlines."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+from agent.serving.connection import HEAD_S, IDLE_S, Connection, Handler
+from agent.serving.http import RETRY, RequestError
+
+MAX_CONNECTIONS = 128
+MAX_ADOPTED = 2 * MAX_CONNECTIONS  # at a flip, those of the former worker join
+SWEEP_S = 1.0
+MAX_ACCEPTS = 16  # per wake-up, so that one flood does not starve the rest
+PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
+
+log = logging.getLogger(__name__)
+
+
+class Connections:
+    """Makes a Connection of every socket. ``on_lost`` of the handler must call ``forget``."""
+
+    def __init__(self, handler: Handler) -> None:
+        self._handler = handler
+        self._loop = asyncio.get_running_loop()
+        self._open: set[Connection] = set()
+        self._starting: set[asyncio.Task[None]] = set()
+        self._listeners: dict[int, tuple[socket.socket, bool]] = {}
+        self._sweeping: asyncio.TimerHandle | None = None
+
+    def __iter__(self) -> Iterator[Connection]:
+        return iter(list(self._open))
+
+    def __len__(self) -> int:
+        return len(self._open) + len(self._starting)
+
+    def listen(self, listener: socket.socket, door: bool) -> None:
+        """Accept from a listening socket, which belongs to this object from now on."""
+        listener.setblocking(False)
+        self._listeners[listener.fileno()] = (listener, door)
+        self._loop.add_reader(listener.fileno(), self._accept, listener.fileno())
+
+    def stop_listening(self) -> None:
+        """Close the listening sockets of this process; connections stay."""
+        for fd, (listener, _) in self._listeners.items():
+            self._loop.remove_reader(fd)
+            listener.close()
+        self._listeners.clear()
+
+    def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"", first_s: float = IDLE_S) -> None:
+        """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
+        if len(self) >= MAX_ADOPTED:
+            _turn_away(sock)
+            return
+        connection = Connection(self._handler, door, unread, first_s)
+        task = self._loop.create_task(self._start(sock, connection))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    def forget(self, connection: Connection) -> None:
+        """The connection is closed or elsewhere."""
+        self._open.discard(connection)
+
+    async def close(self) -> None:
+        """Close everything at once."""
+        self.stop_listening()
+        if self._starting:
+            await asyncio.wait(list(self._starting))
+        for connection in self:
+            connection.abort()
+        if self._sweeping is not None:
+            self._sweeping.cancel()
+        await asyncio.sleep(0)  # let the transports close their sockets
+
+    async def _start(self, sock: socket.socket, connection: Connection) -> None:
+        self._open.add(connection)
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, sock)
+        except (OSError, ValueError):  # gone already, or not a stream socket
+            sock.close()
+            self._open.discard(connection)
+            return
+        if self._sweeping is None:
+            self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _accept(self, fd: int) -> None:
+        listener, door = self._listeners[fd]
+        for _ in range(MAX_ACCEPTS):
+            try:
+                sock, _address = listener.accept()
+            except (BlockingIOError, InterruptedError, ConnectionAbortedError):
+                return
+            except OSError as error:
+                log.warning("cannot accept connections: %s; trying again", error)
+                self._loop.remove_reader(fd)
+                self._loop.call_later(PAUSE_S, self._accept_again, fd)
+                return
+            if len(self) >= MAX_CONNECTIONS:
+                _turn_away(sock)
+            else:
+                self.adopt(sock, door, first_s=HEAD_S)
+
+    def _accept_again(self, fd: int) -> None:
+        if fd in self._listeners:
+            self._loop.add_reader(fd, self._accept, fd)
+
+    def _sweep(self) -> None:
+        now = self._loop.time()
+        for connection in self:
+            connection.expire(now)
+        self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if self._open else None
+
+
+def _turn_away(sock: socket.socket) -> None:
+    """503 without waiting for anything; a request already there is read so that the answer survives the close."""
+    reply = RequestError(503, f"{MAX_CONNECTIONS} connections are open; try again", RETRY).reply()
+    with sock, contextlib.suppress(OSError):
+        sock.setblocking(False)
+        sock.sendall(reply.head(keep_alive=False) + b"".join(reply.parts))
+        sock.shutdown(socket.SHUT_WR)
+        sock.recv(65536)

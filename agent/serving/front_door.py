@@ -1,0 +1,98 @@
+"""The front door: one address for every model.
+
+Reads a request's head, answers for the server itself, and passes the connection to the worker of the model: from then
+on the data path is client ↔ worker. A connection whose next request is for someone else comes back.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+from pathlib import Path
+
+from agent import __version__
+from agent.errors import WorkerError
+from agent.serving.connection import Connection
+from agent.serving.connections import Connections
+from agent.serving.http import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.listeners import listen_tcp, listen_unix
+from agent.serving.pool import Pool
+from agent.serving.process import Worker
+from agent.serving.targets import check_method, parse_target, server_metadata
+
+log = logging.getLogger(__name__)
+
+
+class FrontDoor:
+    """``http``: ``127.0.0.1:PORT`` (port 0: any free one) or empty for none; ``unix_path``: a socket, mode 0660."""
+
+    def __init__(self, pool: Pool, http: str, unix_path: Path) -> None:
+        self._pool = pool
+        self._http = http
+        self._unix_path = unix_path
+        self.address: tuple[str, int] | None = None
+
+    async def start(self) -> None:
+        """Listen. Raises WorkerError when an address is taken or not allowed."""
+        self._connections = Connections(self)
+        self._connections.listen(listen_unix(self._unix_path), door=True)
+        if self._http:
+            try:
+                listener = listen_tcp(self._http)
+            except WorkerError:
+                await self.stop()
+                raise
+            self.address = listener.getsockname()
+            self._connections.listen(listener, door=True)
+        self._pool.take_back = self._take_back
+
+    async def stop(self) -> None:
+        """Close the listening sockets and the connections that are here (not those with the workers)."""
+        self._pool.take_back = None
+        await self._connections.close()
+        self._unix_path.unlink(missing_ok=True)
+
+    def on_head(self, connection: Connection, head: Head) -> Reply | None:
+        """Answer for the server, or pass the connection on."""
+        target = parse_target(head.path)
+        if target.model is not None:
+            self._pass_on(connection, self._worker(target.model))
+            return None
+        check_method(head, target)
+        if target.action == "server":
+            return json_reply(server_metadata(__version__))
+        if target.action == "live":
+            return json_reply({"live": True})
+        waiting = [model for model in self._pool.models() if self._pool.worker(model) is None]
+        if waiting:
+            return json_reply({"ready": False, "waiting_for": waiting}, 503, RETRY)
+        return json_reply({"ready": True})
+
+    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:  # noqa: ARG002
+        """Never called: the front door reads no bodies."""
+        raise RequestError(500, "the front door reads no bodies")
+
+    def on_lost(self, connection: Connection) -> None:
+        """Closed, or with a worker now."""
+        self._connections.forget(connection)
+
+    def _worker(self, model: str) -> Worker:
+        if not self._pool.serves(model):
+            raise RequestError(404, f"model {model[:64]!r} is not served here")
+        worker = self._pool.worker(model)
+        if worker is None:
+            raise RequestError(503, f"model {model!r} is being restarted; try again", RETRY)
+        return worker
+
+    def _pass_on(self, connection: Connection, worker: Worker) -> None:
+        def send(fd: int, unread: bytes) -> None:
+            worker.pass_connection(fd, unread, door=True)
+
+        try:
+            connection.hand_over(send)
+        except WorkerError as error:
+            log.warning("connection for %s not passed on: %s", worker.spec.model, error)
+            raise RequestError(503, f"model {worker.spec.model!r} is busy; try again", RETRY) from error
+
+    def _take_back(self, sock: socket.socket, unread: bytes) -> None:
+        self._connections.adopt(sock, door=True, unread=unread)

@@ -1,0 +1,122 @@
+"""HTTP/1.1 heads: what a request's head says, and the bytes of a response. Parsing is httptools' (llhttp)."""
+
+from __future__ import annotations
+
+import contextlib
+import http
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import httptools
+
+from agent.errors import OverlaidError
+
+MAX_HEAD = 16 * 1024
+JSON = "application/json"
+RETRY = {"Retry-After": "1"}
+
+
+class RequestError(OverlaidError):
+    """A request that is answered with an error: HTTP status, text for {"error": …}, headers such as Allow."""
+
+    def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+    def reply(self) -> Reply:
+        """The response that tells the client."""
+        return json_reply({"error": str(self)}, self.status, self.headers)
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """A request's head. ``path`` is without query, percent-encoded; header names are in lower case."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    keep_alive: bool
+    content_length: int | None
+
+    @property
+    def chunked(self) -> bool:
+        return "transfer-encoding" in self.headers
+
+    @property
+    def has_body(self) -> bool:
+        return self.chunked or bool(self.content_length)
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response; ``parts`` are its body's pieces, sent one after another."""
+
+    status: int
+    parts: Sequence[bytes | memoryview] = ()
+    content_type: str = JSON
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def head(self, keep_alive: bool) -> bytes:
+        """Status line and headers, ready to send."""
+        length = sum(len(part) for part in self.parts)
+        lines = [f"HTTP/1.1 {self.status} {_reason(self.status)}", f"Content-Length: {length}"]
+        if length:
+            lines.append(f"Content-Type: {self.content_type}")
+        lines.extend(f"{name}: {value}" for name, value in self.headers.items())
+        if not keep_alive:
+            lines.append("Connection: close")
+        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+
+
+def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
+    """A response with a JSON body."""
+    return Reply(status, (json.dumps(value, separators=(",", ":")).encode(),), headers=headers or {})
+
+
+class _Collector:
+    """Callbacks of the parser; a header given twice becomes one, comma-separated (RFC 9110, 5.3)."""
+
+    def __init__(self) -> None:
+        self.url = b""
+        self.headers: dict[str, str] = {}
+        self.complete = False
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        key, text = name.decode("latin-1").lower(), value.decode("latin-1")
+        self.headers[key] = f"{self.headers[key]}, {text}" if key in self.headers else text
+
+    def on_headers_complete(self) -> None:
+        self.complete = True
+
+
+def parse_head(data: bytes) -> Head:
+    """Parse a head up to and with its empty line; RequestError 400 when it is none."""
+    collector = _Collector()
+    parser = httptools.HttpRequestParser(collector)
+    try:
+        # HTTP/1.1 goes on when a server ignores an upgrade.
+        with contextlib.suppress(httptools.HttpParserUpgrade):
+            parser.feed_data(data)
+        if not collector.complete:
+            raise RequestError(400, "not an HTTP/1.1 request: the head is incomplete")
+        path = httptools.parse_url(collector.url).path or b"/"
+        length = collector.headers.get("content-length")
+        return Head(
+            method=parser.get_method().decode("latin-1"),
+            path=path.decode("latin-1"),
+            headers=collector.headers,
+            keep_alive=parser.should_keep_alive(),
+            content_length=None if length is None else int(length),
+        )
+    except (httptools.HttpParserError, ValueError) as error:
+        raise RequestError(400, f"not an HTTP/1.1 request: {error}") from error
+
+
+def _reason(status: int) -> str:
+    return http.HTTPStatus(status).phrase

@@ -1,0 +1,300 @@
+"""The pool: worker processes of this node, which model each serves, and their restart after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from agent.errors import OverlaidError, WorkerError, one_line
+from agent.histogram import Histogram
+from agent.serving.listeners import listen_unix
+from agent.serving.process import Worker
+from agent.serving.recent import Recent
+from agent.serving.restart import Backoff
+from agent.serving.spec import WorkerSpec
+from agent.types import Candidate
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """``stats``: latencies (seconds of request handling) and failed requests since the last one, each second at most.
+
+    crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
+    """
+
+    kind: Literal["crashed", "restarted", "stats", "gave-up"]
+    model: str
+    version: str
+    candidate: Candidate
+    text: str = ""
+    histogram: Histogram | None = None
+    errors: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A routed model. ``requests``, ``errors`` count since this version was routed; ``histogram``: five minutes."""
+
+    ready: bool
+    pid: int | None
+    version: str
+    digest: str
+    candidate: Candidate
+    restarts: int
+    requests: int
+    errors: int
+    histogram: Histogram
+    memory_mb: float
+
+
+@dataclass(slots=True)
+class _Route:
+    """A served model: its socket, its worker (None while it is restarted)."""
+
+    listener: socket.socket
+    spec: WorkerSpec
+    worker: Worker | None = None
+    restarts: int = 0
+    recent: Recent = field(default_factory=Recent)
+    backoff: Backoff = field(default_factory=Backoff)
+    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
+    retry_now: asyncio.Event = field(default_factory=asyncio.Event)
+    supervisor: asyncio.Task[None] | None = None
+
+
+class Pool:
+    """``runtime_dir/models/<name>.sock`` are the models' own sockets. Use from one event loop."""
+
+    def __init__(self, runtime_dir: Path, on_event: Callable[[PoolEvent], None]) -> None:
+        self._dir = runtime_dir / "models"
+        self._on_event = on_event
+        self._routes: dict[str, _Route] = {}
+        self._workers: set[Worker] = set()
+        # The front door takes back keep-alive connections whose next request is for someone else.
+        self.take_back: Callable[[socket.socket, bytes], None] | None = None
+
+    async def start(self, spec: WorkerSpec) -> Worker:
+        """A new worker with the model loaded, serving nobody yet.
+
+        Raises what ``Worker.start`` raises; nothing is left running then.
+        """
+        worker = Worker(spec, self._stats, self._returned)
+        self._workers.add(worker)
+        try:
+            await worker.start()
+        except BaseException:
+            self._workers.discard(worker)
+            raise
+        return worker
+
+    async def route(self, model: str, worker: Worker) -> Worker | None:
+        """Serve ``model`` by ``worker`` from now on; the previous worker, still loaded, is returned.
+
+        The previous one finishes its requests; its connections move to the new one. Raises WorkerError when the new
+        worker does not take over: then nothing has changed.
+        """
+        old = await self._take_over(model, worker)
+        if old is not worker:
+            route = self._routes[model]
+            route.recent, route.restarts, route.backoff = Recent(), 0, Backoff()
+            route.backoff.started(time.monotonic())
+        return old
+
+    async def unroute(self, model: str) -> None:
+        """Serve ``model`` no more: requests in flight finish, the worker ends, the socket goes."""
+        route = self._routes.pop(model, None)
+        if route is None:
+            return
+        async with route.changing:
+            supervisor, route.supervisor = route.supervisor, None
+            await _cancel(supervisor)
+            self._close_listener(model, route.listener)
+            if route.worker is not None:
+                await self.stop(route.worker)
+
+    async def stop(self, worker: Worker) -> None:
+        """End a worker that serves nobody (any more); its requests in flight finish first."""
+        await worker.stop()
+        self._workers.discard(worker)
+
+    async def restart(self, model: str) -> None:
+        """Replace the worker by a fresh one of the same spec without refusing a request.
+
+        Raises WorkerError (unknown model) and what ``start`` and ``Worker.check`` raise; the old worker stays then.
+        """
+        route = self._routes.get(model)
+        if route is None:
+            raise WorkerError(f"model {model!r} is not served; `overlaid models` lists those that are")
+        if route.worker is None:
+            route.retry_now.set()
+            return
+        worker = await self._start_checked(route.spec)
+        try:
+            old = await self._take_over(model, worker)
+        except OverlaidError:
+            await self.stop(worker)
+            raise
+        route.restarts += 1
+        self._emit("restarted", route.spec, "on request")
+        if old is not None:
+            await self.stop(old)
+
+    async def close(self) -> None:
+        """End every worker and remove every socket."""
+        for model in list(self._routes):
+            await self.unroute(model)
+        await asyncio.gather(*(worker.stop() for worker in self._workers))
+        self._workers.clear()
+
+    def status(self, model: str) -> WorkerStatus | None:
+        """None for a model that is not routed."""
+        route = self._routes.get(model)
+        if route is None:
+            return None
+        worker = route.worker
+        return WorkerStatus(
+            ready=worker is not None,
+            pid=worker.pid if worker else None,
+            version=route.spec.version,
+            digest=route.spec.digest,
+            candidate=route.spec.candidate,
+            restarts=route.restarts,
+            requests=route.recent.requests,
+            errors=route.recent.errors,
+            histogram=route.recent.histogram(time.monotonic()),
+            memory_mb=worker.memory_mb if worker else 0.0,
+        )
+
+    def models(self) -> list[str]:
+        """Names of the routed models."""
+        return sorted(self._routes)
+
+    def serves(self, model: str) -> bool:
+        """True when ``model`` is routed, be its worker alive or just being restarted."""
+        return model in self._routes
+
+    def worker(self, model: str) -> Worker | None:
+        """The worker that serves ``model`` now; None while it is restarted or when it is not routed."""
+        route = self._routes.get(model)
+        return route.worker if route else None
+
+    async def _take_over(self, model: str, worker: Worker) -> Worker | None:
+        route = self._routes.get(model)
+        if route is None:
+            route = _Route(listen_unix(self._path(model)), worker.spec)
+        async with route.changing:
+            try:
+                await worker.serve(route.listener)
+            except OverlaidError:
+                if model not in self._routes:
+                    self._close_listener(model, route.listener)
+                raise
+            self._routes[model] = route
+            old, route.worker, route.spec = route.worker, worker, worker.spec
+            route.backoff.started(time.monotonic())
+            if old is worker:
+                return old
+            supervisor, route.supervisor = route.supervisor, self._watch(route, worker)
+            await _cancel(supervisor)
+            if old is not None:
+                with contextlib.suppress(WorkerError):  # it may have died just now: nothing to drain
+                    await old.drain()
+        return old
+
+    def _watch(self, route: _Route, worker: Worker) -> asyncio.Task[None]:
+        return asyncio.create_task(self._supervise(route, worker), name=f"watch {worker.spec.model}")
+
+    async def _supervise(self, route: _Route, worker: Worker) -> None:
+        """Wait for the worker's end, then start it anew until one serves."""
+        await worker.gone.wait()
+        route.worker = None
+        self._workers.discard(worker)
+        fresh, cause = None, worker.cause
+        while fresh is None:
+            delay = route.backoff.crashed(time.monotonic())
+            self._emit("crashed", route.spec, cause)
+            if route.backoff.given_up:
+                self._emit(
+                    "gave-up", route.spec, f"crashes again and again; next start in {delay:g} s: {cause}"
+                )
+            route.retry_now.clear()
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(route.retry_now.wait(), delay)
+            try:
+                fresh = await self._start_checked(route.spec, route.listener)
+            except OverlaidError as error:
+                cause = f"start failed: {one_line(error)}"
+        route.worker = fresh
+        route.restarts += 1
+        route.backoff.started(time.monotonic())
+        route.supervisor = self._watch(route, fresh)
+        self._emit("restarted", route.spec, f"serves again as process {fresh.pid}")
+
+    async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:
+        """A worker whose golden vectors agree, serving on ``listener`` if there is one; none is left on an error."""
+        worker = await self.start(spec)
+        try:
+            await worker.check()
+            if listener is not None:
+                await worker.serve(listener)
+        except BaseException:
+            await worker.end()
+            self._workers.discard(worker)
+            raise
+        return worker
+
+    def _path(self, model: str) -> Path:
+        return self._dir / f"{model}.sock"
+
+    def _close_listener(self, model: str, listener: socket.socket) -> None:
+        listener.close()
+        with contextlib.suppress(OSError):
+            self._path(model).unlink()
+
+    def _stats(self, worker: Worker, latency: Histogram, errors: int) -> None:
+        route = self._routes.get(worker.spec.model)
+        if route is not None and route.worker is worker:
+            route.recent.add(time.monotonic(), latency, errors)
+        self._emit("stats", worker.spec, histogram=latency, errors=errors)
+
+    def _returned(
+        self, worker: Worker, connection: socket.socket, unread: bytes, door: bool, elsewhere: bool
+    ) -> None:
+        """A worker gives a connection back: it drains, or (``elsewhere``) the next request is not for its model."""
+        successor = self.worker(worker.spec.model)
+        if not elsewhere and successor is not None and successor is not worker:
+            with connection, contextlib.suppress(WorkerError):
+                successor.pass_connection(connection.fileno(), unread, door)
+        elif door and self.take_back is not None:
+            self.take_back(connection, unread)
+        else:
+            connection.close()
+
+    def _emit(
+        self,
+        kind: Literal["crashed", "restarted", "stats", "gave-up"],
+        spec: WorkerSpec,
+        text: str = "",
+        histogram: Histogram | None = None,
+        errors: int = 0,
+    ) -> None:
+        try:
+            self._on_event(PoolEvent(kind, spec.model, spec.version, spec.candidate, text, histogram, errors))
+        except Exception:  # a listener's fault must not cost a worker
+            log.exception("listener of pool events failed")
+
+
+async def _cancel(task: asyncio.Task[None] | None) -> None:
+    if task is not None and task is not asyncio.current_task():
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task

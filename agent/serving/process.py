@@ -1,0 +1,225 @@
+"""The daemon's handle of one worker process: start it, ask it, know when it is gone."""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import contextlib
+import itertools
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout, from_name
+from agent.histogram import Histogram
+from agent.serving.channel import Channel, Message
+from agent.serving.spec import WorkerSpec
+
+LOAD_S = 120.0
+CHECK_S = 120.0
+ANSWER_S = 10.0  # answers that need no inference
+STOP_S = 10.0  # requests in flight may finish
+MAX_PROFILE_RUNS = 8192  # their times must fit one control message
+
+log = logging.getLogger(__name__)
+
+
+class Worker:
+    """A running worker. Every wait has a deadline; a worker that misses one is killed (WorkerTimeout).
+
+    ``load_s``: seconds to import the runtime and load the model. ``memory_mb``: resident memory when it last answered.
+    """
+
+    def __init__(
+        self,
+        spec: WorkerSpec,
+        on_stats: Callable[[Worker, Histogram, int], None],
+        on_connection: Callable[[Worker, socket.socket, bytes, bool, bool], None],
+    ) -> None:
+        self.spec = spec
+        self.pid = 0
+        self.load_s = 0.0
+        self.memory_mb = 0.0
+        self.gone = asyncio.Event()
+        self.cause = ""
+        self._on_stats = on_stats
+        self._on_connection = on_connection
+        self._numbers = itertools.count()
+        self._answers: dict[int, asyncio.Future[Message]] = {}
+        self._closed = asyncio.Event()
+        self._tail: deque[str] = deque(maxlen=5)
+
+    async def start(self) -> None:
+        """Start the process and load the model.
+
+        Raises the worker's own error (ModelLoadError, TensorError, RuntimeUnavailable, DeviceMismatch),
+        WorkerCrashed or WorkerTimeout; no process is left then.
+        """
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: ASYNC220  returns after exec; exit is seen on the channel
+                [sys.executable, "-m", "agent.serving.worker", str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs.fileno()],
+                cwd="/",  # `python -m` imports from its directory first
+                env=_environment(self.spec.file.threads),
+            )
+        self.pid = self._process.pid
+        self._channel = Channel(ours, self._received, self._closed.set)
+        self._watch_stderr()
+        self._reaper = asyncio.create_task(self._reap(), name=f"reap {self.spec.model}")
+        try:
+            answer = await self.ask("load", LOAD_S, self.spec.to_json())
+        except BaseException:
+            await self.end()
+            raise
+        self.load_s = float(answer.head["ok"]["load_s"])
+
+    async def check(self) -> None:
+        """Run the golden vectors; raises GoldenMismatch with the numbers."""
+        await self.ask("check", CHECK_S)
+
+    async def profile(self, seconds: float, max_runs: int) -> list[float]:
+        """Device seconds of each run on golden inputs, for ``seconds`` or ``max_runs`` (at most 8192), one at least."""
+        runs = min(max_runs, MAX_PROFILE_RUNS)
+        answer = await self.ask("profile", 2 * seconds + CHECK_S, seconds=seconds, max_runs=runs)
+        return array.array("d", answer.payload).tolist()
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Accept from the model's socket, and take connections that the front door passes."""
+        await self.ask("serve", ANSWER_S, fds=[listener.fileno()])
+
+    async def drain(self) -> None:
+        """Stop accepting; idle connections come back at once, others after their request."""
+        await self.ask("drain", ANSWER_S)
+
+    async def stop(self) -> None:
+        """Let requests in flight finish (10 s at most), then end the process."""
+        with contextlib.suppress(OverlaidError):
+            await self.ask("stop", STOP_S + ANSWER_S, grace_s=STOP_S)
+        await self.end()
+
+    async def end(self) -> None:
+        """End the process now, whatever it does."""
+        self._kill()
+        await self.gone.wait()
+
+    def pass_connection(self, fd: int, unread: bytes, door: bool) -> None:
+        """Give the worker a connection; raises WorkerError when it cannot take it."""
+        self._channel.send({"op": "connection", "door": door}, unread, [fd])
+
+    def _kill(self) -> None:
+        if self._process.returncode is None:
+            self._process.kill()
+        self._channel.close()
+        self._closed.set()
+
+    async def ask(
+        self, op: str, timeout: float, payload: bytes = b"", fds: Sequence[int] = (), **arguments: Any
+    ) -> Message:
+        """One request over the control channel, with the error that the worker answers raised here."""
+        future: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        number = next(self._numbers)
+        self._answers[number] = future
+        try:
+            self._channel.send({"op": op, "id": number, **arguments}, payload, fds)
+            await asyncio.wait([future], timeout=timeout)
+        except WorkerCrashed:
+            await self.gone.wait()
+            raise WorkerCrashed(self.cause) from None
+        finally:
+            del self._answers[number]
+        if not future.done():
+            await self.end()
+            raise WorkerTimeout(
+                f"worker of {self.spec} did not answer {op!r} within {timeout:g} s; it was killed"
+            )
+        answer = future.result()
+        if "error" in answer.head:
+            raise from_name(str(answer.head["error"]["name"]), str(answer.head["error"]["text"]))
+        self.memory_mb = float(answer.head["ok"]["memory_mb"])
+        return answer
+
+    def _received(self, message: Message) -> None:
+        head = message.head
+        if head["op"] == "answer":
+            future = self._answers.get(int(head["id"]))
+            if future is not None and not future.done():
+                future.set_result(message)
+        elif head["op"] == "stats":
+            self._on_stats(self, Histogram.of(head["latency"]), int(head["errors"]))
+        elif head["op"] == "connection":
+            elsewhere = bool(head["elsewhere"])
+            self._on_connection(self, message.take_socket(), message.payload, bool(head["door"]), elsewhere)
+        else:
+            raise ValueError(f"unknown message {head['op']!r} from a worker")
+
+    async def _reap(self) -> None:
+        """Wait for the channel's end, collect the exit status, fail whoever waits."""
+        await self._closed.wait()
+        deadline = time.monotonic() + 1.0
+        while self._process.poll() is None:
+            if time.monotonic() > deadline:
+                self._process.kill()
+            await asyncio.sleep(0.002)
+        self._read_stderr()
+        assert self._process.stderr is not None
+        asyncio.get_running_loop().remove_reader(self._process.stderr.fileno())
+        self._process.stderr.close()
+        self.cause = self._crash_text()
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(WorkerCrashed(self.cause))
+        self.gone.set()
+
+    def _crash_text(self) -> str:
+        code = self._process.returncode
+        how = "is gone" if code is None else f"exited with status {code}"
+        if code is not None and code < 0:
+            how = f"was killed by {_signal_name(-code)}"
+        last = f"; its last words: {' | '.join(self._tail)[-400:]}" if self._tail else ""
+        return f"worker of {self.spec} {how}{last}"
+
+    def _watch_stderr(self) -> None:
+        assert self._process.stderr is not None
+        fd = self._process.stderr.fileno()
+        os.set_blocking(fd, False)
+        asyncio.get_running_loop().add_reader(fd, self._read_stderr)
+
+    def _read_stderr(self) -> None:
+        assert self._process.stderr is not None
+        fd = self._process.stderr.fileno()
+        try:
+            data = os.read(fd, 65536)
+        except BlockingIOError:
+            return
+        if not data:
+            asyncio.get_running_loop().remove_reader(fd)
+        for line in data.decode(errors="replace").splitlines():
+            if line.strip():
+                self._tail.append(line.strip()[:200])
+                log.warning("%s: %s", self.spec.model, line[:1000])
+
+
+def _environment(threads: int) -> dict[str, str]:
+    """The daemon's environment without the broker's password; maths libraries start ``threads`` threads."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
+    for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+        environment[key] = str(threads)
+    return environment
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -1,0 +1,184 @@
+"""A worker process: loads one model, proves it on the golden vectors, serves it.
+
+``python -m agent.serving.worker FD``, FD being its end of the control channel. It ends when that channel does.
+"""
+
+from __future__ import annotations
+
+import array
+import asyncio
+import ctypes
+import os
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from agent.errors import OverlaidError, WorkerError
+from agent.hal import Session
+from agent.serving.api import ModelApi
+from agent.serving.channel import Channel, Message
+from agent.serving.connection import Connection
+from agent.serving.connections import Connections
+from agent.serving.engine import Engine
+from agent.serving.spec import WorkerSpec
+
+STATS_S = 1.0
+PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+Answer = tuple[dict[str, float], bytes]  # fields and payload
+
+
+class Service:
+    """Answers the daemon's messages, one task each, and reports statistics every second."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._channel = Channel(control, self._received, self._orphaned)
+        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._operations: dict[str, Callable[[Message], Awaitable[Answer]]] = {
+            "load": self._load,
+            "check": self._check,
+            "profile": self._profile,
+            "serve": self._serve,
+            "drain": self._drain,
+            "stop": self._stop,
+        }
+        self.done = asyncio.Event()
+
+    def _received(self, message: Message) -> None:
+        op = message.head["op"]
+        if op == "connection":
+            self._connections.adopt(message.take_socket(), bool(message.head["door"]), message.payload)
+            return
+        if op == "serve":
+            self._listener = message.take_socket()
+        task = self._loop.create_task(self._answer(op, message))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _orphaned(self) -> None:
+        os._exit(
+            0
+        )  # the daemon is gone; nobody can be told, and runs in progress cannot be interrupted otherwise
+
+    async def _answer(self, op: str, message: Message) -> None:
+        number = message.head["id"]
+        try:
+            fields, payload = await self._operations[op](message)
+        except OverlaidError as error:
+            self._failed(number, error.name, str(error))
+        except Exception as error:
+            self._failed(number, WorkerError.__name__, f"{op}: {type(error).__name__}: {error}")
+        else:
+            ok = {**fields, "memory_mb": _resident_mb()}
+            self._channel.send({"op": "answer", "id": number, "ok": ok}, payload)
+            if op == "stop":
+                self.done.set()
+
+    def _failed(self, number: int, name: str, text: str) -> None:
+        error = {"name": name, "text": text[:4000]}
+        self._channel.send({"op": "answer", "id": number, "error": error})
+
+    async def _load(self, message: Message) -> Answer:
+        started = time.monotonic()
+        self._spec = WorkerSpec.from_json(message.payload)
+
+        def load() -> Session:
+            from agent.devices.board import open_board
+
+            candidate = self._spec.candidate
+            device = open_board(self._spec.board).device(candidate.device)
+            return device.open(self._spec.file, candidate.backend)
+
+        session = await self._loop.run_in_executor(None, load)
+        self._engine = Engine(session)
+        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget)
+        self._connections = Connections(self._api)
+        self._loop.call_later(STATS_S, self._report)
+        return {"load_s": time.monotonic() - started}, b""
+
+    async def _check(self, _: Message) -> Answer:
+        await self._engine.check(self._spec)
+        return {}, b""
+
+    async def _profile(self, message: Message) -> Answer:
+        seconds, runs = float(message.head["seconds"]), int(message.head["max_runs"])
+        times = await self._engine.profile(self._spec, seconds, runs)
+        return {}, array.array("d", times).tobytes()
+
+    async def _serve(self, _: Message) -> Answer:
+        self._connections.stop_listening()
+        self._connections.listen(self._listener, door=False)
+        self._api.draining = False
+        return {}, b""
+
+    async def _drain(self, _: Message) -> Answer:
+        self._connections.stop_listening()
+        self._api.draining = True
+        self._return_idle()
+        return {}, b""
+
+    async def _stop(self, message: Message) -> Answer:
+        deadline = time.monotonic() + float(message.head["grace_s"])
+        await self._drain(message)
+        while len(self._connections) and time.monotonic() < deadline:
+            await asyncio.sleep(0.01)
+            self._return_idle()
+        self._send_stats()
+        self._engine.close()
+        return {}, b""
+
+    def _return_idle(self) -> None:
+        for connection in self._connections:
+            if connection.idle:
+                self._give_back(connection, False)
+
+    def _give_back(self, connection: Connection, elsewhere: bool) -> None:
+        def send(fd: int, unread: bytes) -> None:
+            head = {"op": "connection", "door": connection.door, "elsewhere": elsewhere}
+            self._channel.send(head, unread, [fd])
+
+        connection.hand_over(send)
+
+    def _forget(self, connection: Connection) -> None:
+        self._connections.forget(connection)
+
+    def _report(self) -> None:
+        self._send_stats()
+        self._loop.call_later(STATS_S, self._report)
+
+    def _send_stats(self) -> None:
+        latency, errors = self._api.take_stats()
+        if latency.total or errors:
+            self._channel.send({"op": "stats", "latency": latency.pairs(), "errors": errors})
+
+
+def main() -> None:
+    """Entry point: no core dumps of other people's data, no life after the daemon."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon stops its workers
+        signal.signal(number, signal.SIG_IGN)
+    control = socket.socket(fileno=int(sys.argv[1]))
+    control.set_inheritable(False)
+    asyncio.run(_main(control))
+
+
+async def _main(control: socket.socket) -> None:
+    service = Service(control)
+    await service.done.wait()
+    sys.stderr.flush()
+    os._exit(0)  # runtimes with threads of their own may hang in their destructors
+
+
+def _resident_mb() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    main()
