@@ -140,7 +140,7 @@ def test_too_many_clients_are_told_and_the_others_go_on(path: Path) -> None:
         first_reader, first_writer = crowd[0]
         first_writer.write(b'{"op": "echo"}\n')
         answered = await first_reader.readline()
-        for _, each in [*crowd, (reader, writer)]:
+        for each in [*(connection[1] for connection in crowd), writer]:
             each.close()
         return refused, answered
 
@@ -236,7 +236,7 @@ def test_broken_answers_are_named(path: Path, reply: bytes, part: str) -> None:
 
 
 def test_a_request_cut_off_is_named(path: Path) -> None:
-    async def cut(_: ControlServer) -> Any:
+    async def cut(_server: ControlServer) -> Any:
         reader, writer = await asyncio.open_unix_connection(path)
         writer.write(b'{"op": "echo"}')
         writer.write_eof()
