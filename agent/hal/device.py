@@ -62,7 +62,10 @@ class Session(Protocol):
 class Device(Protocol):
     """A CPU, GPU or FPGA. ``info.backends`` lists the runtimes that were proved to work by loading a model."""
 
-    info: DeviceInfo
+    @property
+    def info(self) -> DeviceInfo:
+        """What it is; the first look may take seconds."""
+        ...
 
     def open(self, model: ModelFile, backend: str) -> Session:
         """Load a model with one of ``info.backends``.

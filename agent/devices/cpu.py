@@ -1,0 +1,185 @@
+"""The CPU as a device: which runtimes work here, and sessions on them.
+
+This module is light; a runtime is imported when a model is opened. ``python -m agent.devices.cpu BACKEND`` proves one
+backend in a process of its own, so that a runtime that crashes on import (a wheel built for newer instructions) takes
+nothing else with it.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import RuntimeUnavailable, one_line
+from agent.hal import ModelFile, Session
+from agent.types import BackendInfo, DeviceInfo
+
+PROOF_TIMEOUT_S = 20.0
+
+
+def _open_onnx(model: ModelFile) -> Session:
+    from agent.devices.onnx_cpu import OnnxSession
+
+    return OnnxSession(model)
+
+
+def _prove_onnx() -> str:
+    from agent.devices.onnx_cpu import prove
+
+    return prove()
+
+
+def _open_litert(model: ModelFile) -> Session:
+    from agent.devices.litert_cpu import LiteRtSession
+
+    return LiteRtSession(model)
+
+
+def _prove_litert() -> str:
+    from agent.devices.litert_cpu import prove
+
+    return prove()
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A runtime: what it opens, the packages that can provide it and the extra that installs them."""
+
+    formats: tuple[str, ...]
+    open: Callable[[ModelFile], Session]
+    prove: Callable[[], str]
+    packages: tuple[str, ...]
+    extra: str
+
+
+BACKENDS = {
+    "onnxruntime": Backend(("onnx",), _open_onnx, _prove_onnx, ("onnxruntime",), "onnx"),
+    "litert": Backend(
+        ("tflite",), _open_litert, _prove_litert, ("ai_edge_litert", "tflite_runtime"), "litert"
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """The backends that loaded a model here, and why the others did not."""
+
+    backends: tuple[BackendInfo, ...]
+    problems: tuple[str, ...]
+
+
+class CpuDevice:
+    """The processor; see ``hal.Device``. ``info`` and ``proof`` take a second or two when first asked for."""
+
+    def open(self, model: ModelFile, backend: str) -> Session:
+        """See ``hal.Device.open``."""
+        if backend not in BACKENDS:
+            raise RuntimeUnavailable(f"the CPU has no backend {backend!r}; there are {', '.join(BACKENDS)}")
+        if model.format not in BACKENDS[backend].formats:
+            formats = ", ".join(BACKENDS[backend].formats)
+            raise RuntimeUnavailable(f"{backend} opens {formats}, not {model.format}")
+        try:
+            return BACKENDS[backend].open(model)
+        except ImportError as error:
+            extra = BACKENDS[backend].extra
+            raise RuntimeUnavailable(
+                f"{backend} cannot be imported ({one_line(error)}); pip install 'overlaid[{extra}]'"
+            ) from error
+
+    @functools.cached_property
+    def proof(self) -> Proof:
+        """Each backend tried once, in its own process."""
+        return prove_backends()
+
+    @functools.cached_property
+    def info(self) -> DeviceInfo:
+        """What the CPU is and which backends were proved to work."""
+        return DeviceInfo("cpu", "cpu", cpu_name(), self.proof.backends, memory_mb=memory_mb())
+
+
+def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
+    """Try every backend, all at the same time, each in its own process."""
+    running: dict[str, subprocess.Popen[str]] = {}
+    found: list[BackendInfo] = []
+    problems: list[str] = []
+    for name, backend in BACKENDS.items():
+        if any(importlib.util.find_spec(package) for package in backend.packages):
+            running[name] = subprocess.Popen(
+                [sys.executable, "-m", "agent.devices.cpu", name],
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
+            )  # fmt: skip
+        else:
+            problems.append(f"{name}: not installed; pip install 'overlaid[{backend.extra}]'")
+    for name, process in running.items():
+        version, problem = _outcome(process, timeout_s)
+        if problem:
+            problems.append(f"{name}: {problem}")
+        else:
+            found.append(BackendInfo(name, version, BACKENDS[name].formats))
+    return Proof(tuple(found), tuple(problems))
+
+
+def _outcome(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str]:
+    """(version, "") or ("", problem)."""
+    with process:
+        try:
+            output, _ = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return "", f"did not load a tiny model within {timeout_s:g} s"
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return "", f"crashed with {name} while loading a tiny model; its wheel may be built for another CPU"
+    try:
+        answer = json.loads(output)
+        return str(answer["version"]), str(answer["problem"])
+    except (ValueError, TypeError, KeyError):
+        return "", f"ended with exit code {process.returncode} while loading a tiny model"
+
+
+def cpu_name(proc: Path = Path("/proc")) -> str:
+    """Processor, board (where a device tree names it) and usable cores, e.g. "ARMv7 Processor (PYNQ-Z2), 2 cores"."""
+    processor = next(
+        (
+            value.strip()
+            for key, _, value in (line.partition(":") for line in _text(proc / "cpuinfo").splitlines())
+            if key.strip() in ("model name", "Model name") and value.strip()
+        ),
+        os.uname().machine,
+    )
+    board = _text(proc / "device-tree" / "model").strip("\0 \n")
+    cores = len(os.sched_getaffinity(0))
+    return f"{processor}{f' ({board})' if board else ''}, {cores} core{'s' if cores > 1 else ''}"
+
+
+def memory_mb() -> int:
+    """Physical memory in MB (10^6 bytes)."""
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1_000_000
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")[:65536]
+    except OSError:
+        return ""
+
+
+def main(backend: str) -> None:
+    """Print {"version", "problem"} of one backend as JSON."""
+    try:
+        answer = {"version": BACKENDS[backend].prove(), "problem": ""}
+    except Exception as error:
+        answer = {"version": "", "problem": one_line(error)}
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

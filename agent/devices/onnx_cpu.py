@@ -1,0 +1,99 @@
+"""ONNX Runtime on the CPU.
+
+Imports onnxruntime when a model is loaded. Spinning is off: with it, two threads burn a whole core for about 20 ms
+after every run, which is energy that no profile of the model alone would show.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from pathlib import Path
+from typing import Any
+
+from agent.devices.tensors import Found, agree, check_inputs
+from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, one_line
+from agent.hal import ModelFile, Run
+from agent.hal.device import Tensors
+
+PROVIDER = "CPUExecutionProvider"
+# y = x + x, FP32 [n, 4]: opset 13, IR 8, made with onnx.helper (tests/contract/tiny.py makes it again).
+TINY = base64.b64decode(
+    "CAgSADpECg4KAXgKAXgSAXkiA0FkZBIGZG91YmxlWhQKAXgSDwoNCAESCQoDEgFuCgIIBGIUCgF5Eg8KDQgBEgkKAxIBbgoCCARCBAoAEA0="
+)
+DTYPES = {
+    "tensor(bool)": "BOOL", "tensor(int8)": "INT8", "tensor(uint8)": "UINT8", "tensor(int16)": "INT16",
+    "tensor(uint16)": "UINT16", "tensor(float16)": "FP16", "tensor(int32)": "INT32", "tensor(uint32)": "UINT32",
+    "tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint64)": "UINT64", "tensor(double)": "FP64",
+}  # fmt: skip
+
+
+def prove() -> str:
+    """The version of the runtime, once it has loaded a model; any exception otherwise."""
+    import onnxruntime
+
+    _load(TINY, threads=1)
+    return str(onnxruntime.__version__)
+
+
+class OnnxSession:
+    """A model in ONNX Runtime; see ``hal.Session``."""
+
+    def __init__(self, model: ModelFile) -> None:
+        """ModelLoadError for a file that does not load or fit; DeviceMismatch for another provider."""
+        try:
+            self._session = _load(model.path, model.threads)
+        except (ImportError, DeviceMismatch):
+            raise
+        except Exception as error:  # the runtime's errors share no base class but Exception
+            raise ModelLoadError(
+                f"ONNX Runtime does not load {model.path.name}: {one_line(error)}; "
+                "check it with onnx.checker, export it again and pack a new version"
+            ) from error
+        self.inputs = agree(model.inputs, [_found(node) for node in self._session.get_inputs()], "input")
+        self.outputs = agree(model.outputs, [_found(node) for node in self._session.get_outputs()], "output")
+        self._names = [spec.name for spec in self.outputs]
+
+    def run(self, tensors: Tensors) -> Run:
+        """See ``hal.Session.run``."""
+        if self._session is None:
+            raise InferenceError("the session is closed; open the model again")
+        check_inputs(self.inputs, tensors)
+        started = time.perf_counter()
+        try:
+            arrays = self._session.run(self._names, tensors)
+        except Exception as error:
+            raise InferenceError(f"ONNX Runtime failed: {one_line(error)}") from error
+        seconds = time.perf_counter() - started
+        return Run(dict(zip(self._names, arrays, strict=True)), seconds, seconds)
+
+    def close(self) -> None:
+        """See ``hal.Session.close``."""
+        self._session = None
+
+
+def _load(model: Path | bytes, threads: int) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    source = model if isinstance(model, bytes) else str(model)
+    session = onnxruntime.InferenceSession(source, options, providers=[PROVIDER])
+    if session.get_providers() != [PROVIDER]:
+        raise DeviceMismatch(
+            f"asked ONNX Runtime for {PROVIDER}, it runs {session.get_providers()}; "
+            "remove other onnxruntime packages from the environment"
+        )
+    return session
+
+
+def _found(node: Any) -> Found:
+    if node.type not in DTYPES:
+        raise ModelLoadError(f"tensor {node.name!r} is a {node.type}; only {', '.join(DTYPES)} can be served")
+    return Found(
+        node.name, DTYPES[node.type], tuple(size if isinstance(size, int) else None for size in node.shape)
+    )
