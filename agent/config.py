@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import socket
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,16 +15,9 @@ from typing import Annotated, Any
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 
 from agent.errors import ConfigError, TrustError
+from agent.paths import config_file, default_runtime, default_state, read_toml
 from agent.trust import PublicKey
 from agent.types import check_name
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
-
-MAX_CONFIG_BYTES = 1 << 20
-SYSTEM_CONFIG = Path("/etc/overlaid/agent.toml")
 
 Name = Annotated[str, AfterValidator(check_name)]
 
@@ -130,22 +122,11 @@ class Store(Section):
     max_mb: int = Field(2048, ge=1, le=10_000_000)
 
 
-def _default_dir(system: str, user: Path) -> Path:
-    return Path(system) if os.geteuid() == 0 else user
-
-
 class Paths(Section):
-    """``state``: survives reboots; ``runtime``: sockets. Root and the service use /var/lib and /run."""
+    """``state``: survives reboots; ``runtime``: sockets."""
 
-    state: Path = Field(
-        default_factory=lambda: _default_dir("/var/lib/overlaid", Path.home() / ".local/state/overlaid")
-    )
-    runtime: Path = Field(
-        default_factory=lambda: _default_dir(
-            "/run/overlaid",
-            Path(os.environ.get("XDG_RUNTIME_DIR") or f"/tmp/overlaid-{os.geteuid()}") / "overlaid",  # noqa: S108
-        )
-    )
+    state: Path = Field(default_factory=default_state)
+    runtime: Path = Field(default_factory=default_runtime)
 
 
 class Config(Section):
@@ -168,28 +149,13 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     Raises ConfigError naming the file, the key and what is allowed.
     """
     environ = os.environ if environ is None else environ
-    chosen = path or (Path(environ["OVERLAID_CONFIG"]) if "OVERLAID_CONFIG" in environ else None)
-    if chosen is None and SYSTEM_CONFIG.exists():
-        chosen = SYSTEM_CONFIG
-    data = _read_toml(chosen) if chosen else {}
+    chosen = config_file(path, environ)
+    data = read_toml(chosen) if chosen else {}
     _apply_environment(data, environ)
     try:
         return Config.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{chosen or 'environment'}: {explain_validation(error)}") from error
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB; this is not a configuration file")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; see systemd/agent.toml for a sample"
-        ) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid TOML: {error}") from error
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
