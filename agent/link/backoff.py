@@ -14,7 +14,7 @@ STABLE_S = 120.0
 
 
 def next_delay(attempt: int, rng: random.Random, floor_s: float = FLOOR_S, cap_s: float = CAP_S) -> float:
-    """Seconds before attempt number ``attempt`` (0 = first retry): uniform in [floor, min(cap, floor·(1 + 2^attempt))]."""
+    """Seconds before retry ``attempt`` (0 = the first): uniform in [floor, min(cap, floor·(1 + 2^attempt))]."""
     spread = min(cap_s - floor_s, floor_s * 2.0 ** min(attempt, 30))
     return floor_s + rng.uniform(0.0, max(0.0, spread))
 

@@ -1,0 +1,365 @@
+"""The network thread below ``client.MqttLink``: paho-mqtt (MQTT 3.1.1) and the reconnecting.
+
+Every call into paho happens on this thread: paho writes to the socket from whichever thread publishes, and two writers
+would mix their packets. Others hand over work through queues; what happens is told to an ``Observer``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import random
+import select
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTMessageInfo
+from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.properties import Properties
+from paho.mqtt.reasoncodes import ReasonCode
+
+from agent.errors import LinkError
+from agent.link.backoff import Backoff
+from agent.link.reasons import explain_failure, explain_loss, explain_refusal
+from agent.link.tls import client_context
+from agent.link.values import (
+    FAREWELL_TIMEOUT_S,
+    MAX_OUTGOING,
+    MAX_PAYLOAD_BYTES,
+    Message,
+    MqttSettings,
+    Observer,
+    Outgoing,
+    Will,
+)
+
+MAX_INFLIGHT = 100  # QoS 1 on the wire; the rest waits in our queue
+MAX_WRITING = 16  # QoS 0 in paho's queue
+MAX_BACKLOG_BYTES = (
+    8 << 20
+)  # received but not handled; beyond it the socket is not read, so that the broker waits
+CONNECT_TIMEOUT_S = 10.0
+
+log = logging.getLogger(__name__)
+
+
+class Network:
+    """Connects, keeps and makes the connection again until ``stop``."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        will: Will | None,
+        backoff: Backoff,
+        rng: random.Random,
+        observer: Observer,
+    ) -> None:
+        self._settings = settings
+        self._will = will
+        self._backoff = backoff
+        self._rng = rng
+        self._observer = observer
+        self._thread = threading.Thread(target=self._run, name=f"mqtt-{settings.client_id}", daemon=True)
+        # Handed over by other threads.
+        self.handled_bytes = 0
+        self._calls: deque[Callable[[], None]] = deque()
+        self._queues: tuple[deque[Outgoing], deque[Outgoing]] = (deque(), deque())  # by QoS
+        self._stop = threading.Event()
+        self._wake_r, self._wake_w = socket.socketpair()
+        self._wake_r.setblocking(False)
+        self._wake_w.setblocking(False)
+        # This thread's own.
+        self._client: Client | None = None
+        self._subscriptions: dict[str, int] = {}
+        self._subscribing: dict[int, list[str]] = {}
+        self._connection = 0
+        self._online_since: float | None = None
+        self._reason: str | None = None
+        self._received_bytes = 0
+        self._inflight: dict[int, tuple[Outgoing, MQTTMessageInfo]] = {}
+        self._writing: deque[tuple[Outgoing, MQTTMessageInfo]] = deque()
+        self._acknowledged: list[int] = []
+
+    # Called from other threads.
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ask for the end; ``Observer.ended`` tells when it came."""
+        self._stop.set()
+        self._wake()
+
+    def close(self) -> None:
+        """Free what a network that was never started holds."""
+        self._wake_r.close()
+        self._wake_w.close()
+
+    def publish(self, outgoing: Outgoing) -> None:
+        self._queues[outgoing.qos].append(outgoing)
+        self._wake()
+
+    def subscribe(self, topic_filter: str, qos: int) -> None:
+        self._call(lambda: self._subscribe(topic_filter, qos))
+
+    def unsubscribe(self, topic_filter: str) -> None:
+        self._call(lambda: self._unsubscribe(topic_filter))
+
+    def _call(self, call: Callable[[], None]) -> None:
+        self._calls.append(call)
+        self._wake()
+
+    def _wake(self) -> None:
+        with contextlib.suppress(OSError):  # full: awake anyway; closed: ended
+            self._wake_w.send(b"\0")
+
+    # The thread.
+
+    def _run(self) -> None:
+        attempt = -1
+        try:
+            while not self._stop.is_set():
+                held_s = self._connect_and_serve()
+                attempt = self._backoff.after(attempt, held_s)
+                self._stop.wait(self._backoff.delay(attempt, self._rng))
+        finally:
+            self._shut_socket()
+            self.close()
+            self._observer.ended()
+
+    def _connect_and_serve(self) -> float:
+        """One connection from beginning to end; returns for how many seconds it held."""
+        self._reason = None
+        self._online_since = None
+        try:
+            if self._client is None:
+                self._client = self._build()
+            self._client.reconnect()
+            self._serve(self._client)
+        except (
+            Exception
+        ) as error:  # whatever the socket, TLS or paho raise ends the connection, not the thread
+            if not isinstance(error, (OSError, LinkError)):
+                log.exception("MQTT connection to %s failed", self._settings.where)
+            self._reason = explain_failure(error, self._settings.host, self._settings.port)
+        self._shut_socket()
+        accepted = self._online_since is not None
+        held_s = time.monotonic() - self._online_since if self._online_since is not None else 0.0
+        self._online_since = None
+        self._lose_writing()
+        if not self._stop.is_set():
+            client_id = self._settings.client_id
+            self._observer.offline(
+                self._reason or explain_loss(self._settings.where, accepted, held_s, client_id)
+            )
+        return held_s
+
+    def _build(self) -> Client:
+        settings = self._settings
+        client = Client(
+            CallbackAPIVersion.VERSION2,
+            client_id=settings.client_id,
+            clean_session=settings.clean_session,
+            protocol=MQTTProtocolVersion.MQTTv311,
+            reconnect_on_failure=False,
+            manual_ack=True,
+        )
+        client.max_inflight_messages_set(MAX_INFLIGHT)
+        client.max_queued_messages_set(MAX_OUTGOING)
+        client.connect_timeout = CONNECT_TIMEOUT_S
+        if settings.username is not None:
+            client.username_pw_set(settings.username, settings.password)
+        if settings.ca is not None:
+            client.tls_set_context(client_context(settings.ca, settings.cert, settings.key))
+        if self._will is not None:
+            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
+        client.on_socket_open = _set_nodelay
+        client.on_connect = self._on_connect
+        client.on_message = self._on_message
+        client.on_publish = self._on_publish
+        client.on_subscribe = self._on_subscribe
+        client.connect_async(settings.host, settings.port, settings.keepalive_s)
+        return client
+
+    def _serve(self, client: Client) -> None:
+        while not self._stop.is_set():
+            sock = client.socket()
+            if sock is None:
+                return
+            readable, writable = self._poll(client, sock)
+            if readable:
+                client.loop_read()
+            if writable:
+                client.loop_write()
+            client.loop_misc()
+            self._collect()
+            if self._online_since is not None:
+                self._hand_over(client)
+        if self._online_since is not None:
+            self._make_calls()
+        client.disconnect()
+        deadline = time.monotonic() + FAREWELL_TIMEOUT_S
+        while (sock := client.socket()) is not None and time.monotonic() < deadline:
+            self._poll(client, sock, 0.1)
+            client.loop_write()
+
+    def _poll(self, client: Client, sock: Any, timeout_s: float | None = None) -> tuple[bool, bool]:
+        """Wait for the socket or a wake-up; says whether to read and whether to write."""
+        full = self._received_bytes - self.handled_bytes > MAX_BACKLOG_BYTES
+        pending = not full and hasattr(sock, "pending") and sock.pending() > 0  # decrypted, unseen by poll
+        if timeout_s is None:
+            timeout_s = 0.0 if pending else 0.01 if full else min(5.0, self._settings.keepalive_s / 2)
+        poll = select.poll()
+        poll.register(sock, (0 if full else select.POLLIN) | (select.POLLOUT if client.want_write() else 0))
+        poll.register(self._wake_r, select.POLLIN)
+        ready = dict(poll.poll(timeout_s * 1000))
+        if self._wake_r.fileno() in ready:
+            with contextlib.suppress(BlockingIOError):
+                self._wake_r.recv(65536)
+        got = ready.get(sock.fileno(), 0)
+        broken = bool(got & (select.POLLERR | select.POLLHUP | select.POLLNVAL))
+        return pending or broken or bool(got & select.POLLIN), bool(got & select.POLLOUT)
+
+    def _shut_socket(self) -> None:
+        sock = self._client.socket() if self._client is not None else None
+        if sock is not None:
+            sock.close()
+
+    def _hand_over(self, client: Client) -> None:
+        self._make_calls()
+        first, second = self._queues
+        while first and len(self._writing) < MAX_WRITING and client.socket() is not None:
+            outgoing = first.popleft()
+            info = client.publish(outgoing.topic, outgoing.payload, 0, outgoing.retain)
+            self._writing.append((outgoing, info))
+            self._collect()
+        while second and len(self._inflight) < MAX_INFLIGHT and client.socket() is not None:
+            outgoing = second.popleft()
+            info = client.publish(outgoing.topic, outgoing.payload, 1, outgoing.retain)
+            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # its id is still in use, 65535 messages later
+                second.appendleft(outgoing)
+                return
+            # paho keeps it, and sends it again after the next reconnect when this attempt to write fails.
+            info.rc = MQTTErrorCode.MQTT_ERR_SUCCESS
+            self._inflight[info.mid] = (outgoing, info)
+
+    def _make_calls(self) -> None:
+        while self._calls:
+            self._calls.popleft()()
+
+    def _collect(self) -> None:
+        """Settle what paho says is done. Its on_publish alone cannot tell a QoS 0 from a QoS 1 with the same id."""
+        for mid in self._acknowledged:
+            entry = self._inflight.get(mid)
+            if entry is not None and entry[1].is_published():
+                del self._inflight[mid]
+                self._observer.settled(entry[0], None)
+        self._acknowledged.clear()
+        while self._writing:
+            outgoing, info = self._writing[0]
+            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or not info.is_published():
+                return  # lost ones are settled when the connection has ended
+            self._writing.popleft()
+            self._observer.settled(outgoing, None)
+
+    def _lose_writing(self) -> None:
+        lost = [outgoing for outgoing, _ in self._writing]
+        self._writing.clear()
+        while self._queues[0]:
+            lost.append(self._queues[0].popleft())
+        for outgoing in lost:
+            self._observer.settled(outgoing, LinkError(f"the connection to {self._settings.where} was lost"))
+
+    def _subscribe(self, topic_filter: str, qos: int) -> None:
+        self._subscriptions[topic_filter] = qos
+        self._send_subscriptions([(topic_filter, qos)])
+
+    def _unsubscribe(self, topic_filter: str) -> None:
+        if self._subscriptions.pop(topic_filter, None) is not None and self._client is not None:
+            self._client.unsubscribe(topic_filter)
+
+    def _send_subscriptions(self, wanted: list[tuple[str, int]]) -> None:
+        assert self._client is not None
+        _, mid = self._client.subscribe(wanted)
+        if mid is not None:
+            self._subscribing[mid] = [topic_filter for topic_filter, _ in wanted]
+
+    # paho's callbacks.
+
+    def _on_connect(
+        self,
+        _client: Client,
+        _data: object,
+        _flags: ConnectFlags,
+        reason: ReasonCode,
+        _properties: Properties | None,
+    ) -> None:
+        if reason.is_failure:
+            self._reason = explain_refusal(reason.value, str(reason), self._settings.where)
+            return
+        self._connection += 1
+        self._online_since = time.monotonic()
+        self._subscribing.clear()
+        if self._subscriptions:
+            self._send_subscriptions(list(self._subscriptions.items()))
+        self._observer.online()
+
+    def _on_subscribe(
+        self,
+        _client: Client,
+        _data: object,
+        mid: int,
+        codes: list[ReasonCode],
+        _properties: Properties | None,
+    ) -> None:
+        for topic_filter, code in zip(self._subscribing.pop(mid, []), codes, strict=False):
+            if code.is_failure:
+                log.warning(
+                    "%s refused the subscription to %s; check its access list",
+                    self._settings.where,
+                    topic_filter,
+                )
+
+    def _on_publish(
+        self, _client: Client, _data: object, mid: int, _reason: ReasonCode, _properties: Properties
+    ) -> None:
+        self._acknowledged.append(mid)
+
+    def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
+        acknowledge = self._acknowledger(message.mid) if message.qos else _nothing
+        size = len(message.payload)
+        try:
+            topic = message.topic
+        except UnicodeDecodeError:
+            log.warning("dropped a message from %s: its topic is not UTF-8", self._settings.where)
+            acknowledge()
+            return
+        if size > MAX_PAYLOAD_BYTES:
+            log.warning("dropped %d bytes on %s: more than %d", size, topic[:200], MAX_PAYLOAD_BYTES)
+            acknowledge()
+            return
+        self._received_bytes += size
+        self._observer.received(Message(topic, bytes(message.payload), message.retain, acknowledge))
+
+    def _acknowledger(self, mid: int) -> Callable[[], None]:
+        connection = self._connection
+        pending = [mid]
+
+        def send() -> None:
+            # After a reconnect the broker delivers again, and the old id may belong to another message.
+            if pending and connection == self._connection and self._client is not None:
+                self._client.ack(pending.pop(), 1)
+
+        return lambda: self._call(send)
+
+
+def _nothing() -> None:
+    return
+
+
+def _set_nodelay(_client: Client, _data: object, sock: Any) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
