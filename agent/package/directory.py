@@ -21,7 +21,7 @@ class PackageDir:
     def envelope(self) -> bytes:
         """The signed manifest's exact bytes; ManifestError when there is none."""
         try:
-            data = _read(self.path / MANIFEST_NAME, MAX_ENVELOPE_BYTES)
+            data = read_bounded(self.path / MANIFEST_NAME, MAX_ENVELOPE_BYTES)
         except OSError as error:
             raise ManifestError(
                 f"{self.path} is not a package: {MANIFEST_NAME}: {error.strerror}; make one: overlaid fleet pack"
@@ -36,7 +36,7 @@ class PackageDir:
         """One block; BlockMissing when it is not there, BlockError when it is larger than a block may be."""
         path = self.path / BLOCKS_NAME / check_digest(sha)
         try:
-            data = _read(path, MAX_BLOCK_BYTES)
+            data = read_bounded(path, MAX_BLOCK_BYTES)
         except OSError as error:
             raise BlockMissing(f"{path}: {error.strerror}; pack the model again") from error
         if data is None:
@@ -44,7 +44,8 @@ class PackageDir:
         return data
 
 
-def _read(path: Path, limit: int) -> bytes | None:
+def read_bounded(path: Path, limit: int) -> bytes | None:
+    """A file of at most ``limit`` bytes, None when it is larger; OSError."""
     with path.open("rb") as file:
         data = file.read(limit + 1)
     return data if len(data) <= limit else None

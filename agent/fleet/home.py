@@ -1,0 +1,125 @@
+"""The operator's folder: settings, signing keys, the package repository and the operator's database."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.config import Mqtt, Name, Section, explain_validation
+from agent.errors import ConfigError, UsageError
+from agent.package import disk
+from agent.paths import read_toml
+
+MAKE_ONE = "make one: overlaid fleet init --site lab --broker localhost:1883"
+MQTT_PORT, MQTTS_PORT = 1883, 8883
+
+
+class Fleet(Section):
+    """Which site this folder operates."""
+
+    site: Name
+
+
+class FleetSettings(Section):
+    """fleet.toml."""
+
+    fleet: Fleet
+    mqtt: Mqtt
+
+
+def default_path(environ: Mapping[str, str] | None = None) -> Path:
+    """$OVERLAID_FLEET, else ~/.config/overlaid-fleet."""
+    named = (os.environ if environ is None else environ).get("OVERLAID_FLEET")
+    return Path(named) if named else Path.home() / ".config" / "overlaid-fleet"
+
+
+class Home:
+    """Paths below one folder. Nothing is read or made before it is asked for."""
+
+    def __init__(self, path: Path | None = None) -> None:
+        self.path = (path or default_path()).expanduser().absolute()
+
+    @property
+    def settings_file(self) -> Path:
+        return self.path / "fleet.toml"
+
+    @property
+    def keys(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def packages(self) -> Path:
+        return self.path / "packages"
+
+    @property
+    def database(self) -> Path:
+        return self.path / "operator.db"
+
+    def make(self) -> None:
+        """Create the folder for this user alone, when it is not there; StoreError."""
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self.path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise disk.store_error(self.path, error) from error
+
+    def load_settings(self) -> FleetSettings:
+        """Read fleet.toml; ConfigError names the file and the key, or says how to make one."""
+        path = self.settings_file
+        if not path.is_file():
+            raise ConfigError(f"there is no {path}; {MAKE_ONE}")
+        return _settings(read_toml(path), str(path))
+
+    def write_settings(self, site: str, mqtt: Mapping[str, object], force: bool = False) -> FleetSettings:
+        """Write fleet.toml from the keys of [mqtt] that are not None; the settings as they will be read.
+
+        Raises UsageError (it exists and not ``force``, or a value is not allowed), StoreError.
+        """
+        if self.settings_file.exists() and not force:
+            raise UsageError(f"{self.settings_file} exists; --force replaces it")
+        tables: dict[str, Mapping[str, Any]] = {
+            "fleet": {"site": site},
+            "mqtt": {key: value for key, value in mqtt.items() if value is not None},
+        }
+        try:
+            settings = _settings(tables, "this would not be a valid fleet.toml")
+        except ConfigError as error:
+            raise UsageError(str(error)) from error
+        self.make()
+        disk.write(self.settings_file, _toml(tables).encode())
+        return settings
+
+
+def parse_broker(text: str, tls: bool = False) -> tuple[str, int]:
+    """Host and port of ``HOST[:PORT]`` (IPv6 in brackets); without a port MQTT's own. UsageError otherwise."""
+    host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
+    if not colon:
+        host, port = text, str(MQTTS_PORT if tls else MQTT_PORT)
+    bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
+    if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):
+        raise UsageError(f"--broker {text!r} is not HOST:PORT, e.g. localhost:1883 or [::1]:1883")
+    return bare, int(port)
+
+
+def _settings(tables: Mapping[str, Any], where: str) -> FleetSettings:
+    try:
+        return FleetSettings.model_validate(tables)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {explain_validation(error)}") from error
+
+
+def _toml(tables: Mapping[str, Mapping[str, Any]]) -> str:
+    """Tables of strings and integers as TOML, whose basic strings and integers are JSON's."""
+    lines = []
+    for table, values in tables.items():
+        lines.append(f"[{table}]")
+        lines += [
+            f"{key} = {json.dumps(value if isinstance(value, int) else str(value), ensure_ascii=False)}"
+            for key, value in values.items()
+        ]
+    return "\n".join(lines) + "\n"
