@@ -20,7 +20,7 @@ from agent.devices.tensors import DTYPES, NAMES
 from agent.serving.http import Reply, RequestError
 from agent.types import TensorSpec
 
-Array = NDArray[np.generic[Any]]
+Array = NDArray[Any]
 
 MAX_DEPTH = 32
 MAX_ID = 1024

@@ -22,20 +22,21 @@ LINGER_S = 2.0  # a client may still read the answer to a request that was not r
 class Handler(Protocol):
     """Decides what a request gets. Both callbacks may raise RequestError."""
 
-    def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
+    def on_head(self, connection: Connection, head: Head, /) -> Reply | memoryview | None:
         """A reply, the memory for the whole body (``on_body`` follows), or None when it was handed over."""
         ...
 
-    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
+    def on_body(self, connection: Connection, head: Head, body: memoryview, /) -> Reply | None:
         """A reply, or None when ``connection.reply`` follows."""
         ...
 
-    def on_lost(self, connection: Connection) -> None:
+    def on_lost(self, connection: Connection, /) -> None:
         """The connection is closed or elsewhere."""
         ...
 
 
 class _State(enum.Enum):
+    NEW = enum.auto()  # without a transport yet
     HEAD = enum.auto()
     BODY = enum.auto()
     BUSY = enum.auto()  # the handler will reply
@@ -44,16 +45,22 @@ class _State(enum.Enum):
 
 
 class Connection(asyncio.BufferedProtocol):
-    """``door``: it came through the front door, else through the model's own socket."""
+    """``door``: it came through the front door, else through the model's own socket.
 
-    def __init__(self, handler: Handler, door: bool, unread: bytes = b"", first_s: float = HEAD_S) -> None:
+    ``first_s``: until the first byte; ``once``: closed after one request.
+    """
+
+    def __init__(
+        self, handler: Handler, door: bool, unread: bytes = b"", first_s: float = HEAD_S, once: bool = False
+    ) -> None:
         self.door = door
         self._handler = handler
+        self._once = once
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(MAX_HEAD)
         self._buffer[: len(unread)] = unread
         self._filled = len(unread)
-        self._state = _State.HEAD
+        self._state = _State.NEW
         self._partial = False
         self._blocked = False
         self._unsent = 0
@@ -106,6 +113,7 @@ class Connection(asyncio.BufferedProtocol):
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._state = _State.HEAD
         self._transport = cast(asyncio.Transport, transport)
         self._transport.set_write_buffer_limits(high=0)  # "blocked" then means: not everything is sent
         self._loop.call_soon(self._advance)
@@ -178,7 +186,9 @@ class Connection(asyncio.BufferedProtocol):
         self._keep_alive = False
         try:
             head = parse_head(bytes(self._buffer[:size]))
-            self._keep_alive = head.keep_alive and not head.has_body  # a refused body is not read
+            self._keep_alive = (
+                head.keep_alive and not head.has_body and not self._once
+            )  # a refused body is not read
             answer = self._handler.on_head(self, head)
         except RequestError as error:
             answer = error.reply()

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from agent.serving.connection import HEAD_S, IDLE_S, Connection, Handler
-from agent.serving.http import RETRY, RequestError
+from agent.serving.http import RETRY, Reply, RequestError
 
 MAX_CONNECTIONS = 128
-MAX_ADOPTED = 2 * MAX_CONNECTIONS  # at a flip, those of the former worker join
+MAX_OPEN = 2 * MAX_CONNECTIONS  # with those that are being turned away, or join from another process
 SWEEP_S = 1.0
 MAX_ACCEPTS = 16  # per wake-up, so that one flood does not starve the rest
 PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
@@ -35,7 +34,7 @@ class Connections:
         return iter(list(self._open))
 
     def __len__(self) -> int:
-        return len(self._open) + len(self._starting)
+        return len(self._open)
 
     def listen(self, listener: socket.socket, door: bool) -> None:
         """Accept from a listening socket, which belongs to this object from now on."""
@@ -50,15 +49,9 @@ class Connections:
             listener.close()
         self._listeners.clear()
 
-    def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"", first_s: float = IDLE_S) -> None:
+    def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"") -> None:
         """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
-        if len(self) >= MAX_ADOPTED:
-            _turn_away(sock)
-            return
-        connection = Connection(self._handler, door, unread, first_s)
-        task = self._loop.create_task(self._start(sock, connection))
-        self._starting.add(task)
-        task.add_done_callback(self._starting.discard)
+        self._add(sock, Connection(self._handler, door, unread, IDLE_S))
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed or elsewhere."""
@@ -75,8 +68,16 @@ class Connections:
             self._sweeping.cancel()
         await asyncio.sleep(0)  # let the transports close their sockets
 
-    async def _start(self, sock: socket.socket, connection: Connection) -> None:
+    def _add(self, sock: socket.socket, connection: Connection) -> None:
+        if len(self) >= MAX_OPEN:
+            sock.close()
+            return
         self._open.add(connection)
+        task = self._loop.create_task(self._start(sock, connection))
+        self._starting.add(task)
+        task.add_done_callback(self._starting.discard)
+
+    async def _start(self, sock: socket.socket, connection: Connection) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: connection, sock)
         except (OSError, ValueError):  # gone already, or not a stream socket
@@ -98,10 +99,9 @@ class Connections:
                 self._loop.remove_reader(fd)
                 self._loop.call_later(PAUSE_S, self._accept_again, fd)
                 return
-            if len(self) >= MAX_CONNECTIONS:
-                _turn_away(sock)
-            else:
-                self.adopt(sock, door, first_s=HEAD_S)
+            full = len(self) >= MAX_CONNECTIONS
+            handler: Handler = _Full(self.forget) if full else self._handler
+            self._add(sock, Connection(handler, door, first_s=HEAD_S, once=full))
 
     def _accept_again(self, fd: int) -> None:
         if fd in self._listeners:
@@ -114,11 +114,14 @@ class Connections:
         self._sweeping = self._loop.call_later(SWEEP_S, self._sweep) if self._open else None
 
 
-def _turn_away(sock: socket.socket) -> None:
-    """503 without waiting for anything; a request already there is read so that the answer survives the close."""
-    reply = RequestError(503, f"{MAX_CONNECTIONS} connections are open; try again", RETRY).reply()
-    with sock, contextlib.suppress(OSError):
-        sock.setblocking(False)
-        sock.sendall(reply.head(keep_alive=False) + b"".join(reply.parts))
-        sock.shutdown(socket.SHUT_WR)
-        sock.recv(65536)
+class _Full:
+    """Handler of connections beyond the limit: 503 to their first request, which is read so that it gets through."""
+
+    def __init__(self, forget: Callable[[Connection], None]) -> None:
+        self.on_lost = forget
+
+    def on_head(self, *_: object) -> Reply | memoryview | None:
+        raise RequestError(503, f"{MAX_CONNECTIONS} connections are open; try again", RETRY)
+
+    def on_body(self, *_: object) -> Reply | None:
+        raise NotImplementedError("on_head asks for no body")

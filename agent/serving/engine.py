@@ -26,7 +26,7 @@ class Engine:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._typical_s = float("inf")
+        self._typical_s = 1.0  # slow until shown otherwise
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
 

@@ -68,9 +68,9 @@ class FrontDoor:
             return json_reply({"ready": False, "waiting_for": waiting}, 503, RETRY)
         return json_reply({"ready": True})
 
-    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:  # noqa: ARG002
+    def on_body(self, *_: object) -> Reply | None:
         """Never called: the front door reads no bodies."""
-        raise RequestError(500, "the front door reads no bodies")
+        raise NotImplementedError("the front door reads no bodies")
 
     def on_lost(self, connection: Connection) -> None:
         """Closed, or with a worker now."""

@@ -47,7 +47,9 @@ class Head:
 
     @property
     def has_body(self) -> bool:
-        return self.chunked or bool(self.content_length)
+        """True when bytes of a body may follow, so that they are not taken for the next request."""
+        unknown = self.content_length is None and self.method not in ("GET", "HEAD")
+        return self.chunked or unknown or bool(self.content_length)
 
 
 @dataclass(frozen=True, slots=True)

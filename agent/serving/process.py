@@ -54,6 +54,7 @@ class Worker:
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
+        self._partial = b""  # a line of stderr that has not ended
         self._tail: deque[str] = deque(maxlen=5)
 
     async def start(self) -> None:
@@ -171,7 +172,8 @@ class Worker:
             if time.monotonic() > deadline:
                 self._process.kill()
             await asyncio.sleep(0.002)
-        self._read_stderr()
+        while self._read_stderr():
+            pass
         assert self._process.stderr is not None
         asyncio.get_running_loop().remove_reader(self._process.stderr.fileno())
         self._process.stderr.close()
@@ -195,19 +197,24 @@ class Worker:
         os.set_blocking(fd, False)
         asyncio.get_running_loop().add_reader(fd, self._read_stderr)
 
-    def _read_stderr(self) -> None:
+    def _read_stderr(self) -> bool:
+        """False when there is no more for now, or at the end."""
         assert self._process.stderr is not None
         fd = self._process.stderr.fileno()
         try:
             data = os.read(fd, 65536)
         except BlockingIOError:
-            return
+            return False
         if not data:
             asyncio.get_running_loop().remove_reader(fd)
-        for line in data.decode(errors="replace").splitlines():
-            if line.strip():
-                self._tail.append(line.strip()[:200])
-                log.warning("%s: %s", self.spec.model, line[:1000])
+        *lines, self._partial = (self._partial + data).split(b"\n") if data else (self._partial, b"")
+        self._partial = self._partial[-4096:]
+        for line in lines:
+            text = line[:1000].decode(errors="replace").strip()
+            if text:
+                self._tail.append(text[:200])
+                log.warning("%s: %s", self.spec.model, text)
+        return bool(data)
 
 
 def _environment(threads: int) -> dict[str, str]:
