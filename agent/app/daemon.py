@@ -1,0 +1,222 @@
+"""The daemon's life: what starts in which order, and how it ends."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import logging
+import signal
+import uuid
+from collections.abc import Coroutine, Sequence
+from typing import Any, TextIO
+
+from agent import __version__, notify
+from agent.app.commands import Commands
+from agent.app.inbox import Inbox
+from agent.app.local import LocalOperations
+from agent.app.reporter import Reporter
+from agent.app.uplink import Uplink
+from agent.app.wire import WireSource, group_targets, mqtt_settings, node_target
+from agent.config import Config
+from agent.control.server import ControlServer
+from agent.deploy.journal import Journal
+from agent.deploy.manager import Manager
+from agent.deploy.resources import Resources, Settings
+from agent.devices.board import open_board
+from agent.devices.probe import probe_board
+from agent.errors import ConfigError
+from agent.hal import PowerMeter
+from agent.link.client import MqttLink, Will
+from agent.link.messages import Status
+from agent.link.outbox import Outbox
+from agent.package.store import Store
+from agent.serving.front_door import FrontDoor
+from agent.serving.pool import Pool, PoolEvent
+from agent.telemetry import sampler
+from agent.telemetry.writer import Telemetry
+from agent.trust import PublicKey, keyring
+from agent.types import BoardInfo, PowerSample
+
+log = logging.getLogger("app")
+OUTBOX_ROWS = 10_000
+
+
+def main(config: Config) -> int:
+    """Run until SIGTERM or SIGINT."""
+    lock = _prepare(config)
+    try:
+        asyncio.run(Daemon(config).run())
+    finally:
+        lock.close()
+    return 0
+
+
+def _prepare(config: Config) -> TextIO:
+    """Make the folders and take the lock: two daemons on one state folder would corrupt each other's work."""
+    try:
+        for folder in (config.paths.state, config.paths.runtime):
+            folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+        lock = (config.paths.state / "lock").open("w")
+    except OSError as error:
+        raise ConfigError(
+            f"{error.filename}: {error.strerror}; set [paths] to folders this user may write"
+        ) from error
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        lock.close()
+        raise ConfigError(f"another overlaid runs on {config.paths.state}; stop it first") from error
+    return lock
+
+
+class Daemon:
+    """Owns every part of the running agent."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        state, runtime = config.paths.state, config.paths.runtime
+        self.boot_id = uuid.uuid4().hex
+        self.telemetry = Telemetry(state / "telemetry.db", config.telemetry.max_mb)
+        self.journal = Journal(state / "state.db")
+        self.store = Store(state / "store", config.store.max_mb << 20)
+        self.pool = Pool(runtime, self._pool_event)
+        self.front_door = FrontDoor(self.pool, config.serving.http, runtime / "http.sock")
+        self.power_w: float | None = None
+        self.node = node_target(config)
+        self.reporter = Reporter(config, self.node, self.boot_id, lambda: self.power_w)
+        self.local = LocalOperations(self.reporter, self.pool)
+        self.control = ControlServer(runtime / "control.sock", self.local.handle)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.link: MqttLink | None = None
+
+    async def run(self) -> None:
+        """Start, wait for a signal or for a part to die, stop in order."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        try:
+            await self._start()
+            await self._wait(stop)
+        finally:
+            await self._stop()
+
+    async def _start(self) -> None:
+        await self.control.start()
+        await self.front_door.start()
+        notify.ready(f"probing board {self.config.node.board}")
+        self._spawn(self._feed_watchdog())
+        board = await asyncio.to_thread(probe_board, self.config.node.board)
+        for problem in board.problems:
+            log.warning("%s", problem)
+        meters = open_board(self.config.node.board).meters()
+        manager = self._manager(board, meters)
+        self.local.attach(manager, board)
+        self._connect(manager, board)
+        self._spawn(self.reporter.run())
+        self._spawn(manager.run())
+        self._spawn(sampler.run(meters, self.config.power.sample_s, self._power))
+        log.info("overlaid %s on %s, board %s", __version__, self.node, board.name)
+        self.telemetry.event("started", f"overlaid {__version__}, board {board.name}")
+
+    def _manager(self, board: BoardInfo, meters: Sequence[PowerMeter]) -> Manager:
+        config = self.config
+        settings = Settings(
+            board=config.node.board,
+            threads=config.serving.threads,
+            max_body_bytes=config.serving.max_body_mb << 20,
+            soak_s=config.deploy.soak_s,
+            profile_s=config.deploy.profile_s,
+            download_timeout_s=config.deploy.download_timeout_s,
+            phase_timeout_s=config.deploy.phase_timeout_s,
+        )
+        keys = keyring(PublicKey.parse(text) for text in config.trust.package_keys)
+        resources = Resources(
+            self.store, self.pool, self.journal, self.telemetry, keys, board, tuple(meters), settings
+        )
+        return Manager(
+            resources,
+            str(self.node),
+            tuple(str(group) for group in group_targets(config)),
+            (lambda: WireSource(config)) if config.mqtt else None,
+            self.reporter.changed,
+            config.power.cap_w,
+        )
+
+    def _connect(self, manager: Manager, board: BoardInfo) -> None:
+        """Wire the control session; without [mqtt] the node is told what to run locally."""
+        config = self.config
+        if config.mqtt is None:
+            self.reporter.attach(manager, board, None)
+            return
+        outbox = Outbox(config.paths.state / "state.db", OUTBOX_ROWS)
+        commands = Commands(self.node, manager, self.pool, config.paths.state / "telemetry.db", outbox.put)
+        targets = (self.node, *group_targets(config))
+        keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
+        inbox = Inbox(targets, keys, self.journal, manager, commands, self.telemetry, self.reporter.refused)
+        offline = Status(online=False, boot_id=self.boot_id).encode()
+        self.link = MqttLink(
+            mqtt_settings(config),
+            on_message=inbox.handle,
+            on_connect=self.reporter.on_connect,
+            on_disconnect=self.reporter.on_disconnect,
+            will=Will(self.node.status, offline),
+        )
+        self.reporter.attach(manager, board, self.link)
+        for topic in inbox.subscriptions():
+            self.link.subscribe(topic, 1)
+        self.link.start()
+        uplink = Uplink(self.node, self.boot_id, config.paths.state / "telemetry.db", outbox, config.telemetry.publish_s)
+        self._spawn(outbox.run(self.link))
+        self._spawn(uplink.run())
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        self.tasks.append(asyncio.get_running_loop().create_task(work))
+
+    async def _wait(self, stop: asyncio.Event) -> None:
+        """Until a signal; a part that ends by itself is a bug that the service manager shall see."""
+        stopping = asyncio.get_running_loop().create_task(stop.wait())
+        done, _ = await asyncio.wait([stopping, *self.tasks], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        for task in done - {stopping}:
+            task.result()
+            raise RuntimeError(f"{task.get_coro()} ended")
+
+    async def _stop(self) -> None:
+        notify.stopping("stopping")
+        await self.front_door.stop()
+        await self.control.stop()
+        for task in self.tasks:
+            task.cancel()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await self.pool.close()
+        self.reporter.write_snapshot()
+        if self.link is not None:
+            offline = Status(online=False, boot_id=self.boot_id).encode()
+            await self.link.stop((self.node.status, offline))
+        self.journal.close()
+        self.telemetry.event("stopped", "")
+        self.telemetry.close()
+
+    async def _feed_watchdog(self) -> None:
+        """The loop that serves everything is alive as long as this runs on it."""
+        every = notify.watchdog_interval()
+        while every is not None:
+            notify.watchdog()
+            await asyncio.sleep(every)
+        await asyncio.Event().wait()
+
+    def _pool_event(self, event: PoolEvent) -> None:
+        if event.kind == "stats":
+            if event.histogram is not None:
+                self.telemetry.latency(
+                    event.model, event.version, event.candidate, event.histogram, event.errors
+                )
+            return
+        log.warning("%s: worker %s: %s", event.model, event.kind, event.text)
+        self.telemetry.event(f"worker-{event.kind}", event.text, event.model)
+        self.reporter.changed()
+
+    def _power(self, samples: Sequence[PowerSample]) -> None:
+        self.power_w = sum(sample.watts for sample in samples) if samples else None
+        self.telemetry.power(samples)

@@ -1,0 +1,167 @@
+"""The node's state for others: ``reported`` on the wire and the snapshot behind ``overlaid status``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent import __version__, notify
+from agent.config import Config
+from agent.control import snapshot
+from agent.deploy.manager import Manager
+from agent.errors import StoreError
+from agent.link.client import MqttLink
+from agent.link.messages import Capabilities, Reported, ReportedModel, Status
+from agent.link.topics import Target
+from agent.types import BoardInfo, ModelStatus, Snapshot
+
+MIN_INTERVAL_S = 0.25  # progress is news four times a second, not more
+SNAPSHOT_EVERY_S = 5.0
+
+
+class Reporter:
+    """Publishes what changed, coalesced. ``link`` is None on a node without a broker."""
+
+    def __init__(
+        self, config: Config, node: Target, boot_id: str, power_w: Callable[[], float | None]
+    ) -> None:
+        self._config, self._node, self._boot_id = config, node, boot_id
+        self._power_w = power_w
+        self._started = time.time()
+        self._changed = asyncio.Event()
+        self._link: MqttLink | None = None
+        self._manager: Manager | None = None
+        self._board: BoardInfo | None = None
+        self._last_models: tuple[ReportedModel, ...] = ()
+        self._last_head: tuple[object, ...] = ()
+        self._why = ""
+        self.connected = False
+        self.link_problem = ""
+
+    def attach(self, manager: Manager, board: BoardInfo, link: MqttLink | None) -> None:
+        self._manager, self._board, self._link = manager, board, link
+
+    def changed(self) -> None:
+        """Something that is reported may have changed."""
+        self._changed.set()
+
+    def refused(self, why: str) -> None:
+        """The newest desired state was refused as a whole; an empty text takes it back."""
+        if why != self._why:
+            self._why = why
+            self.changed()
+
+    def on_connect(self) -> None:
+        """Birth: online, capabilities and the full state, all retained."""
+        self.connected, self.link_problem = True, ""
+        assert self._link is not None and self._board is not None
+        status = Status(online=True, boot_id=self._boot_id)
+        self._link.publish(self._node.status, status.encode(), 1, retain=True)
+        capabilities = Capabilities.of(__version__, self._board, self._config.node.groups)
+        self._link.publish(self._node.capabilities, capabilities.encode(), 1, retain=True)
+        self._last_head = ()
+        self.changed()
+
+    def on_disconnect(self, why: str) -> None:
+        self.connected, self.link_problem = False, why
+        self.changed()
+
+    async def run(self) -> None:
+        """Report changes until cancelled."""
+        while True:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._changed.wait(), SNAPSHOT_EVERY_S)
+            self._changed.clear()
+            self.write_snapshot()
+            self._tell_systemd()
+            self._publish()
+            await asyncio.sleep(MIN_INTERVAL_S)
+
+    def _publish(self) -> None:
+        if self._link is None or self._manager is None or not self.connected:
+            return
+        models = tuple(_reported(status) for status in self._manager.statuses())
+        target = str(self._node)
+        seen = self._manager.seen(target)
+        head = (seen, self._manager.applied(target), self._manager.power_cap_w, self._why)
+        if head == self._last_head and _news(models) == _news(self._last_models):
+            return
+        self._last_head, self._last_models = head, models
+        reported = Reported(
+            revision_seen=seen,
+            revision_applied=head[1],
+            time=time.time(),
+            models=list(models),
+            power_cap_w=self._manager.power_cap_w,
+            why=self._why,
+        )
+        self._link.publish(self._node.reported, reported.encode(), 1, retain=True)
+
+    def _tell_systemd(self) -> None:
+        models = self._manager.statuses() if self._manager else ()
+        serving = sum(1 for model in models if model.ready)
+        link = "" if self._link is None else f", broker {'connected' if self.connected else 'not connected'}"
+        notify.status(f"{serving} of {len(models)} models serving{link}")
+
+    def snapshot(self) -> Snapshot:
+        """The node at this instant."""
+        config, manager = self._config, self._manager
+        target = str(self._node)
+        warnings = [text for text in (self._why, self.link_problem) if text]
+        return Snapshot(
+            time=time.time(),
+            node=config.node.name,
+            site=config.node.site,
+            boot_id=self._boot_id,
+            agent_version=__version__,
+            started=self._started,
+            pid=os.getpid(),
+            broker=f"{config.mqtt.host}:{config.mqtt.port}" if config.mqtt else "none",
+            broker_connected=self.connected,
+            revision_seen=manager.seen(target) if manager else 0,
+            revision_applied=manager.applied(target) if manager else 0,
+            power_cap_w=manager.power_cap_w if manager else None,
+            power_w=self._power_w(),
+            http=config.serving.http or None,
+            models=manager.statuses() if manager else (),
+            board=self._board,
+            warnings=tuple(warnings),
+        )
+
+    def write_snapshot(self) -> None:
+        """For ``overlaid status`` while the daemon is down."""
+        try:
+            snapshot.write(self.snapshot_path, self.snapshot())
+        except StoreError:
+            return  # the disk is full or read-only: telemetry says so, and status still works over the socket
+
+    @property
+    def snapshot_path(self) -> Path:
+        return self._config.paths.state / "snapshot.json"
+
+
+def _reported(status: ModelStatus) -> ReportedModel:
+    chosen = status.candidate
+    return ReportedModel(
+        name=status.name,
+        version=status.version,
+        state=status.state,
+        phase=status.phase,
+        progress=None if status.progress is None else round(status.progress, 2),
+        why=status.why[:1000],
+        device=chosen.device if chosen else None,
+        variant=chosen.variant if chosen else None,
+        backend=chosen.backend if chosen else None,
+        running_version=status.running_version,
+        p50_ms=status.p50_ms,
+        p99_ms=status.p99_ms,
+    )
+
+
+def _news(models: tuple[ReportedModel, ...]) -> tuple[ReportedModel, ...]:
+    # Live latencies travel in telemetry; they alone are no reason to publish the state again.
+    return tuple(model.model_copy(update={"p50_ms": None, "p99_ms": None}) for model in models)

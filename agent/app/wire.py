@@ -1,0 +1,52 @@
+"""Links to the broker: one persistent session for state and commands, a clean-start one while blocks are fetched."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from agent.config import Config
+from agent.errors import ConfigError
+from agent.link.blocks import BlockFetcher
+from agent.link.client import MqttSettings
+from agent.link.topics import Target
+
+
+def node_target(config: Config) -> Target:
+    return Target(config.node.site, config.node.name)
+
+
+def group_targets(config: Config) -> tuple[Target, ...]:
+    return tuple(Target(config.node.site, group, group=True) for group in config.node.groups)
+
+
+def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
+    """Settings of the control session, or of the data session; ConfigError without [mqtt]."""
+    mqtt = config.mqtt
+    if mqtt is None:
+        raise ConfigError("no [mqtt] section: this node has no broker")
+    return MqttSettings(
+        host=mqtt.host,
+        port=mqtt.port,
+        client_id=f"overlaid.{config.node.site}.{config.node.name}" + (".data" if data else ""),
+        username=mqtt.username,
+        password=mqtt.read_password(),
+        ca=mqtt.ca,
+        cert=mqtt.cert,
+        key=mqtt.key,
+        keepalive_s=mqtt.keepalive_s,
+        # A persistent session on the data connection would bring stale blocks after a reconnect.
+        clean_session=data,
+    )
+
+
+class WireSource:
+    """Blocks from the operator's server, over a connection that lives as long as the fetch."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    async def fetch(
+        self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
+    ) -> None:
+        fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
+        await fetcher.fetch(digest, wanted, deliver)

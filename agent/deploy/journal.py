@@ -1,0 +1,250 @@
+"""What must survive ``kill -9``: accepted desired states, command sequences, deployments, placements, the clock floor.
+
+One SQLite file (``state.db``, WAL, synchronous FULL): every row is on disk before anything acts on it.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter
+
+from agent.errors import Replayed, StoreError
+from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
+
+SCHEMA_VERSION = 1
+HISTORY_ROWS = 1000
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS desired (target TEXT PRIMARY KEY, revision INTEGER NOT NULL, state TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS sequences (key_id TEXT NOT NULL, target TEXT NOT NULL, sequence INTEGER NOT NULL,
+  PRIMARY KEY (key_id, target));
+CREATE TABLE IF NOT EXISTS deployments (id INTEGER PRIMARY KEY, origin TEXT NOT NULL, target TEXT NOT NULL,
+  revision INTEGER NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL, budget TEXT NOT NULL,
+  folder TEXT, state TEXT NOT NULL, phase TEXT, attempts INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
+  updated REAL NOT NULL);
+CREATE INDEX IF NOT EXISTS deployments_by_model ON deployments (model, id);
+CREATE TABLE IF NOT EXISTS placements (model TEXT NOT NULL, digest TEXT NOT NULL, origin TEXT NOT NULL,
+  placement TEXT NOT NULL, PRIMARY KEY (model, digest));
+CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), floor REAL NOT NULL);
+"""
+_BUDGET = TypeAdapter(Budget)
+_DESIRED = TypeAdapter(DesiredState)
+_PLACEMENT = TypeAdapter(Placement)
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """One journalled attempt to bring a model into service. ``folder``: a local package, None for the wire."""
+
+    id: int
+    origin: str
+    target: str
+    revision: int
+    model: DesiredModel
+    state: State
+    phase: Phase | None = None
+    attempts: int = 0
+    why: str = ""
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """A placement with who asked for it: ``fleet`` or ``local``."""
+
+    origin: str
+    placement: Placement
+
+
+class Journal:
+    """The only reader and writer of its tables; used from one thread. Raises StoreError when the disk refuses."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+            if version > SCHEMA_VERSION:
+                raise StoreError(
+                    f"{path} was written by a newer overlaid (schema {version}): install that version again"
+                )
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.executescript(_SCHEMA)
+            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        except sqlite3.Error as error:
+            raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _run(self, sql: str, *values: Any) -> sqlite3.Cursor:
+        try:
+            return self._db.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"state.db: {error}; check the disk and its permissions") from error
+
+    # -- time ----------------------------------------------------------------------------------------------------
+
+    def now(self) -> float:
+        """Unix seconds, never before the newest time that a trusted message proved (boards without a clock)."""
+        row = self._run("SELECT floor FROM clock").fetchone()
+        return max(self._clock(), row[0] if row else 0.0)
+
+    def raise_clock_floor(self, proven: float) -> None:
+        self._run(
+            "INSERT INTO clock (id, floor) VALUES (1, ?)"
+            " ON CONFLICT (id) DO UPDATE SET floor = max(floor, excluded.floor)",
+            proven,
+        )
+
+    # -- messages ------------------------------------------------------------------------------------------------
+
+    def accept_desired(self, target: str, state: DesiredState) -> bool:
+        """Persist a newer revision; False when it is the one already accepted (retained messages come again).
+
+        Raises Replayed for an older revision or for other content under the same number.
+        """
+        text = json.dumps(to_jsonable(state), sort_keys=True)
+        row = self._run("SELECT revision, state FROM desired WHERE target = ?", target).fetchone()
+        if row is not None:
+            if state.revision == row[0] and text == row[1]:
+                return False
+            if state.revision <= row[0]:
+                raise Replayed(
+                    f"desired revision {state.revision} of {target} is not newer than {row[0]}: refused"
+                )
+        self._run("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", target, state.revision, text)
+        self.raise_clock_floor(state.issued)
+        return True
+
+    def desired(self) -> dict[str, DesiredState]:
+        """Accepted desired states by target."""
+        rows = self._run("SELECT target, state FROM desired").fetchall()
+        return {target: _DESIRED.validate_json(state) for target, state in rows}
+
+    def accept_command(self, key_id: str, target: str, sequence: int, issued: float) -> None:
+        """Persist the sequence before the command is carried out; Replayed unless it is newer than the last."""
+        row = self._run(
+            "SELECT sequence FROM sequences WHERE key_id = ? AND target = ?", key_id, target
+        ).fetchone()
+        if row is not None and sequence <= row[0]:
+            raise Replayed(f"command sequence {sequence} is not newer than {row[0]}: refused")
+        self._run("INSERT OR REPLACE INTO sequences VALUES (?, ?, ?)", key_id, target, sequence)
+        self.raise_clock_floor(issued)
+
+    # -- deployments ---------------------------------------------------------------------------------------------
+
+    def queue(
+        self, origin: str, target: str, revision: int, model: DesiredModel, folder: Path | None = None
+    ) -> Deployment:
+        """Journal a deployment as QUEUED."""
+        cursor = self._run(
+            "INSERT INTO deployments (origin, target, revision, model, version, digest, budget, folder, state, updated)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            origin,
+            target,
+            revision,
+            model.name,
+            model.version,
+            model.digest,
+            json.dumps(to_jsonable(model.budget)),
+            None if folder is None else str(folder),
+            State.QUEUED.value,
+            self._clock(),
+        )
+        self._run("DELETE FROM deployments WHERE id <= ?", int(cursor.lastrowid or 0) - HISTORY_ROWS)
+        return Deployment(
+            int(cursor.lastrowid or 0), origin, target, revision, model, State.QUEUED, folder=folder
+        )
+
+    def begin(self, deployment: Deployment) -> int:
+        """Count one more attempt and return how many there were, this one included."""
+        self._run(
+            "UPDATE deployments SET attempts = attempts + 1, state = ?, updated = ? WHERE id = ?",
+            State.IN_PROGRESS.value,
+            self._clock(),
+            deployment.id,
+        )
+        return int(self._run("SELECT attempts FROM deployments WHERE id = ?", deployment.id).fetchone()[0])
+
+    def enter(self, deployment: Deployment, phase: Phase) -> None:
+        """Journal a phase before it acts."""
+        self._run(
+            "UPDATE deployments SET phase = ?, updated = ? WHERE id = ?",
+            phase.value,
+            self._clock(),
+            deployment.id,
+        )
+
+    def finish(self, deployment: Deployment, state: State, why: str) -> None:
+        """Journal the final state."""
+        assert state.final
+        self._run(
+            "UPDATE deployments SET state = ?, why = ?, updated = ? WHERE id = ?",
+            state.value,
+            why,
+            self._clock(),
+            deployment.id,
+        )
+
+    def unfinished(self) -> list[Deployment]:
+        """Deployments that a stop interrupted, oldest first."""
+        return self._deployments("state IN ('QUEUED', 'IN_PROGRESS') ORDER BY id")
+
+    def latest(self) -> dict[str, Deployment]:
+        """The newest deployment of each model."""
+        found = self._deployments("id IN (SELECT max(id) FROM deployments GROUP BY model)")
+        return {deployment.model.name: deployment for deployment in found}
+
+    def _deployments(self, where: str) -> list[Deployment]:
+        rows = self._run(
+            "SELECT id, origin, target, revision, model, version, digest, budget, state, phase, attempts, why, folder"
+            f" FROM deployments WHERE {where}"
+        ).fetchall()
+        return [
+            Deployment(
+                row[0],
+                row[1],
+                row[2],
+                row[3],
+                DesiredModel(row[4], row[5], row[6], _BUDGET.validate_json(row[7])),
+                State(row[8]),
+                Phase(row[9]) if row[9] else None,
+                row[10],
+                row[11],
+                Path(row[12]) if row[12] else None,
+            )
+            for row in rows
+        ]
+
+    # -- placements ----------------------------------------------------------------------------------------------
+
+    def save_placement(self, origin: str, placement: Placement) -> None:
+        """Persist what runs where and why, before the route flips to it."""
+        self._run(
+            "INSERT OR REPLACE INTO placements VALUES (?, ?, ?, ?)",
+            placement.model,
+            placement.digest,
+            origin,
+            json.dumps(to_jsonable(placement)),
+        )
+
+    def placement(self, model: str, digest: str) -> Placed | None:
+        row = self._run(
+            "SELECT origin, placement FROM placements WHERE model = ? AND digest = ?", model, digest
+        ).fetchone()
+        return Placed(row[0], _PLACEMENT.validate_json(row[1])) if row else None
+
+    def drop_placements(self, model: str, keep: set[str]) -> None:
+        """Forget the placements of a model's digests that are no longer installed."""
+        for (digest,) in self._run("SELECT digest FROM placements WHERE model = ?", model).fetchall():
+            if digest not in keep:
+                self._run("DELETE FROM placements WHERE model = ? AND digest = ?", model, digest)

@@ -1,0 +1,194 @@
+"""The phases of one deployment, each a function that either does its work or raises a named error."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from agent.deploy.resources import BlockSource, Resources
+from agent.errors import (
+    GoldenMismatch,
+    NoFeasibleCandidate,
+    OverlaidError,
+    SoakFailed,
+    StoreError,
+    one_line,
+)
+from agent.hal import ModelFile
+from agent.package.manifest import Manifest, Variant
+from agent.package.verify import VerifiedPackage, check_identity, verify_package
+from agent.placement import plan, profile
+from agent.serving.process import Worker
+from agent.serving.spec import Golden, WorkerSpec
+from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict
+
+Progress = Callable[[float], None]
+
+
+def candidates_of(res: Resources, manifest: Manifest) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
+    """What this node could run, and why not the rest."""
+    variants = tuple(
+        plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy) for v in manifest.variants
+    )
+    return plan.candidates_for(variants, res.board)
+
+
+def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]:
+    """The variants worth downloading; NoFeasibleCandidate with each one's reason when there is none."""
+    candidates, impossible = candidates_of(res, manifest)
+    names = {candidate.variant for candidate in candidates}
+    if not names:
+        reasons = "; ".join(f"{verdict.candidate.variant}: {verdict.reason}" for verdict in impossible)
+        raise NoFeasibleCandidate(f"no variant of {manifest.name} {manifest.version} can run here: {reasons}")
+    return tuple(variant for variant in manifest.variants if variant.name in names)
+
+
+async def download(
+    res: Resources, source: BlockSource, model: DesiredModel, progress: Progress
+) -> VerifiedPackage:
+    """DOWNLOADING: the signed manifest, then the blocks that are missing of the variants this node can run."""
+    package = await _manifest(res, source, model)
+    variants = runnable_variants(res, package.manifest)
+    missing = {b.sha256: b for b in res.store.missing(package.manifest.files_for(variants))}
+    total = sum(block.size for block in missing.values())
+    # Blocks and the file assembled from them are on the disk together for a moment.
+    res.store.reserve(2 * total)
+    arrived = 0
+
+    def deliver(sha: str, data: bytes) -> None:
+        nonlocal arrived
+        block = missing.get(sha)
+        if block is None or res.store.has_block(sha):
+            return
+        res.store.put_block(block, data)
+        arrived += block.size
+        progress(arrived / total)
+
+    if missing:
+        await source.fetch(model.digest, {sha: block.size for sha, block in missing.items()}, deliver)
+    return package
+
+
+async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) -> VerifiedPackage:
+    try:
+        envelope = res.store.manifest(model.digest)
+    except StoreError:
+        found: list[bytes] = []
+        await source.fetch(model.digest, {model.digest: 0}, lambda _sha, data: found.append(data))
+        envelope = found[0]
+    package = verify_package(envelope, res.package_keys, model.digest)
+    check_identity(package, model.name, model.version)
+    res.store.put_manifest(package)
+    return package
+
+
+async def assemble(res: Resources, package: VerifiedPackage, progress: Progress) -> None:
+    """VERIFYING: join blocks to files and check the digest of the assembled bytes."""
+    files = package.manifest.files_for(runnable_variants(res, package.manifest))
+    for done, file in enumerate(files.values(), start=1):
+        await asyncio.to_thread(res.store.assemble, file)
+        progress(done / len(files))
+
+
+def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) -> WorkerSpec:
+    """Everything a worker process needs to know; StoreError when a file is not on this node."""
+    manifest = package.manifest
+    variant = manifest.variant(candidate.variant)
+
+    def path(name: str) -> Path:
+        return res.store.path(manifest.files[name])
+
+    return WorkerSpec(
+        model=manifest.name,
+        version=manifest.version,
+        digest=package.digest,
+        board=res.settings.board,
+        candidate=candidate,
+        file=ModelFile(
+            path(variant.file), variant.format, manifest.inputs, manifest.outputs, res.settings.threads
+        ),
+        golden=Golden(
+            manifest.golden.count,
+            {tensor: path(name) for tensor, name in manifest.golden.inputs.items()},
+            {tensor: path(name) for tensor, name in variant.golden.outputs.items()},
+            variant.golden.atol,
+            variant.golden.rtol,
+        ),
+        max_body_bytes=res.settings.max_body_bytes,
+    )
+
+
+async def place(
+    res: Resources,
+    package: VerifiedPackage,
+    budget: Budget,
+    power_cap_w: float | None,
+    incumbent: Candidate | None,
+    progress: Progress,
+) -> Placement:
+    """PROFILING: measure every candidate in a worker and choose; NoFeasibleCandidate carries the numbers.
+
+    GoldenMismatch when no candidate computes what the packer promised: the package or the runtimes are broken.
+    """
+    candidates, failed = candidates_of(res, package.manifest)
+    measurements: list[Measurement] = []
+    verdicts = list(failed)
+    errors: list[OverlaidError] = []
+    for done, candidate in enumerate(candidates, start=1):
+        try:
+            measurements.append(await _measure(res, package, candidate))
+        except OverlaidError as error:
+            errors.append(error)
+            verdicts.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
+        progress(done / len(candidates))
+    if not measurements and errors and all(isinstance(error, GoldenMismatch) for error in errors):
+        raise GoldenMismatch(one_line(errors[0]))
+    choice = plan.choose(budget, measurements, verdicts, power_cap_w=power_cap_w, incumbent=incumbent)
+    if choice.candidate is None:
+        raise NoFeasibleCandidate(choice.reason)
+    manifest = package.manifest
+    return Placement(
+        manifest.name,
+        manifest.version,
+        package.digest,
+        budget,
+        choice.candidate,
+        choice.reason,
+        tuple(choice.verdicts),
+        time.time(),
+    )
+
+
+async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
+    worker = await res.pool.start(worker_spec(res, package, candidate))
+    try:
+        await worker.check()
+        accuracy = package.manifest.variant(candidate.variant).accuracy
+        return await profile.measure(candidate, accuracy, worker, res.meters, res.settings.profile_s)
+    finally:
+        await res.pool.stop(worker)
+
+
+async def start_checked(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Worker:
+    """ACTIVATING, before the flip: a loaded worker whose golden vectors agree on the chosen device."""
+    worker = await res.pool.start(worker_spec(res, package, candidate))
+    try:
+        await worker.check()
+    except BaseException:
+        await res.pool.stop(worker)
+        raise
+    return worker
+
+
+async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:
+    """SOAKING: the new worker must live, answer its golden vectors at the end and fail no request by itself."""
+    started = time.monotonic()
+    while (elapsed := time.monotonic() - started) < res.settings.soak_s:
+        progress(elapsed / res.settings.soak_s)
+        await asyncio.sleep(min(0.2, res.settings.soak_s - elapsed))
+        status = res.pool.status(model)
+        if status is None or status.pid != worker.pid or not status.ready:
+            raise SoakFailed(f"the new worker (pid {worker.pid}) died {elapsed:.1f} s after it took over")
+    await worker.check()

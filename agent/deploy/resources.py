@@ -1,0 +1,70 @@
+"""What a deployment works with, given by the composition root."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.deploy.journal import Journal
+from agent.hal import PowerMeter
+from agent.package.directory import PackageDir
+from agent.package.store import Store
+from agent.serving.pool import Pool
+from agent.telemetry.writer import Telemetry
+from agent.trust import Keyring
+from agent.types import BoardInfo
+
+
+class BlockSource(Protocol):
+    """Where blocks come from: the wire or a local folder."""
+
+    async def fetch(
+        self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
+    ) -> None:
+        """Deliver every wanted block (SHA-256 → size, 0 when unknown) of the package with this manifest digest.
+
+        Waits through lost connections (the caller has the deadline). Raises BlockMissing.
+        """
+        ...
+
+
+class FolderSource:
+    """A package folder on this machine (``overlaid deploy PACKAGE``)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._package = PackageDir(folder)
+
+    async def fetch(
+        self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
+    ) -> None:
+        for sha in wanted:
+            deliver(sha, self._package.envelope() if sha == digest else self._package.block(sha))
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Deadlines in seconds and limits of deployments (config sections deploy and serving)."""
+
+    board: str
+    threads: int
+    max_body_bytes: int
+    soak_s: float
+    profile_s: float
+    download_timeout_s: float
+    phase_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """The rooms that a deployment drives."""
+
+    store: Store
+    pool: Pool
+    journal: Journal
+    telemetry: Telemetry
+    package_keys: Keyring
+    board: BoardInfo
+    meters: Sequence[PowerMeter]
+    settings: Settings

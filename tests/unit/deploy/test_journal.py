@@ -1,0 +1,117 @@
+"""The journal: what was accepted stays accepted, across restarts."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from agent.deploy.journal import Journal
+from agent.errors import Replayed, StoreError
+from agent.types import (
+    Budget,
+    Candidate,
+    DesiredModel,
+    DesiredState,
+    Measurement,
+    Phase,
+    Placement,
+    State,
+    Verdict,
+)
+
+MODEL = DesiredModel("digits", "1.0.0", "a" * 64, Budget(20.0, 10.0, power_w=0.5))
+
+
+def desired(revision: int, issued: float = 100.0, *models: DesiredModel) -> DesiredState:
+    return DesiredState(revision, issued, 1e10, models, 3.0)
+
+
+def test_desired_states_only_move_forward_and_survive_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    assert journal.accept_desired("lab/n1", desired(2, 100.0, MODEL))
+    assert not journal.accept_desired("lab/n1", desired(2, 100.0, MODEL))
+    with pytest.raises(Replayed, match="not newer than 2"):
+        journal.accept_desired("lab/n1", desired(1))
+    with pytest.raises(Replayed):
+        journal.accept_desired("lab/n1", desired(2))  # the same number with other content
+    journal.close()
+    again = Journal(tmp_path / "state.db")
+    assert again.desired() == {"lab/n1": desired(2, 100.0, MODEL)}
+    with pytest.raises(Replayed):
+        again.accept_desired("lab/n1", desired(1))
+    again.close()
+
+
+def test_command_sequences_only_grow_per_key_and_target(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    journal.accept_command("key", "lab/n1", 5, 1.0)
+    journal.accept_command("key", "lab/group/a", 4, 1.0)
+    journal.close()
+    again = Journal(tmp_path / "state.db")
+    for sequence in (5, 4):
+        with pytest.raises(Replayed):
+            again.accept_command("key", "lab/n1", sequence, 1.0)
+    again.accept_command("key", "lab/n1", 6, 1.0)
+    again.close()
+
+
+def test_the_clock_never_goes_behind_what_a_message_proved(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db", clock=lambda: 0.0)  # a board that boots in 1970
+    journal.accept_desired("lab/n1", desired(1, 1_800_000_000.0))
+    assert journal.now() == 1_800_000_000.0
+    journal.accept_command("key", "lab/n1", 1, 1_700_000_000.0)
+    assert journal.now() == 1_800_000_000.0
+    journal.close()
+
+
+def test_deployments_are_found_open_after_a_kill_and_closed_after_the_end(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    first = journal.queue("fleet", "lab/n1", 1, MODEL)
+    local = journal.queue("local", "local", 0, MODEL, tmp_path / "package")
+    assert journal.begin(first) == 1
+    journal.enter(first, Phase.PROFILING)
+    journal.close()
+    again = Journal(tmp_path / "state.db")
+    found = again.unfinished()
+    assert [(d.id, d.state, d.phase) for d in found] == [
+        (first.id, State.IN_PROGRESS, Phase.PROFILING),
+        (local.id, State.QUEUED, None),
+    ]
+    assert found[0].model == MODEL and found[1].folder == tmp_path / "package"
+    assert again.begin(first) == 2
+    again.finish(first, State.FAILED, "no")
+    again.finish(local, State.SUCCEEDED, "")
+    assert again.unfinished() == []
+    assert again.latest()["digits"].id == local.id
+    again.close()
+
+
+def test_placements_round_trip_with_every_verdict(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    candidate = Candidate("int8", "onnxruntime", "cpu")
+    measurement = Measurement(candidate, 500, 0.1, 0.1, 0.3, 0.99, 0.2, 30.0, 0.98, 0.001, "measured")
+    verdict = Verdict(candidate, True, "least energy", measurement)
+    placement = Placement(
+        "digits", "1.0.0", "a" * 64, MODEL.budget, candidate, "least energy", (verdict,), 5.0
+    )
+    journal.save_placement("local", placement)
+    placed = journal.placement("digits", "a" * 64)
+    assert placed is not None and (placed.origin, placed.placement) == ("local", placement)
+    journal.drop_placements("digits", {"a" * 64})
+    assert journal.placement("digits", "a" * 64) is not None
+    journal.drop_placements("digits", set())
+    assert journal.placement("digits", "a" * 64) is None
+    journal.close()
+
+
+def test_a_newer_schema_and_a_file_that_is_no_database_are_refused_by_name(tmp_path: Path) -> None:
+    newer = sqlite3.connect(tmp_path / "newer.db")
+    newer.execute("PRAGMA user_version=99")
+    newer.close()
+    with pytest.raises(StoreError, match="newer overlaid"):
+        Journal(tmp_path / "newer.db")
+    (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
+    with pytest.raises(StoreError, match=r"noise\.db"):
+        Journal(tmp_path / "noise.db")

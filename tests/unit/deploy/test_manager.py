@@ -1,0 +1,422 @@
+"""Deployments against a real store, journal and telemetry; only the worker processes are stood in for."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.deploy.journal import Journal
+from agent.deploy.manager import Manager
+from agent.deploy.resources import Resources, Settings
+from agent.errors import BlockMissing, GoldenMismatch, ModelLoadError, UsageError
+from agent.histogram import Histogram
+from agent.package.blocks import file_entry
+from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
+from agent.package.store import Store
+from agent.package.verify import digest_of
+from agent.serving.pool import WorkerStatus
+from agent.serving.spec import WorkerSpec
+from agent.telemetry.writer import Telemetry
+from agent.trust import PrivateKey, keyring, seal
+from agent.types import (
+    BackendInfo,
+    BoardInfo,
+    Budget,
+    DesiredModel,
+    DesiredState,
+    DeviceInfo,
+    ModelStatus,
+    State,
+    TensorSpec,
+)
+
+KEY = PrivateKey.generate()
+BUDGET = Budget(20.0, 10.0)
+BOARD = BoardInfo(
+    "local", False, (DeviceInfo("cpu", "cpu", "a CPU", (BackendInfo("onnxruntime", "1", ("onnx",)),)),)
+)
+TENSOR = TensorSpec("x", "FP32", (1, 4))
+
+
+@dataclass
+class Package:
+    """A signed package of one variant in memory."""
+
+    envelope: bytes
+    blocks: dict[str, bytes]
+
+    @property
+    def digest(self) -> str:
+        return digest_of(self.envelope)
+
+
+def make_package(version: str, format_: str = "onnx", key: PrivateKey = KEY) -> Package:
+    files: dict[str, File] = {}
+    blocks: dict[str, bytes] = {}
+    for name, data in {
+        "model.bin": version.encode() * 9,
+        "x.bin": bytes(16),
+        "y.bin": bytes(range(16)),
+    }.items():
+        files[name], parts = file_entry(data, [])
+        blocks |= {digest_of(part): part for part in parts}
+    variant: dict[str, Any] = {"name": "v", "format": format_, "precision": "fp32", "devices": ("cpu",)}
+    golden = GoldenOutputs(outputs={"y": "y.bin"}, atol=0.0, rtol=0.0)
+    manifest = Manifest(
+        schema="overlaid-package/1",
+        name="digits",
+        version=version,
+        licence="Apache-2.0",
+        inputs=(TENSOR,),
+        outputs=(TensorSpec("y", "FP32", (1, 4)),),
+        golden=GoldenInputs(count=1, inputs={"x": "x.bin"}),
+        variants=(Variant(file="model.bin", golden=golden, **variant),),
+        files=files,
+    )
+    return Package(seal("manifest", manifest.encode(), key), blocks)
+
+
+@dataclass
+class Source:
+    """Delivers packages from memory; ``hold`` keeps the blocks (not the manifest) back until it is set."""
+
+    packages: list[Package]
+    hold: asyncio.Event | None = None
+    asked: list[str] = field(default_factory=list)
+
+    async def fetch(
+        self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
+    ) -> None:
+        package = next((p for p in self.packages if p.digest == digest), None)
+        if package is None:
+            raise BlockMissing(f"the server does not have {digest[:12]}")
+        for sha in wanted:
+            if sha != digest and self.hold is not None:
+                await self.hold.wait()
+            self.asked.append(sha)
+            deliver(sha, package.envelope if sha == digest else package.blocks[sha])
+
+
+@dataclass
+class StandInWorker:
+    spec: WorkerSpec
+    pid: int
+    pool: StandInPool
+    load_s: float = 0.01
+    memory_mb: float = 10.0
+
+    async def check(self) -> None:
+        if self.spec.version in self.pool.wrong:
+            raise GoldenMismatch("y differs by 3.0 > 0.0")
+
+    async def profile(self, seconds: float, max_runs: int) -> list[float]:
+        return [0.001] * min(500, max_runs)
+
+
+@dataclass
+class StandInPool:
+    """What Manager uses of the pool. ``wrong``, ``corrupt``: versions that misbehave."""
+
+    wrong: set[str] = field(default_factory=set)
+    corrupt: set[str] = field(default_factory=set)
+    routes: dict[str, StandInWorker] = field(default_factory=dict)
+    alive: list[StandInWorker] = field(default_factory=list)
+    dies_in_soak: set[str] = field(default_factory=set)
+    started: int = 0
+
+    async def start(self, spec: WorkerSpec) -> StandInWorker:
+        if spec.version in self.corrupt:
+            raise ModelLoadError("not a model")
+        self.started += 1
+        worker = StandInWorker(spec, 1000 + self.started, self)
+        self.alive.append(worker)
+        return worker
+
+    async def route(self, model: str, worker: StandInWorker) -> StandInWorker | None:
+        old = self.routes.get(model)
+        self.routes[model] = worker
+        return old
+
+    async def unroute(self, model: str) -> None:
+        worker = self.routes.pop(model, None)
+        if worker:
+            self.alive.remove(worker)
+
+    async def stop(self, worker: StandInWorker) -> None:
+        self.alive.remove(worker)
+
+    def status(self, model: str) -> WorkerStatus | None:
+        worker = self.routes.get(model)
+        if worker is None:
+            return None
+        dead = worker.spec.version in self.dies_in_soak
+        spec = worker.spec
+        pid = None if dead else worker.pid
+        return WorkerStatus(
+            not dead, pid, spec.version, spec.digest, spec.candidate, 0, 0, 0, Histogram(), 10.0
+        )
+
+
+class Rig:
+    """A manager on a temporary node."""
+
+    def __init__(self, folder: Path, source: Source, pool: StandInPool | None = None) -> None:
+        self.folder, self.source = folder, source
+        self.pool = pool or StandInPool()
+        self.journal = Journal(folder / "state.db")
+        self.telemetry = Telemetry(folder / "telemetry.db", 8)
+        self.store = Store(folder / "store", 1 << 24)
+        settings = Settings("local", 1, 1 << 20, 0.05, 0.1, 5.0, 5.0)
+        resources = Resources(
+            self.store,
+            self.pool,  # type: ignore[arg-type]
+            self.journal,
+            self.telemetry,
+            keyring([KEY.public]),
+            BOARD,
+            (),
+            settings,
+        )
+        self.manager = Manager(resources, "lab/n1", (), lambda: source, lambda: None)
+        self.revision = 0
+
+    def want(self, *packages: tuple[Package, str], budget: Budget = BUDGET) -> None:
+        self.revision += 1
+        models = tuple(
+            DesiredModel("digits", version, package.digest, budget) for package, version in packages
+        )
+        self.journal.accept_desired("lab/n1", DesiredState(self.revision, 1.0, 1e10, models))
+        self.manager.reconcile()
+
+    def status(self) -> ModelStatus | None:
+        return next(iter(self.manager.statuses()), None)
+
+    async def settled(self) -> ModelStatus | None:
+        for _ in range(500):
+            if self.manager.applied("lab/n1") == self.revision:
+                return self.status()
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"not settled: {self.status()}")
+
+    def close(self) -> None:
+        self.journal.close()
+        self.telemetry.close()
+
+
+def play(
+    folder: Path, scenario: Callable[[Rig], Any], source: Source, pool: StandInPool | None = None
+) -> None:
+    """Run a scenario beside a manager that works off its queue."""
+
+    async def run() -> None:
+        rig = Rig(folder, source, pool)
+        work = asyncio.create_task(rig.manager.run())
+        try:
+            await scenario(rig)
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
+            rig.close()
+
+    asyncio.run(run())
+
+
+V1, V2 = make_package("1.0.0"), make_package("1.1.0")
+
+
+def test_a_deployment_succeeds_and_the_previous_version_is_kept(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        first = await rig.settled()
+        assert first is not None and (first.state, first.running_version) == (State.SUCCEEDED, "1.0.0")
+        rig.want((V2, "1.1.0"))
+        second = await rig.settled()
+        assert second is not None and (second.state, second.running_version) == (State.SUCCEEDED, "1.1.0")
+        versions = rig.store.versions("digits")
+        assert (versions.current, versions.previous) == (V2.digest, V1.digest)
+        assert len(rig.pool.alive) == 1
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+@pytest.mark.parametrize(("fault", "why"), [("wrong", "GoldenMismatch"), ("corrupt", "ModelLoadError")])
+def test_a_bad_version_never_takes_over(tmp_path: Path, fault: str, why: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        serving = rig.pool.routes["digits"]
+        getattr(rig.pool, fault).add("1.1.0")
+        rig.want((V2, "1.1.0"))
+        status = await rig.settled()
+        assert status is not None and status.state in (State.FAILED, State.REJECTED)
+        assert (status.version, status.running_version) == ("1.1.0", "1.0.0") and why in status.why
+        assert rig.pool.routes["digits"] is serving and rig.pool.alive == [serving]
+        before = rig.pool.started
+        rig.manager.reconcile()
+        await asyncio.sleep(0.05)
+        assert rig.pool.started == before  # a failed digest waits for the next revision
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_a_worker_that_dies_while_soaking_is_rolled_back(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        old = rig.pool.routes["digits"]
+        rig.pool.dies_in_soak.add("1.1.0")
+        rig.want((V2, "1.1.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "SoakFailed" in status.why
+        assert rig.pool.routes["digits"] is old and rig.pool.alive == [old]
+        assert rig.store.versions("digits").current == V1.digest
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_a_failed_first_deployment_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.pool.dies_in_soak.add("1.0.0")
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and status.running_version is None
+        assert rig.pool.routes == {} and rig.pool.alive == []
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+@pytest.mark.parametrize(
+    ("package", "word"),
+    [
+        (make_package("1.0.0", key=PrivateKey.generate()), "UnknownKey"),
+        (make_package("1.0.0", format_="tflite"), "NoFeasibleCandidate"),
+        (make_package("9.9.9"), "ManifestError"),  # another version than the desired state names
+    ],
+)
+def test_packages_that_can_never_run_here_are_rejected(tmp_path: Path, package: Package, word: str) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((package, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.REJECTED and word in status.why
+
+    play(tmp_path, scenario, Source([package]))
+
+
+def test_a_block_that_the_server_lacks_fails_by_name(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "BlockMissing" in status.why
+
+    play(tmp_path, scenario, Source([]))
+
+
+def test_a_newer_desired_state_supersedes_and_a_cancel_cancels(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await asyncio.sleep(0.1)
+        assert (rig.status() or V1) and rig.journal.latest()["digits"].state is State.IN_PROGRESS
+        rig.want((V2, "1.1.0"))
+        await asyncio.sleep(0.1)
+        assert rig.journal.latest()["digits"].model.version == "1.1.0"
+        assert rig.manager.cancel("digits")
+        status = await rig.settled()
+        assert status is not None and status.state is State.CANCELED
+        assert not rig.manager.cancel("digits")
+
+    async def with_held_blocks() -> Source:
+        return Source([V1, V2], hold=asyncio.Event())
+
+    play(tmp_path, scenario, asyncio.run(with_held_blocks()))
+
+
+def test_undeploy_removes_worker_files_and_placement(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.want()
+        assert await rig.settled() is None
+        assert rig.pool.alive == [] and rig.store.models() == {} and rig.store.used_bytes() == 0
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+def test_after_a_restart_the_model_serves_again_without_a_download(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+
+    async def second(rig: Rig) -> None:
+        rig.revision = 1
+        status = await rig.settled()
+        assert status is not None and status.running_version == "1.0.0" and status.ready
+        assert rig.source.asked == [] and rig.pool.started == 1
+
+    play(tmp_path, first, Source([V1]))
+    play(tmp_path, second, Source([]))
+
+
+def test_a_version_that_no_longer_starts_goes_back_to_the_previous_one(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.want((V2, "1.1.0"))
+        await rig.settled()
+
+    async def second(rig: Rig) -> None:
+        await asyncio.sleep(0.3)
+        assert rig.pool.routes["digits"].spec.version == "1.0.0"
+
+    play(tmp_path, first, Source([V1, V2]))
+    play(tmp_path, second, Source([]), StandInPool(wrong={"1.1.0"}))
+
+
+def test_an_interrupted_deployment_is_resumed_but_not_for_ever(tmp_path: Path) -> None:
+    async def held() -> Source:
+        return Source([V1], hold=asyncio.Event())
+
+    async def interrupted(rig: Rig) -> None:
+        if rig.revision == 0 and not rig.journal.desired():
+            rig.want((V1, "1.0.0"))
+        await asyncio.sleep(0.1)
+
+    async def fourth(rig: Rig) -> None:
+        rig.revision = 1
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "stopped 3 times" in status.why
+
+    for _ in range(3):
+        play(tmp_path, interrupted, asyncio.run(held()))
+    play(tmp_path, fourth, Source([V1]))
+
+
+def test_a_local_package_deploys_and_the_fleets_models_are_the_fleets(tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    (folder / "blocks").mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(V1.envelope)
+    for sha, data in V1.blocks.items():
+        (folder / "blocks" / sha).write_bytes(data)
+
+    async def scenario(rig: Rig) -> None:
+        deployment = rig.manager.deploy_local(folder, BUDGET)
+        while not (done := rig.manager.outcome(deployment.id)) or not done.state.final:
+            await asyncio.sleep(0.01)
+        assert done.state is State.SUCCEEDED
+        rig.want()  # the fleet wants nothing: a local model stays
+        await rig.settled()
+        assert "digits" in rig.pool.routes
+        await rig.manager.undeploy_local("digits")
+        assert rig.pool.alive == []
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        with pytest.raises(UsageError, match="fleet manages"):
+            rig.manager.deploy_local(folder, BUDGET)
+        with pytest.raises(UsageError, match="fleet manages"):
+            await rig.manager.undeploy_local("digits")
+
+    play(tmp_path, scenario, Source([V1]))
