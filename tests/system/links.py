@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from agent.link.backoff import Backoff
 from agent.link.client import Message, MqttLink, MqttSettings, Will
 from tests.system.brokers import Broker
 
 QUICK = Backoff(floor_s=0.05, cap_s=0.2)
+R = TypeVar("R", bound="Recorded")
 
 
 class Recorded(MqttLink):
@@ -53,7 +54,7 @@ class Recorded(MqttLink):
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.messages]
 
-    async def __aenter__(self) -> Recorded:
+    async def __aenter__(self: R) -> R:
         self.start()
         return self
 

@@ -1,0 +1,179 @@
+"""Blocks over MQTT: asked for by digest, answered on a topic that all nodes share, checked by hash (docs/wire.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+
+from agent.errors import BlockError, BlockMissing, MessageError
+from agent.link.backoff import Backoff
+from agent.link.client import MAX_PAYLOAD_BYTES, Message, MqttLink, MqttSettings
+from agent.link.messages import BlockRequest
+from agent.link.topics import block_data, block_requests
+from agent.link.window import Window
+
+DIGEST_BYTES = 32
+MAX_DATA_BYTES = MAX_PAYLOAD_BYTES - DIGEST_BYTES
+
+log = logging.getLogger(__name__)
+
+
+def encode_frame(sha: str, data: bytes) -> bytes:
+    """32 raw digest bytes and the block; without a block: "the server does not have it". BlockError when too large."""
+    if len(data) > MAX_DATA_BYTES:
+        raise BlockError(
+            f"block {sha[:12]} has {len(data)} bytes; more than {MAX_DATA_BYTES} do not fit in a message"
+        )
+    digest = bytes.fromhex(sha)
+    if len(digest) != DIGEST_BYTES:
+        raise BlockError(f"{sha[:80]!r} is not a SHA-256")
+    return digest + data
+
+
+def decode_frame(frame: bytes) -> tuple[str, bytes]:
+    """(digest in hex, block); the block is not checked. Raises MessageError when it is no frame."""
+    if not DIGEST_BYTES <= len(frame) <= MAX_PAYLOAD_BYTES:
+        raise MessageError(f"block frame: {len(frame)} bytes, not {DIGEST_BYTES} to {MAX_PAYLOAD_BYTES}")
+    return frame[:DIGEST_BYTES].hex(), frame[DIGEST_BYTES:]
+
+
+@dataclass(slots=True)
+class Counters:
+    """What a fetcher has seen: bytes of all frames, blocks taken and asked for, frames of no use, wrong ones."""
+
+    bytes_received: int = 0
+    blocks: int = 0
+    asked: int = 0
+    connections: int = 0
+    unwanted: int = 0
+    wrong: int = 0
+
+
+class BlockFetcher:
+    """Fetches blocks, each time over a clean-start connection of its own: a session would bring stale blocks.
+
+    ``settings.client_id`` is followed by the package, so that two fetches do not push each other out.
+    """
+
+    def __init__(self, settings: MqttSettings, site: str, *, backoff: Backoff | None = None) -> None:
+        self.counters = Counters()
+        self._settings = settings
+        self._site = site
+        self._backoff = backoff
+
+    async def fetch(
+        self, package_digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
+    ) -> None:
+        """Fetch ``wanted`` (digest → bytes; 0 = unknown, at most 1 MiB), calling ``deliver`` on the loop once for each.
+
+        Waits through lost connections and silent servers for as long as the caller does; cancel it at any time.
+        Raises BlockMissing when the server says that it has not got one, BlockError when one cannot be carried, and
+        whatever ``deliver`` raises.
+        """
+        for sha, size in wanted.items():
+            if not 0 <= size <= MAX_DATA_BYTES:
+                raise BlockError(
+                    f"block {sha[:12]} has {size} bytes; more than {MAX_DATA_BYTES} cannot be carried"
+                )
+        transfer = _Transfer(self._site, package_digest, wanted, deliver, self.counters)
+        link = MqttLink(
+            replace(
+                self._settings,
+                client_id=f"{self._settings.client_id}_{package_digest[:12]}",
+                clean_session=True,
+            ),
+            on_message=transfer.receive,
+            on_connect=transfer.connected,
+            on_disconnect=transfer.disconnected,
+            backoff=self._backoff,
+        )
+        if not wanted:
+            await link.stop()
+            return
+        link.subscribe(block_data(self._site, package_digest), 0)
+        link.start()
+        try:
+            await transfer.run(link)
+        finally:
+            await link.stop()
+
+
+class _Transfer:
+    def __init__(
+        self,
+        site: str,
+        package: str,
+        wanted: Mapping[str, int],
+        deliver: Callable[[str, bytes], None],
+        counters: Counters,
+    ) -> None:
+        self._package = package
+        self._requests = block_requests(site, package)
+        self._sizes = dict(wanted)
+        self._window = Window(wanted)
+        self._deliver = deliver
+        self._counters = counters
+        self._wake = asyncio.Event()
+        self._error: Exception | None = None
+
+    async def run(self, link: MqttLink) -> None:
+        while self._error is None and len(self._window):
+            self._wake.clear()
+            patience: float | None = None
+            if link.is_connected:
+                blocks = self._window.request(time.monotonic())
+                if blocks:
+                    self._counters.asked += len(blocks)
+                    # Lost with the connection at worst; a new one begins with the same request.
+                    link.publish(self._requests, BlockRequest(blocks=blocks).encode(), qos=0)
+                patience = self._window.patience(time.monotonic())
+            try:
+                await asyncio.wait_for(self._wake.wait(), patience)
+            except asyncio.TimeoutError:
+                continue
+        if self._error is not None:
+            raise self._error
+
+    def connected(self) -> None:
+        self._counters.connections += 1
+        self._window.restart()
+        self._wake.set()
+
+    def disconnected(self, reason: str) -> None:
+        log.warning("package %s: %d blocks to go; %s", self._package[:12], len(self._window), reason)
+
+    def receive(self, message: Message) -> None:
+        self._counters.bytes_received += len(message.payload)
+        if self._error is not None:
+            return
+        try:
+            self._take(message.payload)
+        except Exception as error:  # whatever the caller's deliver raises ends its fetch
+            self._error = error
+        self._wake.set()
+
+    def _take(self, frame: bytes) -> None:
+        try:
+            sha, data = decode_frame(frame)
+        except MessageError:
+            self._counters.wrong += 1
+            return
+        if sha not in self._window:
+            self._counters.unwanted += 1
+            return
+        if not data:
+            raise BlockMissing(
+                f"the server does not have block {sha[:12]} of package {self._package[:12]}; publish the package again "
+                "where overlaid fleet serve runs"
+            )
+        size = self._sizes[sha]
+        if (size and len(data) != size) or hashlib.sha256(data).hexdigest() != sha:
+            self._counters.wrong += 1
+            return
+        self._deliver(sha, data)
+        self._counters.blocks += 1
+        self._window.arrived(sha, time.monotonic())

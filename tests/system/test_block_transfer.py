@@ -1,0 +1,251 @@
+"""BlockFetcher against real brokers and a small server over MqttLink."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import random
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.errors import BlockError, BlockMissing, StoreError
+from agent.link.blocks import BlockFetcher, encode_frame
+from agent.link.client import Message, MqttSettings
+from agent.link.messages import BlockRequest, parse
+from agent.link.topics import block_data, block_requests
+from tests.system.brokers import Broker, start_mosquitto, start_nats
+from tests.system.links import QUICK, Recorded, until
+
+SITE = "plant"
+PACKAGE = hashlib.sha256(b"package").hexdigest()
+
+
+def make_blocks(count: int, size: int = 256 * 1024) -> dict[str, bytes]:
+    source = random.Random(7)
+    blocks = [source.randbytes(size - index % 5) for index in range(count)]
+    return {hashlib.sha256(data).hexdigest(): data for data in blocks}
+
+
+class Server(Recorded):
+    """Answers requests, a block within 50 ms once. ``spoil`` may change a frame or drop it (None)."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        blocks: dict[str, bytes],
+        spoil: Callable[[str, bytes], bytes | None] = lambda _, frame: frame,
+    ) -> None:
+        super().__init__(broker, "server")
+        self.on_message = self.answer
+        self.sent: Counter[str] = Counter()
+        self.requests = 0
+        self.largest_request = 0
+        self._blocks = blocks
+        self._spoil = spoil
+        self._recent: dict[str, float] = {}
+        self.subscribe(block_requests(SITE, PACKAGE), 0)
+
+    def answer(self, message: Message) -> None:
+        request = parse(BlockRequest, message.payload)
+        self.requests += 1
+        now = asyncio.get_running_loop().time()
+        nbytes = 0
+        for sha in request.blocks:
+            nbytes += len(self._blocks.get(sha, b""))
+            if now - self._recent.get(sha, -1.0) < 0.05:
+                continue
+            self._recent[sha] = now
+            frame = self._spoil(sha, encode_frame(sha, self._blocks.get(sha, b"")))
+            self.sent[sha] += 1
+            if frame is not None:
+                self.publish(block_data(SITE, PACKAGE), frame, qos=0)
+        self.largest_request = max(self.largest_request, nbytes)
+
+
+def fetcher(broker: Broker, name: str = "node") -> BlockFetcher:
+    return BlockFetcher(MqttSettings(broker.host, broker.port, name), SITE, backoff=QUICK)
+
+
+def sizes(blocks: dict[str, bytes]) -> dict[str, int]:
+    return {sha: len(data) for sha, data in blocks.items()}
+
+
+class Received(dict[str, bytes]):
+    """``deliver`` that keeps blocks and accepts each once."""
+
+    def __call__(self, sha: str, data: bytes) -> None:
+        assert sha not in self
+        assert hashlib.sha256(data).hexdigest() == sha
+        self[sha] = data
+
+
+def whole_transfer(broker: Broker) -> None:
+    blocks = make_blocks(20)
+
+    async def run() -> None:
+        async with Server(broker, blocks) as server:
+            assert await server.connected(10)
+            node, got = fetcher(broker), Received()
+            await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks), got), 30)
+            assert got == blocks
+            assert list(got) == list(blocks)
+            assert server.largest_request <= 4 << 20
+            assert server.requests < len(blocks)
+            assert set(server.sent.values()) == {1}
+            assert node.counters.blocks == node.counters.asked == len(blocks)
+            assert node.counters.bytes_received == sum(len(data) + 32 for data in blocks.values())
+            manifest = Received()
+            server._blocks[PACKAGE] = b"package"
+            await asyncio.wait_for(node.fetch(PACKAGE, {PACKAGE: 0}, manifest), 10)
+            assert manifest == {PACKAGE: b"package"}
+            await node.fetch(PACKAGE, {}, got)
+
+    asyncio.run(run())
+
+
+def test_a_package_comes_whole_through_mosquitto(tmp_path: Path) -> None:
+    with start_mosquitto(tmp_path) as broker:
+        whole_transfer(broker)
+
+
+def test_a_package_comes_whole_through_nats(tmp_path: Path) -> None:
+    with start_nats(tmp_path) as broker:
+        whole_transfer(broker)
+
+
+def test_a_package_comes_whole_over_tls(tmp_path: Path) -> None:
+    blocks = make_blocks(20)
+    with start_mosquitto(tmp_path, tls=True) as broker:
+
+        async def run() -> None:
+            settings = MqttSettings(broker.host, broker.port, "node", ca=broker.ca)
+            async with Server(broker, blocks) as server:
+                assert await server.connected(10)
+                got = Received()
+                await asyncio.wait_for(BlockFetcher(settings, SITE).fetch(PACKAGE, sizes(blocks), got), 30)
+                assert got == blocks
+
+        asyncio.run(run())
+
+
+def test_a_broker_restart_costs_one_window_at_most(tmp_path: Path) -> None:
+    blocks = make_blocks(60, 64 * 1024)
+
+    async def run(broker: Broker) -> None:
+        got = Received()
+        reached = asyncio.Event()
+        go_on = asyncio.Event()
+
+        def deliver(sha: str, data: bytes) -> None:
+            got(sha, data)
+            if len(got) == 20:
+                reached.set()
+
+        async with Server(
+            broker, blocks, lambda sha, frame: frame if go_on.is_set() or len(got) < 20 else None
+        ) as server:
+            assert await server.connected(10)
+            node = fetcher(broker)
+            task = asyncio.create_task(node.fetch(PACKAGE, sizes(blocks), deliver))
+            await asyncio.wait_for(reached.wait(), 10)
+            broker.kill()
+            await until(lambda: not server.is_connected)
+            before = len(got)
+            go_on.set()
+            broker.start()
+            await asyncio.wait_for(task, 30)
+            assert got == blocks
+            assert 20 <= before < len(blocks)
+            assert node.counters.connections >= 2
+            assert node.counters.unwanted == 0
+            assert sum(server.sent.values()) <= len(blocks) + 2 * 16
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_nodes_that_fetch_together_share_what_the_server_sends(tmp_path: Path) -> None:
+    blocks = make_blocks(40, 128 * 1024)
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            assert await server.connected(10)
+            first, second = Received(), Received()
+            await asyncio.wait_for(
+                asyncio.gather(
+                    fetcher(broker, "one").fetch(PACKAGE, sizes(blocks), first),
+                    fetcher(broker, "two").fetch(PACKAGE, sizes(blocks), second),
+                ),
+                30,
+            )
+            assert first == second == blocks
+            assert sum(server.sent.values()) <= 1.5 * len(blocks)
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_lost_and_wrong_blocks_are_asked_for_again(tmp_path: Path) -> None:
+    blocks = make_blocks(24, 32 * 1024)
+    order = list(blocks)
+    seen: set[str] = set()
+
+    def spoil(sha: str, frame: bytes) -> bytes | None:
+        if sha in seen:
+            return frame
+        seen.add(sha)
+        match order.index(sha) % 6:
+            case 0:
+                return None
+            case 1:
+                return frame[:-1] + bytes([frame[-1] ^ 1])
+            case 2:
+                return frame[:-1]
+            case 3:
+                return b"too short"
+            case 4:
+                return bytes(32) + frame[32:]
+        return frame
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks, spoil) as server:
+            assert await server.connected(10)
+            node, got = fetcher(broker), Received()
+            await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks), got), 30)
+            assert got == blocks
+            assert node.counters.wrong == 12  # three of six kinds, four times each
+            assert node.counters.unwanted == 4
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_what_ends_a_transfer(tmp_path: Path) -> None:
+    blocks = make_blocks(4, 1024)
+    absent = hashlib.sha256(b"absent").hexdigest()
+
+    def disk_full(sha: str, data: bytes) -> None:
+        raise StoreError("no space")
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            assert await server.connected(10)
+            node = fetcher(broker)
+            with pytest.raises(BlockMissing, match="publish the package again"):
+                await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks) | {absent: 5}, Received()), 10)
+            with pytest.raises(StoreError, match="no space"):
+                await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks), disk_full), 10)
+            with pytest.raises(BlockError, match="cannot be carried"):
+                await node.fetch(PACKAGE, {absent: 2 << 20}, Received())
+            await server.stop()
+            task = asyncio.create_task(node.fetch(PACKAGE, sizes(blocks), Received()))
+            await until(lambda: node.counters.connections == 3)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
