@@ -1,6 +1,176 @@
+"""``overlaid fleet``: serve, deploy, undeploy, rollback, power-cap; with fleet_follow's status, watch and command."""
+
 from __future__ import annotations
 
 import argparse
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from agent.cli import fleet_follow
+from agent.cli.fleet_desk import Commands, add_command, add_targets, open_desk, seconds, targets_of
+from agent.cli.output import add_budget, add_json, budget_of, print_json, quantity
+from agent.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent.fleet.actions import Change, Desk
+    from agent.fleet.desired import Content
+    from agent.fleet.home import Home
+    from agent.link.topics import Target
+    from agent.types import DesiredModel, DesiredState
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None: ...
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "answer nodes' requests for blocks, keep desired states valid, record what nodes say"
+    serve = add_command(commands, "serve", _serve, text, "overlaid fleet serve --json >> serve.jsonl")
+    serve.add_argument("--json", action="store_true", help="one JSON object a line on stdout")
+
+    example = "overlaid fleet deploy digits@1.0.0 --node cam-7 --latency-p99 20ms --rate 10/s --wait"
+    text = "run a published model within a budget on nodes or groups"
+    deploy = add_command(commands, "deploy", _deploy, text, example)
+    deploy.add_argument("package", metavar="MODEL@VERSION", help="what overlaid fleet publish published")
+    add_targets(deploy)
+    add_budget(deploy)
+    deploy.add_argument("--wait", action="store_true", help="follow it to its end; exit 0 when it succeeded")
+    deploy.add_argument("--timeout", type=seconds, default=120.0, metavar="120", help="seconds of --wait")
+    add_json(deploy)
+
+    example = "overlaid fleet undeploy digits --node cam-7"
+    undeploy = add_command(
+        commands, "undeploy", _undeploy, "stop running a model on nodes or groups", example
+    )
+    undeploy.add_argument("model", metavar="MODEL")
+    add_targets(undeploy)
+    add_json(undeploy)
+
+    text = "go back to the previous different desired state, as a new revision"
+    rollback = add_command(commands, "rollback", _rollback, text, "overlaid fleet rollback --group cameras")
+    add_targets(rollback)
+    add_json(rollback)
+
+    example = "overlaid fleet power-cap 3W --node cam-7"
+    cap = add_command(commands, "power-cap", _power_cap, "cap the power that each node may draw", example)
+    cap.add_argument("watts", type=_cap, metavar="WATTS|none", help="e.g. 3W or 800mW; none clears it")
+    add_targets(cap)
+    add_json(cap)
+
+    fleet_follow.register(commands)
+
+
+def _cap(text: str) -> float | None:
+    return None if text == "none" else float(quantity("power")(text))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import signal
+
+    from agent.fleet.log import line_log
+    from agent.fleet.repository import Repository
+    from agent.fleet.service import only_one, serve
+
+    async def run(home: Home, desk: Desk) -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await serve(desk, Repository(home.packages), line_log(args.json), stop)
+
+    with open_desk(args) as (home, desk), only_one(home.path):
+        asyncio.run(run(home, desk))
+    return 0
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    from agent.fleet.desired import with_model
+    from agent.fleet.repository import Repository
+    from agent.types import DesiredModel
+
+    name, at, version = args.package.partition("@")
+    if not (name and at and version):
+        raise UsageError(f"{args.package!r} is not MODEL@VERSION, e.g. digits@1.0.0")
+    budget = budget_of(args)
+    with open_desk(args) as (home, desk):
+        targets = targets_of(args, desk.site)
+        model = DesiredModel(name, version, Repository(home.packages).find(name, version), budget)
+        change = _edited(desk, targets, lambda content: with_model(content, model))
+        if args.wait:
+            return _publish_and_wait(args, desk, targets, change, model)
+        return _publish(args, desk, targets, change)
+
+
+def _undeploy(args: argparse.Namespace) -> int:
+    from agent.fleet.desired import without_model
+
+    with open_desk(args) as (_, desk):
+        targets = targets_of(args, desk.site)
+        change = _edited(desk, targets, lambda content: without_model(content, args.model))
+        return _publish(args, desk, targets, change)
+
+
+def _power_cap(args: argparse.Namespace) -> int:
+    from agent.fleet.desired import with_power_cap
+
+    with open_desk(args) as (_, desk):
+        targets = targets_of(args, desk.site)
+        change = _edited(desk, targets, lambda content: with_power_cap(content, args.watts))
+        return _publish(args, desk, targets, change)
+
+
+def _rollback(args: argparse.Namespace) -> int:
+    from agent.fleet.desired import content_of, earlier
+
+    with open_desk(args) as (_, desk):
+        targets = targets_of(args, desk.site)
+        for target in targets:
+            earlier(map(content_of, desk.operator.history(target)))
+        return _publish(args, desk, targets, desk.operator.roll_back)
+
+
+def _edited(desk: Desk, targets: list[Target], edit: Callable[[Content], Content]) -> Change:
+    """The edit as a change of a target; tried on all of them first, so that a wrong one changes none."""
+    from agent.fleet.desired import EMPTY, content_of
+
+    for target in targets:
+        latest = desk.operator.latest(target)
+        edit(content_of(latest) if latest else EMPTY)
+    return lambda target: desk.operator.revise(target, edit)
+
+
+def _publish(args: argparse.Namespace, desk: Desk, targets: list[Target], change: Change) -> int:
+    from agent.fleet.actions import apply
+
+    states = asyncio.run(apply(desk, targets, change))
+    if args.json:
+        print_json({"published": _rows(states)})
+    else:
+        for target, state in states.items():
+            models = ", ".join(f"{model.name} {model.version}" for model in state.models) or "no models"
+            cap = "" if state.power_cap_w is None else f", at most {state.power_cap_w:g} W"
+            print(f"{target}: revision {state.revision} published: {models}{cap}")
+    return 0
+
+
+def _rows(states: Mapping[Target, DesiredState]) -> list[dict[str, Any]]:
+    from agent.types import to_jsonable
+
+    return [{"target": str(target), **to_jsonable(state)} for target, state in states.items()]
+
+
+def _publish_and_wait(
+    args: argparse.Namespace, desk: Desk, targets: list[Target], change: Change, model: DesiredModel
+) -> int:
+    from agent.cli.fleet_show import DeployProgress
+    from agent.fleet.actions import apply_and_wait
+    from agent.types import State
+
+    with DeployProgress(model, quiet=args.json) as progress:
+        outcomes = asyncio.run(apply_and_wait(desk, targets, change, model, args.timeout, progress.show))
+    if args.json:
+        print_json({"model": model, "nodes": outcomes})
+    else:
+        for end in outcomes:
+            details = ", ".join(text for text in (end.place, end.why) if text)
+            print(
+                f"{end.node}: {model.name} {model.version} {end.state.value}" + (details and f": {details}")
+            )
+    return 0 if all(end.state is State.SUCCEEDED for end in outcomes) else 1

@@ -225,5 +225,5 @@ def test_a_newer_schema_and_a_foreign_file_are_refused_by_name(tmp_path: Path) -
         Operator(newer)
     foreign = tmp_path / "foreign.db"
     foreign.write_text("this is no database, whatever its name says" * 50)
-    with pytest.raises(StoreError, match="foreign.db"):
+    with pytest.raises(StoreError, match=r"foreign\.db"):
         Operator(foreign)

@@ -1,0 +1,199 @@
+"""How the fleet is shown: status tables, the progress of a deployment, results of commands."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from agent.cli.output import print_table
+from agent.link.topics import Target
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rich.progress import Progress, TaskID
+
+    from agent.fleet.actions import Desk
+    from agent.fleet.views import NodeView
+    from agent.link.messages import Result
+    from agent.types import DesiredModel
+
+
+class DeployProgress:
+    """One bar a node on a terminal, one line a change elsewhere."""
+
+    def __init__(self, model: DesiredModel, quiet: bool) -> None:
+        self._model, self._quiet = model, quiet
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._lines: dict[str, str] = {}
+
+    def __enter__(self) -> DeployProgress:
+        if not self._quiet and sys.stdout.isatty():
+            from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+            text = TextColumn("{task.description}", markup=False)
+            self._bars = Progress(text, BarColumn(), TimeElapsedColumn(), transient=True)
+            self._bars.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def show(self, view: NodeView) -> None:
+        """The node as it is now."""
+        from agent.fleet.views import describe_state
+
+        model = view.model(self._model.name)
+        if model is None or model.version != self._model.version:
+            text = "online, has not begun" if view.online else "waiting for the node to come online"
+        elif model.state.final:
+            return  # said at the end, with its reason; before that it may be an older deployment's
+        else:
+            text = describe_state(model)
+        share = model.progress if model is not None else None
+        if self._bars is not None:
+            task = self._tasks.get(view.node)
+            if task is None:
+                task = self._tasks[view.node] = self._bars.add_task(view.node, total=1.0)
+            self._bars.update(task, description=f"{view.node}  {text}", completed=share or 0.0)
+        elif not self._quiet and self._lines.get(view.node) != text:
+            self._lines[view.node] = text
+            print(f"{view.node}: {text}", flush=True)
+
+
+def _wanted(view: NodeView, desk: Desk) -> int:
+    """The newest revision that concerns the node, 0 when there is none."""
+    targets = [Target(desk.site, view.node), *(Target(desk.site, name, group=True) for name in view.groups)]
+    return max((state.revision for target in targets if (state := desk.operator.latest(target))), default=0)
+
+
+def status_document(views: Sequence[NodeView], desk: Desk, problem: str | None) -> dict[str, Any]:
+    """What ``fleet status --json`` prints. ``problem``: why the broker was not asked, then these are records."""
+    now = time.time()
+    nodes = []
+    for view in views:
+        node: dict[str, Any] = {
+            "node": view.node,
+            "online": view.online,
+            "groups": list(view.groups),
+            "wanted_revision": _wanted(view, desk),
+            "results": [
+                {"time": when, **result.model_dump(mode="json")}
+                for when, result in desk.operator.results(view.node)
+            ],
+        }
+        for kind in ("status", "reported", "capabilities"):
+            message = getattr(view, kind)
+            node[kind] = message.model_dump(mode="json", exclude_none=True) if message else None
+        if problem is not None:
+            node["age_s"] = round(now - view.heard, 1)
+        nodes.append(node)
+    return {
+        "site": desk.site,
+        "source": "operator.db" if problem else "broker",
+        "problem": problem,
+        "nodes": nodes,
+    }
+
+
+def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, detail: bool) -> None:
+    """A table; with ``detail`` also what one node is made of."""
+    if problem is not None:
+        print(f"{problem}\nshown as overlaid fleet serve last recorded it:", file=sys.stderr)
+    if not views:
+        print("no node was ever heard on this site; start one: overlaid run")
+        return
+    columns = ["node", "online", "model", "version", "state", "runs on", "p99 ms", "revision", "why"]
+    if problem is not None:
+        columns.insert(2, "age")
+    rows: list[Sequence[object]] = []
+    for view in views:
+        head: list[object] = [view.node, "yes" if view.online else "no"]
+        if problem is not None:
+            head.append(_age(time.time() - view.heard))
+        rows += [[*head, *row] for row in _model_rows(view, _wanted(view, desk))]
+    print_table(columns, rows)
+    if detail:
+        _print_detail(views[0], desk)
+
+
+def _model_rows(view: NodeView, wanted: int) -> list[list[object]]:
+    from agent.fleet.views import describe_place, describe_state
+
+    reported = view.reported
+    if reported is None:
+        return [[None, None, None, None, None, f"-/{wanted}", "it has not reported"]]
+    revision = f"{reported.revision_applied}/{wanted}"
+    rows: list[list[object]] = []
+    for model in reported.models:
+        why = model.why
+        if model.running_version not in (None, model.version):
+            why = f"{model.running_version} still serves; {why}"
+        p99 = None if model.p99_ms is None else f"{model.p99_ms:.2f}"
+        rows.append(
+            [model.name, model.version, describe_state(model), describe_place(model), p99, revision, why]
+        )
+    if reported.why or not rows:
+        rows.append(
+            [None, None, None, None, None, revision, f"refused: {reported.why}" if reported.why else None]
+        )
+    return rows
+
+
+def _print_detail(view: NodeView, desk: Desk) -> None:
+    from agent.fleet.views import describe_capabilities
+
+    if view.capabilities is not None:
+        print(describe_capabilities(view.capabilities))
+        print(f"groups: {', '.join(view.groups) or 'none'}")
+    if view.reported is not None and view.reported.power_cap_w is not None:
+        print(f"power cap: {view.reported.power_cap_w:g} W")
+    for when, result in desk.operator.results(view.node):
+        print(
+            f"{_age(time.time() - when)} ago: {result.op} {result.id} {result.state.value} {result.why}".rstrip()
+        )
+
+
+def _age(seconds: float) -> str:
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def print_step(result: Result) -> None:
+    """A command that goes on."""
+    print(f"{result.op}: {result.state.value} {result.why}".rstrip(), file=sys.stderr)
+
+
+def print_result(node: str, result: Result) -> None:
+    """A command's end: the reason when it failed, else what it brought."""
+    import json
+
+    if result.why:
+        print(f"{node}: {result.op} {result.state.value}: {result.why}")
+    events = result.output.get("events")
+    if result.op == "logs" and isinstance(events, list):
+        for event in events:
+            print(_event_line(event) if isinstance(event, dict) else event)
+    elif result.output:
+        print(json.dumps(result.output, indent=2, sort_keys=True))
+    elif not result.why:
+        print(f"{node}: {result.op} {result.state.value}")
+
+
+def _event_line(event: dict[str, Any]) -> str:
+    moment = event.get("time")
+    stamp = (
+        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
+        if isinstance(moment, (int, float))
+        else "-"
+    )
+    parts = (stamp, event.get("kind"), event.get("model"), event.get("text"))
+    return "  ".join(str(part) for part in parts if part is not None)
