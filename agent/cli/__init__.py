@@ -11,7 +11,8 @@ import sys
 from collections.abc import Sequence
 
 from agent.cli import fleet_operate, fleet_package, node, telemetry
-from agent.errors import OverlaidError
+from agent.cli.output import DAEMON_DOWN
+from agent.errors import DaemonNotRunning, OverlaidError
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -36,13 +37,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 130 interrupted."""
+    """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 3 the daemon is down,
+    130 interrupted."""
     args = build_parser().parse_args(argv)
     try:
         return int(args.run(args) or 0)
     except OverlaidError as error:
         print(f"overlaid: {error.name}: {error}", file=sys.stderr)
-        return 1
+        return DAEMON_DOWN if isinstance(error, DaemonNotRunning) else 1
     except BrokenPipeError:
         sys.stderr.close()
         return 1

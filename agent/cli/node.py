@@ -1,6 +1,223 @@
+"""The node's own commands: run, status, devices, models, explain, deploy, undeploy, restart."""
+
 from __future__ import annotations
 
 import argparse
+import contextlib
+import io
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from agent.cli.output import DAEMON_DOWN, add_budget, add_config, add_json, budget_of, print_json
+from agent.control import client
+from agent.errors import ControlError, DaemonNotRunning, UsageError
+from agent.paths import Folders, find_folders
+
+REFRESH_S = 1.0
+ORDER_TIMEOUT_S = 120.0
+
+Commands = Any  # argparse's type of add_subparsers() is private
 
 
-def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None: ...
+def register(commands: Commands) -> None:
+    run = _add(commands, "run", _run, "run the daemon in the foreground", "overlaid run --config agent.toml")
+    run.add_argument("--verbose", action="store_true", help="log what is of use when something goes wrong")
+
+    status = _add(
+        commands,
+        "status",
+        _status,
+        "the node at a glance; exit code 3 when the daemon is down",
+        "overlaid status --watch",
+    )
+    status.add_argument("--watch", action="store_true", help="refresh every second until interrupted")
+    add_json(status)
+
+    devices = _add(
+        commands, "devices", _devices, "devices, runtimes and power meters", "overlaid devices --json"
+    )
+    add_json(devices)
+    models = _add(
+        commands,
+        "models",
+        _models,
+        "deployed models and their budgets; exit code 3 as status",
+        "overlaid models",
+    )
+    add_json(models)
+
+    explain = _add(commands, "explain", _explain, "why a model runs where it runs", "overlaid explain digits")
+    explain.add_argument("model", metavar="MODEL")
+    add_json(explain)
+
+    deploy = _add(
+        commands,
+        "deploy",
+        _deploy,
+        "deploy a package folder on this node, without a broker",
+        "overlaid deploy ./digits-1.0.0 --latency-p99 20ms --rate 10/s",
+    )
+    deploy.add_argument("package", type=Path, metavar="PACKAGE", help="a folder made by overlaid fleet pack")
+    add_budget(deploy)
+    add_json(deploy)
+
+    undeploy = _add(
+        commands, "undeploy", _undeploy, "remove a locally deployed model", "overlaid undeploy digits"
+    )
+    undeploy.add_argument("model", metavar="MODEL")
+    restart = _add(commands, "restart", _restart, "restart a model's worker", "overlaid restart digits")
+    restart.add_argument("model", metavar="MODEL")
+
+
+def _add(
+    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+) -> argparse.ArgumentParser:
+    sentence = f"{text[0].upper()}{text[1:]}."
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=text, description=sentence, epilog=f"example: {example}"
+    )
+    add_config(parser)
+    parser.set_defaults(run=run)
+    return parser
+
+
+def _run(args: argparse.Namespace) -> int:
+    from agent.app import run
+    from agent.cli.logs import start_logging
+    from agent.config import load_config
+
+    start_logging(verbose=args.verbose)
+    return run(load_config(args.config))
+
+
+def _snapshot(folders: Folders) -> tuple[dict[str, Any], bool]:
+    """The daemon's snapshot and True, or the last recorded one and False; DaemonNotRunning without either."""
+    try:
+        answer: dict[str, Any] = client.ask(folders.control_socket, "snapshot")
+        return answer, True
+    except DaemonNotRunning as down:
+        from agent.control import snapshot
+
+        try:
+            return snapshot.read(folders.snapshot), False
+        except ControlError as error:
+            raise DaemonNotRunning(f"{down} ({error})") from None
+
+
+def _status(args: argparse.Namespace) -> int:
+    from agent.cli.views import show_status
+
+    folders = find_folders(args.config)
+    while args.watch:
+        text = io.StringIO()
+        with contextlib.redirect_stdout(text):
+            _show(folders, args.json, show_status)
+        clear = "\x1b[H\x1b[2J" if sys.stdout.isatty() and not args.json else ""
+        print(clear + text.getvalue(), flush=True)
+        time.sleep(REFRESH_S)
+    return _show(folders, args.json, show_status)
+
+
+def _models(args: argparse.Namespace) -> int:
+    from agent.cli.views import show_models
+
+    return _show(find_folders(args.config), args.json, show_models)
+
+
+def _show(folders: Folders, as_json: bool, show: Callable[[dict[str, Any]], None]) -> int:
+    """Print the snapshot. When it is not the running daemon's, say so and exit with 3."""
+    snapshot, running = _snapshot(folders)
+    age = max(0.0, time.time() - snapshot["time"])
+    if as_json:
+        print_json({**snapshot, "daemon": "running" if running else "down", "age_s": round(age, 3)})
+    else:
+        if not running:
+            from agent.cli.views import clock, span
+
+            print(f"THE DAEMON IS DOWN; its last snapshot is {span(age)} old ({clock(snapshot['time'])})\n")
+        show(snapshot)
+    return 0 if running else DAEMON_DOWN
+
+
+def _devices(args: argparse.Namespace) -> int:
+    try:
+        board = client.ask(find_folders(args.config).control_socket, "devices")
+    except DaemonNotRunning:
+        from agent.config import load_config
+        from agent.devices.probe import probe_board
+        from agent.types import to_jsonable
+
+        board = to_jsonable(probe_board(load_config(args.config).node.board))
+    if args.json:
+        print_json(board)
+    else:
+        from agent.cli.views import show_devices
+
+        show_devices(board)
+    return 0
+
+
+def _explain(args: argparse.Namespace) -> int:
+    folders = find_folders(args.config)
+    try:
+        placement = client.ask(folders.control_socket, "explain", model=args.model)
+    except DaemonNotRunning:
+        from agent.telemetry.queries import last_placement
+
+        placement = last_placement(folders.telemetry, args.model)
+        if placement is None:
+            raise UsageError(f"no placement of {args.model!r} was recorded; see: overlaid models") from None
+        print("the daemon is down; this is the last recorded decision", file=sys.stderr)
+    if args.json:
+        print_json(placement)
+    else:
+        from agent.cli.views import show_placement
+
+        show_placement(placement)
+    return 0
+
+
+def _deploy(args: argparse.Namespace) -> int:
+    from agent.cli.progress import follow
+    from agent.cli.views import runs
+    from agent.types import to_jsonable
+
+    package = args.package.absolute()
+    if not package.is_dir():
+        raise UsageError(f"{package} is not a folder; make a package: overlaid fleet pack MODEL -o {package}")
+    budget = to_jsonable(budget_of(args))
+    folders = find_folders(args.config)
+    # No time-out: a soak may take hours. The socket closes when the daemon goes away.
+    answers = client.call(
+        folders.control_socket, "deploy", timeout_s=None, package=str(package), budget=budget
+    )
+    done = follow(answers, package.name)
+    if args.json:
+        print_json(done)
+        return 0
+    placement = done["placement"]
+    if placement is None:
+        print(done["state"])
+        return 0
+    print(f"{placement['model']} {placement['version']}: {done['state']}, {runs(placement['candidate'])}")
+    print(placement["reason"])
+    return 0
+
+
+def _undeploy(args: argparse.Namespace) -> int:
+    _order(args, "undeploy")
+    print(f"{args.model} is removed")
+    return 0
+
+
+def _restart(args: argparse.Namespace) -> int:
+    _order(args, "restart")
+    print(f"{args.model} is restarted")
+    return 0
+
+
+def _order(args: argparse.Namespace, op: str) -> None:
+    client.ask(find_folders(args.config).control_socket, op, timeout_s=ORDER_TIMEOUT_S, model=args.model)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +18,15 @@ def write(path: Path, snapshot: Snapshot) -> None:
 
     Not synced: it is written often, and after a power cut an older or unreadable snapshot does no harm.
     """
+    fresh = path.with_name(path.name + ".new")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        number, name = tempfile.mkstemp(prefix=".snapshot-", dir=path.parent)
         try:
-            with os.fdopen(number, "w", encoding="utf-8") as file:
-                json.dump(to_jsonable(snapshot), file)
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
+            fresh.write_text(json.dumps(to_jsonable(snapshot)), encoding="utf-8")
+            fresh.replace(path)
         except BaseException:
             with contextlib.suppress(OSError):
-                Path(name).unlink()
+                fresh.unlink()
             raise
     except OSError as error:
         raise StoreError(f"cannot write {path}: {error.strerror}; free space or mend paths.state") from error

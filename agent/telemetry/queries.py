@@ -84,6 +84,17 @@ def power_summary(query: Query, since: float) -> list[Row]:
     )
 
 
+def power_over_time(query: Query, since: float, bin_s: float) -> list[Row]:
+    """time (middle of the bin), rail, tag, average_w per rail, tag and bin of ``bin_s`` seconds."""
+    return list(
+        query(
+            "SELECT (CAST(time / ? AS INTEGER) + 0.5) * ? AS time, rail, tag, avg(watts) AS average_w FROM power"
+            " WHERE time >= ? GROUP BY rail, tag, 1 ORDER BY rail, tag, 1",
+            (bin_s, bin_s, since),
+        )
+    )
+
+
 def latency(query: Query, since: float, model: str | None = None) -> list[Row]:
     """One row per model, placement and flush interval, oldest first, with p50_ms and p99_ms of that interval."""
     found = []

@@ -48,7 +48,7 @@ def test_a_failed_write_keeps_the_old_snapshot_and_leaves_nothing(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(json, "dump", full)
+    monkeypatch.setattr(Path, "replace", full)
     with pytest.raises(StoreError, match="No space left"):
         snapshot.write(path, replace(SNAPSHOT, time=2000.0))
     assert snapshot.read(path)["time"] == 1000.0
