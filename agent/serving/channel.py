@@ -113,7 +113,10 @@ class Channel:
             if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
                 raise ValueError("end of the channel")
             head, _, payload = data.partition(b"\n")
-            self._on_message(Message(json.loads(head), payload, fds))
+            fields = json.loads(head)
+            if not isinstance(fields, dict):
+                raise ValueError("not an object")
+            self._on_message(Message(fields, payload, fds))
         except (ValueError, KeyError, TypeError):
             self._lost()
         finally:

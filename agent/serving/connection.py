@@ -98,7 +98,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed; called about every second."""
-        if now < self._deadline or (self._state is _State.BUSY and not self._blocked):
+        waiting = self._state is _State.NEW or (self._state is _State.BUSY and not self._blocked)
+        if waiting or now < self._deadline:
             return
         unsent = self._transport.get_write_buffer_size()
         if self._blocked and unsent < self._unsent:

@@ -1,0 +1,208 @@
+"""Heads, targets and connections, over a real socket pair."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent.serving.connection import Connection
+from agent.serving.http import Head, Reply, RequestError, json_reply, parse_head
+from agent.serving.targets import Target, check_method, parse_target
+
+
+def test_a_head_is_parsed() -> None:
+    head = parse_head(b"POST /v2/models/a%2Db?x=1 HTTP/1.1\r\nContent-Length: 12\r\nX-A: 1\r\nx-a: 2\r\n\r\n")
+    assert (head.method, head.path, head.content_length) == ("POST", "/v2/models/a%2Db", 12)
+    assert head.headers["x-a"] == "1, 2" and head.keep_alive and head.has_body and not head.chunked
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"\x16\x03\x01\x02\x00",  # TLS
+        b"GET\r\n\r\n",
+        b"GET / HTTP/9.9\r\n\r\n",
+        b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"GET / HTTP/1.1\r\nno colon\r\n\r\n",
+        b"GET / HTTP/1.1\r\n",
+    ],
+)
+def test_other_heads_are_refused(head: bytes) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_head(head)
+    assert caught.value.status == 400
+
+
+@given(st.binary(max_size=300))
+def test_no_bytes_break_the_parser(data: bytes) -> None:
+    try:
+        parse_head(data + b"\r\n\r\n")
+    except RequestError as error:
+        assert error.status == 400
+
+
+@pytest.mark.parametrize(
+    ("path", "target"),
+    [
+        ("/v2", Target("server")),
+        ("/v2/health/live", Target("live")),
+        ("/v2/health/ready", Target("ready")),
+        ("/v2/models/m", Target("metadata", "m")),
+        ("/v2/models/m/ready", Target("ready", "m")),
+        ("/v2/models/m/infer", Target("infer", "m")),
+        ("/v2/models/m/versions/1.0%2Bx", Target("metadata", "m", "1.0+x")),
+        ("/v2/models/m/versions/1/infer", Target("infer", "m", "1")),
+    ],
+)
+def test_targets(path: str, target: Target) -> None:
+    assert parse_target(path) == target
+
+
+@pytest.mark.parametrize(
+    "path", ["/", "/v1", "/v2x", "/v2/", "/v2/models", "/v2/models/m/", "/v2/models/m/infer/x"]
+)
+def test_unknown_targets(path: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_target(path)
+    assert caught.value.status == 404
+
+
+def test_methods_are_checked() -> None:
+    head = parse_head(b"PUT /v2/models/m/infer HTTP/1.1\r\n\r\n")
+    with pytest.raises(RequestError) as caught:
+        check_method(head, Target("infer", "m"))
+    assert caught.value.status == 405 and caught.value.headers == {"Allow": "POST"}
+
+
+class Echo:
+    """Answers with the body; ``/later`` after a while, ``/away`` is handed over."""
+
+    def __init__(self) -> None:
+        self.away: list[bytes] = []
+        self.lost = asyncio.Event()
+
+    def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
+        if head.path == "/away":
+            connection.hand_over(lambda fd, unread: self.away.append(unread))
+            return None
+        if head.content_length is not None:
+            return memoryview(bytearray(head.content_length))
+        return json_reply(head.path)
+
+    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
+        if head.path == "/later":
+            asyncio.get_running_loop().call_later(0.01, connection.reply, Reply(200, (body,)))
+            return None
+        return Reply(200, (body,))
+
+    def on_lost(self, connection: Connection) -> None:
+        self.lost.set()
+
+
+Client = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+def talk(steps: Callable[[Client, Echo, Connection], Awaitable[None]], unread: bytes = b"") -> None:
+    async def run() -> None:
+        ours, theirs = socket.socketpair()
+        handler = Echo()
+        connection = Connection(handler, door=True, unread=unread)
+        await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+        client = await asyncio.open_connection(sock=theirs)
+        try:
+            await asyncio.wait_for(steps(client, handler, connection), 20)
+        finally:
+            client[1].close()
+            await asyncio.wait_for(handler.lost.wait(), 20)
+
+    asyncio.run(run())
+
+
+async def answer(client: Client) -> bytes:
+    head = await client[0].readuntil(b"\r\n\r\n")
+    length = int(head.split(b"Content-Length: ")[1].split(b"\r\n")[0])
+    return await client[0].readexactly(length)
+
+
+def post(path: str, body: bytes, extra: str = "") -> bytes:
+    return f"POST {path} HTTP/1.1\r\n{extra}Content-Length: {len(body)}\r\n\r\n".encode() + body
+
+
+def test_bodies_in_any_pieces(piece: int = 7) -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        big = bytes(range(256)) * 400
+        for path in ("/now", "/later"):
+            data = post(path, b"") + post(path, b"hello") + post(path, big) + b"\r\nGET /x HTTP/1.1\r\n\r\n"
+            for start in range(0, 200, piece):
+                client[1].write(data[start : min(200, start + piece)])
+                await asyncio.sleep(0)
+            client[1].write(data[200:])
+            assert [await answer(client) for _ in range(4)] == [b"", b"hello", big, b'"/x"']
+
+    talk(steps)
+
+
+def test_unread_bytes_come_first_and_go_along() -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        client[1].write(b"lo" + b"GET /away HTTP/1.1\r\n\r\nrest")
+        assert await answer(client) == b"hello"
+        await handler.lost.wait()
+        assert handler.away == [b"GET /away HTTP/1.1\r\n\r\nrest"]
+
+    talk(steps, unread=post("/now", b"hello")[:-2])
+
+
+def test_a_client_that_does_not_read_is_not_served_on() -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        body = bytes(4 << 20)
+        client[1].write(post("/now", body))
+        client[1].write(b"GET /away HTTP/1.1\r\n\r\n")
+        await asyncio.sleep(0.2)
+        assert handler.away == [] and not connection.idle  # the answer is not sent: nothing moves on
+        assert await answer(client) == body
+        await handler.lost.wait()
+        assert len(handler.away) == 1
+
+    talk(steps)
+
+
+def test_expect_100_continue() -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        request = post("/now", b"hello", "Expect: 100-continue\r\n")
+        client[1].write(request[:-5])
+        assert await client[0].readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        client[1].write(b"hello")
+        assert await answer(client) == b"hello"
+
+    talk(steps)
+
+
+def test_deadlines() -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        loop = asyncio.get_running_loop()
+        client[1].write(post("/now", b"hello")[:-1])
+        await asyncio.sleep(0.05)
+        connection.expire(loop.time() + 29)
+        connection.expire(loop.time() + 31)
+        assert b"408" in await client[0].readline()
+        connection.expire(loop.time() + 40)
+        await client[0].read()
+        await handler.lost.wait()
+
+    talk(steps)
+
+
+def test_http_1_0_is_closed_after_the_answer() -> None:
+    async def steps(client: Client, handler: Echo, connection: Connection) -> None:
+        client[1].write(b"GET /x HTTP/1.0\r\n\r\n")
+        assert (await client[0].read()).endswith(b'Connection: close\r\n\r\n"/x"')
+
+    talk(steps)
