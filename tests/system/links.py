@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -53,6 +54,13 @@ class Recorded(MqttLink):
     @property
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.messages]
+
+    def cut(self) -> None:
+        """Break the connection below the link, as a lost network does: no DISCONNECT is sent."""
+        client = self._network._client
+        sock = client.socket() if client is not None else None
+        assert sock is not None
+        sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
 
     async def __aenter__(self: R) -> R:
         self.start()

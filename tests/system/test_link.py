@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,29 +38,17 @@ def talk(broker: Broker) -> None:
             await writer.publish("t/a", b"zero", qos=0)
             await until(lambda: set(reader.payloads) == {b"kept", b"one", b"zero"})
             reader.unsubscribe("t/#")
-            mortal = MqttLink(
-                MqttSettings(broker.host, broker.port, "mortal", clean_session=True),
-                will=Will("w/mortal", b"gone"),
-            )
+            mortal = Recorded(broker, "mortal", will=Will("w/mortal", b"gone"))
             mortal.start()
             assert await mortal.connected(10)
             reader.subscribe("w/+", 1)
             await writer.publish("t/unheard", b"?", qos=1)
-            cut(mortal)
+            mortal.cut()
             await until(lambda: b"gone" in reader.payloads)
             assert b"?" not in reader.payloads
             await mortal.stop()
 
     asyncio.run(run())
-
-
-def cut(link: MqttLink) -> None:
-    """Break the connection below the link, as a lost network does: no DISCONNECT is sent."""
-    client = link._network._client
-    assert client is not None
-    sock = client.socket()
-    assert sock is not None
-    sock.shutdown(socket.SHUT_RDWR)  # type: ignore[attr-defined]
 
 
 def test_mosquitto_carries_messages_and_the_last_will(broker: Broker) -> None:
@@ -105,7 +92,7 @@ def test_a_message_that_was_not_acknowledged_comes_again(broker: Broker) -> None
                 first.ack()
                 first.ack()
                 await asyncio.sleep(0.1)
-                cut(node)
+                node.cut()
                 await until(lambda: len(node.messages) == 3)
                 assert node.payloads[2] == b"second"
                 node.messages[1].ack()  # of the connection before: must not acknowledge anything on this one
@@ -169,7 +156,7 @@ def test_publishes_under_way_when_the_connection_breaks_arrive(broker: Broker) -
                 futures.append(writer.publish("n", b"%d" % index, qos=1))
                 if index % 100 == 50:
                     await asyncio.sleep(0)
-                    cut(writer)
+                    writer.cut()
                     await until(lambda: not writer.is_connected)
                     await writer.connected(10)
             await asyncio.wait_for(asyncio.gather(*futures), 20)
