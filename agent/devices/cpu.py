@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,7 +107,8 @@ class CpuDevice:
 
 
 def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
-    """Try every backend, all at the same time, each in its own process."""
+    """Try every backend, all at the same time, each in its own process; ``timeout_s`` is for all together."""
+    deadline = time.monotonic() + timeout_s
     running: dict[str, subprocess.Popen[str]] = {}
     found: list[BackendInfo] = []
     problems: list[str] = []
@@ -119,7 +121,7 @@ def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
         else:
             problems.append(f"{name}: not installed; pip install 'overlaid[{backend.extra}]'")
     for name, process in running.items():
-        version, problem = _outcome(process, timeout_s)
+        version, problem = _outcome(process, max(deadline - time.monotonic(), 0.0))
         if problem:
             problems.append(f"{name}: {problem}")
         else:
@@ -134,7 +136,10 @@ def _outcome(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str
             output, _ = process.communicate(timeout=timeout_s)
         except subprocess.TimeoutExpired:
             process.kill()
-            return "", f"did not load a tiny model within {timeout_s:g} s"
+            return (
+                "",
+                "took too long to load a tiny model; is the machine overloaded, or the runtime hanging?",
+            )
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
         return "", f"crashed with {name} while loading a tiny model; its wheel may be built for another CPU"

@@ -1,0 +1,103 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+
+import pytest
+
+from agent.devices import board as board_module
+from agent.devices.board import LocalBoard, open_board
+from agent.devices.probe import probe_board
+from agent.errors import RuntimeUnavailable
+from agent.hal import Board
+from agent.types import to_jsonable
+
+
+class NamedBoard:
+    """A board whose factory takes the part after ':'."""
+
+    def __init__(self, model: str) -> None:
+        self.model = model
+
+
+@pytest.fixture
+def named(monkeypatch: pytest.MonkeyPatch) -> None:
+    points = [
+        EntryPoint("local", "agent.devices.board:LocalBoard", board_module.GROUP),
+        EntryPoint("named", f"{__name__}:NamedBoard", board_module.GROUP),
+        EntryPoint("lost", "agent.devices.nowhere:Board", board_module.GROUP),
+    ]
+    monkeypatch.setattr(board_module, "entry_points", lambda group: points)
+
+
+def test_the_local_board() -> None:
+    board: Board = open_board("local")
+    assert isinstance(board, LocalBoard)
+    assert board.device("cpu") is board.device("cpu")
+    with pytest.raises(RuntimeUnavailable, match="no device 'fpga0' on this board; it has: cpu"):
+        board.device("fpga0")
+
+
+def test_the_part_after_the_colon_goes_to_the_factory(named: None) -> None:
+    board: object = open_board("named:pynq-z2")
+    assert isinstance(board, NamedBoard)
+    assert board.model == "pynq-z2"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("zedboard", "no board 'zedboard'; set board to one of: local, lost, named"),
+        ("", "no board ''"),
+        ("local:x", "board 'local:x' cannot be opened"),
+        ("named", "board 'named' cannot be opened"),
+        ("lost", "No module named 'agent.devices.nowhere'"),
+    ],
+)
+def test_boards_that_cannot_be_opened(named: None, name: str, text: str) -> None:
+    with pytest.raises(RuntimeUnavailable, match=text):
+        open_board(name)
+
+
+def test_the_probe_describes_this_machine() -> None:
+    info = probe_board("local")
+    assert (info.name, info.simulated) == ("local", False)
+    (device,) = info.devices
+    assert {backend.name for backend in device.backends} == {"onnxruntime", "litert"}
+    assert all(backend.version for backend in device.backends)
+    assert info.meters or info.problems
+
+
+def test_the_probe_prints_json() -> None:
+    command = [sys.executable, "-m", "agent.devices.probe", "local"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert json.loads(done.stdout) == to_jsonable(probe_board("local"))
+
+
+def test_the_probe_passes_the_boards_error_on() -> None:
+    with pytest.raises(RuntimeUnavailable, match="there is no board 'zedboard'"):
+        probe_board("zedboard")
+
+
+@pytest.mark.parametrize(
+    ("script", "text"),
+    [
+        ("sleep 600", "took longer than 0.3 s; see where it hangs with"),
+        ("kill -SEGV $$", "crashed with SIGSEGV"),
+        ("echo out of memory >&2; exit 1", "failed: out of memory"),
+        ("echo '{}'", "failed: it printed no error"),
+        ("echo '[]'", "failed"),
+        ("""echo '{"error": 3}'""", "failed"),
+        ("""echo '{"name": "x", "simulated": false, "devices": 7}'""", "failed"),
+    ],
+)
+def test_a_probe_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str, text: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!/bin/sh\n{'exec ' if script.startswith('sleep') else ''}{script}\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    with pytest.raises(RuntimeUnavailable, match=text):
+        probe_board("local", timeout_s=0.3 if script.startswith("sleep") else 30)
