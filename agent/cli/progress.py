@@ -1,38 +1,61 @@
-"""A progress bar for work that turns out to be long."""
+"""A deployment's progress while it happens: a bar on a terminal, a line per phase elsewhere; always on stderr."""
 
 from __future__ import annotations
 
-import contextlib
-import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from rich.progress import Progress, TaskID
-
-PATIENCE_S = 2.0
+import sys
+from collections.abc import Iterator
+from typing import Any
 
 
-@contextlib.contextmanager
-def progress_bar() -> Iterator[Callable[[str, float], None]]:
-    """Yields what takes a text and a share (0..1); a bar appears on stderr once two seconds have passed."""
-    due = time.monotonic() + PATIENCE_S
-    with contextlib.ExitStack() as stack:
-        shown: tuple[Progress, TaskID] | None = None
+class _Lines:
+    """For logs and pipes."""
 
-        def update(text: str, share: float) -> None:
-            nonlocal shown
-            if shown is None and time.monotonic() >= due:
-                shown = _open(stack)
-            if shown is not None:
-                shown[0].update(shown[1], description=text, completed=share)
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._phase = ""
 
-        yield update
+    def step(self, phase: str, share: float | None) -> None:  # noqa: ARG002 (phases only: shares change often)
+        if phase != self._phase:
+            self._phase = phase
+            print(f"{self._what}: {phase}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Lines stay."""
 
 
-def _open(stack: contextlib.ExitStack) -> tuple[Progress, TaskID]:
-    from rich.console import Console
-    from rich.progress import Progress
+class _Bar:
+    """For people; it goes away at the end."""
 
-    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
-    return bar, bar.add_task("", total=1.0)
+    def __init__(self, what: str) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        self._what = what
+        self._progress = Progress(console=Console(stderr=True), transient=True)
+        self._task = self._progress.add_task(what, total=None)
+        self._progress.start()
+
+    def step(self, phase: str, share: float | None) -> None:
+        total = None if share is None else 1.0
+        text = f"{self._what}: {phase}"
+        self._progress.update(self._task, description=text, total=total, completed=share or 0.0)
+
+    def close(self) -> None:
+        self._progress.stop()
+
+
+def follow(answers: Iterator[dict[str, Any]], what: str) -> Any:
+    """Show ``{"progress": {"phase", "share"}}`` answers as they come; the content of the final ``{"ok": …}``.
+
+    Raises what ``answers`` raises.
+    """
+    display = _Bar(what) if sys.stderr.isatty() else _Lines(what)
+    try:
+        for answer in answers:
+            if "ok" in answer:
+                return answer["ok"]
+            progress = answer["progress"]
+            display.step(str(progress.get("phase") or "QUEUED"), progress.get("share"))
+    finally:
+        display.close()
+    raise AssertionError("unreachable: the client ends with ok or an error")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import csv
-import sqlite3
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -71,6 +70,8 @@ def _telemetry(args: argparse.Namespace) -> int:
 
 @contextlib.contextmanager
 def _database(path: Path) -> Iterator[Query]:
+    import sqlite3
+
     from sqlite_utils import Database
 
     from agent.telemetry.schema import open_for_reading
