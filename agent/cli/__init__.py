@@ -10,12 +10,13 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from agent.cli import fleet_operate, fleet_package, node, telemetry
+from agent.cli import node, telemetry
 from agent.cli.output import DAEMON_DOWN
 from agent.errors import DaemonNotRunning, OverlaidError
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser(with_fleet: bool = True) -> argparse.ArgumentParser:
+    """All commands; those of the operator only ``with_fleet``, so that a node's command does not wait for them."""
     parser = argparse.ArgumentParser(
         prog="overlaid",
         description="Deploys signed ML models to edge nodes and serves them within latency and power budgets.",
@@ -30,16 +31,20 @@ def build_parser() -> argparse.ArgumentParser:
         description="The operator's side of the wire: make keys, pack and publish models, deploy them to nodes.",
         epilog="example: overlaid fleet deploy digits@1.0.0 --node cam-7 --latency-p99 20ms --rate 10/s",
     )
-    fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
-    fleet_package.register(fleet_commands)
-    fleet_operate.register(fleet_commands)
+    if with_fleet:
+        from agent.cli import fleet_operate, fleet_package
+
+        fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
+        fleet_package.register(fleet_commands)
+        fleet_operate.register(fleet_commands)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 3 the daemon is down,
     130 interrupted."""
-    args = build_parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser(with_fleet="fleet" in argv[:1]).parse_args(argv)
     try:
         return int(args.run(args) or 0)
     except OverlaidError as error:

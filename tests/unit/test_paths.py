@@ -1,0 +1,36 @@
+"""The light way to the node's folders agrees with the whole configuration."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.config import load_config
+from agent.errors import ConfigError
+from agent.paths import find_folders
+
+
+@pytest.mark.parametrize(
+    ("toml", "environ"),
+    [
+        ("", {}),
+        ('[paths]\nstate = "/a"\nruntime = "/b"\n', {}),
+        ('[paths]\nstate = "/a"\n', {"OVERLAID_PATHS_RUNTIME": "/r", "OVERLAID_PATHS_STATE": "/s"}),
+        ('[node]\nname = "n1"\n', {"OVERLAID_PATHS_STATE": "relative"}),
+    ],
+)
+def test_both_give_the_same_folders(tmp_path: Path, toml: str, environ: dict[str, str]) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(toml)
+    for path, variables in ((file, environ), (None, {**environ, "OVERLAID_CONFIG": str(file)})):
+        light, whole = find_folders(path, variables), load_config(path, variables).paths
+        assert (light.state, light.runtime) == (whole.state, whole.runtime)
+
+
+@pytest.mark.parametrize("toml", ["paths = 5", "[paths]\nstate = 5", "not toml", "\x00"])
+def test_what_is_wrong_is_named(tmp_path: Path, toml: str) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text(toml)
+    with pytest.raises(ConfigError, match=r"agent\.toml"):
+        find_folders(file, {})
