@@ -166,7 +166,8 @@ class Daemon:
         for topic in inbox.subscriptions():
             self.link.subscribe(topic, 1)
         self.link.start()
-        uplink = Uplink(self.node, self.boot_id, config.paths.state / "telemetry.db", outbox, config.telemetry.publish_s)
+        database = config.paths.state / "telemetry.db"
+        uplink = Uplink(self.node, self.boot_id, database, outbox, config.telemetry.publish_s)
         self._spawn(outbox.run(self.link))
         self._spawn(uplink.run())
 

@@ -155,7 +155,7 @@ def _verdict_row(verdict: Values) -> list[object]:
         None if joules is None else number(joules * 1e3),
         measured.get("energy"),
         measured.get("accuracy"),
-        f"CHOSEN: {verdict['reason']}" if verdict["chosen"] else verdict["reason"],
+        "chosen" if verdict["chosen"] else verdict["reason"],
     ]
 
 

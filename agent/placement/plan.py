@@ -101,7 +101,7 @@ def choose(
         return Choice(None, None, _in_order([*verdicts, *failures.values()]), reason)
     cost = _cost_of(feasible)
     best, why = _pick(feasible, cost, incumbent)
-    reason = f"{best.candidate}: {why}; {_praise(limits, best)}"
+    reason = f"{why}; {_praise(limits, best)}"
     verdicts = [
         Verdict(m.candidate, True, reason, m) if m is best
         else Verdict(m.candidate, False, _complaint(checks) or _worse(m, best, cost), m)
@@ -187,7 +187,7 @@ def _pick(
     figure = cost.text(best.candidate)
     if len(feasible) == 1:
         return best, f"the only feasible candidate, {cost.name} {figure}"
-    without = "" if cost.name == "energy" else " (energy is not known for every feasible candidate)"
+    without = "" if cost.name == "energy" else " (not every one has an energy figure)"
     if len(tied) == 1:
         return best, f"least {cost.name}, {figure}, of {len(feasible)} feasible candidates{without}"
     tie = (

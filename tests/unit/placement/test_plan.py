@@ -78,7 +78,7 @@ def test_least_energy_when_every_feasible_one_has_joules() -> None:
 def test_lowest_p99_when_an_energy_is_missing() -> None:
     choice = choose(BUDGET, [measured(FP32, 2.0), measured(INT8, 9.0, 0.001)])
     assert choice.candidate == FP32
-    assert "least p99, 2 ms, of 2 feasible candidates (energy is not known" in choice.reason
+    assert "least p99, 2 ms, of 2 feasible candidates (not every one has an energy figure)" in choice.reason
 
 
 def test_an_infeasible_one_without_joules_does_not_hide_energy() -> None:
