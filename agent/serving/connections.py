@@ -11,7 +11,8 @@ from agent.serving.connection import HEAD_S, IDLE_S, Connection, Handler
 from agent.serving.http import RETRY, Reply, RequestError
 
 MAX_CONNECTIONS = 128
-MAX_OPEN = 2 * MAX_CONNECTIONS  # with those that are being turned away, or join from another process
+MAX_ADOPTED = 2 * MAX_CONNECTIONS  # those that come from another process were already counted there
+MAX_OPEN = 3 * MAX_CONNECTIONS  # with those that are being turned away
 SWEEP_S = 1.0
 MAX_ACCEPTS = 16  # per wake-up, so that one flood does not starve the rest
 PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
@@ -51,7 +52,7 @@ class Connections:
 
     def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"") -> None:
         """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
-        self._add(sock, Connection(self._handler, door, unread, IDLE_S))
+        self._add(sock, door, unread, IDLE_S, MAX_ADOPTED)
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed or elsewhere."""
@@ -68,10 +69,13 @@ class Connections:
             self._sweeping.cancel()
         await asyncio.sleep(0)  # let the transports close their sockets
 
-    def _add(self, sock: socket.socket, connection: Connection) -> None:
+    def _add(self, sock: socket.socket, door: bool, unread: bytes, first_s: float, limit: int) -> None:
         if len(self) >= MAX_OPEN:
             sock.close()
             return
+        full = len(self) >= limit
+        handler: Handler = _Full(self.forget) if full else self._handler
+        connection = Connection(handler, door, unread, first_s, once=full)
         self._open.add(connection)
         task = self._loop.create_task(self._start(sock, connection))
         self._starting.add(task)
@@ -99,9 +103,7 @@ class Connections:
                 self._loop.remove_reader(fd)
                 self._loop.call_later(PAUSE_S, self._accept_again, fd)
                 return
-            full = len(self) >= MAX_CONNECTIONS
-            handler: Handler = _Full(self.forget) if full else self._handler
-            self._add(sock, Connection(handler, door, first_s=HEAD_S, once=full))
+            self._add(sock, door, b"", HEAD_S, MAX_CONNECTIONS)
 
     def _accept_again(self, fd: int) -> None:
         if fd in self._listeners:
@@ -121,7 +123,7 @@ class _Full:
         self.on_lost = forget
 
     def on_head(self, *_: object) -> Reply | memoryview | None:
-        raise RequestError(503, f"{MAX_CONNECTIONS} connections are open; try again", RETRY)
+        raise RequestError(503, "too many connections are open; try again", RETRY)
 
     def on_body(self, *_: object) -> Reply | None:
         raise NotImplementedError("on_head asks for no body")

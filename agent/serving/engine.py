@@ -79,8 +79,9 @@ class Engine:
         return await self._in_thread(work)
 
     def close(self) -> None:
-        """Free the model."""
-        self.session.close()
+        """Free the model, unless it runs: the end of the process frees it then."""
+        if not self._turn.locked():
+            self.session.close()
 
     async def _in_thread(self, work: Callable[[], T]) -> T:
         async with self._turn:

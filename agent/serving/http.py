@@ -47,8 +47,8 @@ class Head:
 
     @property
     def has_body(self) -> bool:
-        """True when bytes of a body may follow, so that they are not taken for the next request."""
-        unknown = self.content_length is None and self.method not in ("GET", "HEAD")
+        """True when bytes may follow that are no request; also after HEAD, whose answers have a body here."""
+        unknown = self.content_length is None and self.method != "GET"
         return self.chunked or unknown or bool(self.content_length)
 
 

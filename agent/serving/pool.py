@@ -111,13 +111,15 @@ class Pool:
 
     async def unroute(self, model: str) -> None:
         """Serve ``model`` no more: requests in flight finish, the worker ends, the socket goes."""
-        route = self._routes.pop(model, None)
+        route = self._routes.get(model)
         if route is None:
             return
         async with route.changing:
-            supervisor, route.supervisor = route.supervisor, None
-            await _cancel(supervisor)
+            if self._routes.get(model) is not route:
+                return
+            del self._routes[model]
             self._close_listener(model, route.listener)
+            await _cancel(route.supervisor)
             if route.worker is not None:
                 await self.stop(route.worker)
 
@@ -192,6 +194,8 @@ class Pool:
         if route is None:
             route = _Route(listen_unix(self._path(model)), worker.spec)
         async with route.changing:
+            if route.listener.fileno() < 0:
+                raise WorkerError(f"model {model!r} was removed meanwhile; deploy it again")
             try:
                 await worker.serve(route.listener)
             except OverlaidError:

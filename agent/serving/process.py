@@ -65,15 +65,11 @@ class Worker:
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            self._process = subprocess.Popen(  # noqa: ASYNC220  returns after exec; exit is seen on the channel
-                [sys.executable, "-m", "agent.serving.worker", str(theirs.fileno())],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                cwd="/",  # `python -m` imports from its directory first
-                env=_environment(self.spec.file.threads),
-            )
+            try:
+                self._process = _spawn(theirs.fileno(), self.spec.file.threads)
+            except OSError as error:
+                ours.close()
+                raise WorkerCrashed(f"cannot start a process for {self.spec}: {error}") from error
         self.pid = self._process.pid
         self._channel = Channel(ours, self._received, self._closed.set)
         self._watch_stderr()
@@ -215,6 +211,19 @@ class Worker:
                 self._tail.append(text[:200])
                 log.warning("%s: %s", self.spec.model, text)
         return bool(data)
+
+
+def _spawn(control: int, threads: int) -> subprocess.Popen[bytes]:
+    """Returns after exec; the worker's end is seen on the control channel."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "agent.serving.worker", str(control)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        pass_fds=[control],
+        cwd="/",  # `python -m` imports from its directory first
+        env=_environment(threads),
+    )
 
 
 def _environment(threads: int) -> dict[str, str]:

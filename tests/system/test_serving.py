@@ -220,6 +220,25 @@ def test_a_killed_worker_costs_503_for_its_model_only_and_comes_back(tmp_path: P
     scenario(tmp_path, steps)
 
 
+def test_a_model_that_cannot_start_is_given_up_until_asked_again(tmp_path: Path) -> None:
+    async def steps(node: Node) -> None:
+        model = tmp_path / "double-1.0.onnx"
+        intact = model.read_bytes()
+        model.write_bytes(b"corrupt")
+        os.kill(node.pid("double"), signal.SIGKILL)
+        await node.until(lambda: any(event.kind == "gave-up" for event in node.events), 60)
+        causes = [event.text for event in node.events if event.kind == "crashed"]
+        assert len(causes) == 5 and "SIGKILL" in causes[0] and "ONNX Runtime" in causes[4]
+        assert node.pool.serves("double") and node.pool.worker("triple") is not None
+        model.write_bytes(intact)
+        await node.pool.restart("double")
+        await node.until(lambda: node.pool.worker("double") is not None)
+        with connected(node) as connection:
+            assert (await asyncio.to_thread(infer, connection, "double"))[0] == 200
+
+    scenario(tmp_path, steps)
+
+
 def test_no_request_fails_while_versions_flip(tmp_path: Path) -> None:
     stop = False
 
