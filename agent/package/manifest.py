@@ -155,11 +155,14 @@ def parse_manifest(data: bytes) -> Manifest:
         raise ManifestError(f"manifest: {explain(error)}") from error
 
 
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+
+
 def explain(error: ValidationError) -> str:
     """The first three problems as ``key: what is wrong``."""
     return "; ".join(
         (".".join(map(str, problem["loc"])) or "top level")
         + ": "
-        + ("unknown key" if problem["type"] == "extra_forbidden" else problem["msg"])
+        + ("unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"])
         for problem in error.errors(include_url=False, include_input=False)[:3]
     )

@@ -1,0 +1,38 @@
+"""A progress bar for work that turns out to be long."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PATIENCE_S = 2.0
+
+
+@contextlib.contextmanager
+def progress_bar() -> Iterator[Callable[[str, float], None]]:
+    """Yields what takes a text and a share (0..1); a bar appears on stderr once two seconds have passed."""
+    due = time.monotonic() + PATIENCE_S
+    with contextlib.ExitStack() as stack:
+        shown: tuple[Progress, TaskID] | None = None
+
+        def update(text: str, share: float) -> None:
+            nonlocal shown
+            if shown is None and time.monotonic() >= due:
+                shown = _open(stack)
+            if shown is not None:
+                shown[0].update(shown[1], description=text, completed=share)
+
+        yield update
+
+
+def _open(stack: contextlib.ExitStack) -> tuple[Progress, TaskID]:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = stack.enter_context(Progress(console=Console(stderr=True), transient=True))
+    return bar, bar.add_task("", total=1.0)

@@ -1,0 +1,96 @@
+"""Before a package is signed: does every variant load here, and does it answer its golden vectors?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from agent.devices.board import open_board
+from agent.errors import DeviceError, GoldenMismatch, RuntimeUnavailable
+from agent.fleet.source import Array, ModelFolder, SourceVariant
+from agent.hal import ModelFile, Session
+
+BACKENDS = {"onnx": "onnxruntime", "tflite": "litert"}
+EXTRAS = {"onnx": "onnx", "tflite": "litert"}
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """How far from the golden outputs a variant's answers were, at most."""
+
+    backend: str
+    samples: int
+    worst_difference: float
+
+
+def check_variant(
+    folder: ModelFolder,
+    variant: SourceVariant,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    progress: Callable[[float], None],
+) -> Agreement:
+    """Load a variant on this machine's CPU and run every golden sample.
+
+    Raises RuntimeUnavailable (what to install), ModelLoadError (corrupt, or its tensors are not those of model.toml),
+    GoldenMismatch, TensorError, InferenceError; each names the variant.
+    """
+    backend = BACKENDS[variant.format]
+    file = ModelFile(folder.file(variant.file), variant.format, folder.toml.inputs, folder.toml.outputs)
+    try:
+        session = open_board("local").device("cpu").open(file, backend)
+        try:
+            worst = _run_samples(session, variant, inputs, outputs, progress)
+        finally:
+            session.close()
+    except RuntimeUnavailable as error:
+        install = "" if "pip install" in str(error) else f"; pip install 'overlaid[{EXTRAS[variant.format]}]'"
+        raise RuntimeUnavailable(
+            f"variant {variant.name} cannot be checked here: {error}{install}, or pack with --no-check"
+        ) from error
+    except DeviceError as error:
+        raise type(error)(f"variant {variant.name}: {error}") from error
+    return Agreement(backend, folder.toml.golden.count, worst)
+
+
+def _run_samples(
+    session: Session,
+    variant: SourceVariant,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+    progress: Callable[[float], None],
+) -> float:
+    count = len(next(iter(inputs.values())))
+    worst = 0.0
+    for sample in range(count):
+        run = session.run({name: array[sample] for name, array in inputs.items()})
+        for name, array in outputs.items():
+            got, want = np.asarray(run.outputs[name]), array[sample]
+            worst = max(worst, _compare(got, want, variant, f"sample {sample}, output {name!r}"))
+        progress((sample + 1) / count)
+    return worst
+
+
+def _compare(got: Array, want: Array, variant: SourceVariant, where: str) -> float:
+    """The largest difference; GoldenMismatch when an element exceeds ``atol + rtol * |want|`` or is not finite."""
+    if got.shape != want.shape:
+        raise GoldenMismatch(
+            f"variant {variant.name}: {where}: has shape {list(got.shape)}, golden is {list(want.shape)}"
+        )
+    golden = variant.golden
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(got.astype(np.float64) - want.astype(np.float64))
+    allowed = golden.atol + golden.rtol * np.abs(want.astype(np.float64))
+    wrong = ~(difference <= allowed)
+    if wrong.any():
+        at = np.unravel_index(
+            int(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0))), wrong.shape
+        )
+        raise GoldenMismatch(
+            f"variant {variant.name}: {where}: {int(wrong.sum())} of {wrong.size} values differ, worst at "
+            f"{[int(index) for index in at]}: got {float(got[at]):.6g}, golden {float(want[at]):.6g}, "
+            f"allowed difference {allowed[at]:.3g}; make the golden vectors again or raise atol/rtol in model.toml"
+        )
+    return float(difference.max(initial=0.0))

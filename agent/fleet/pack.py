@@ -1,0 +1,164 @@
+"""From a model folder to a signed package folder (docs/package.md)."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from agent.errors import ModelLoadError, UsageError
+from agent.fleet.boundaries import tensor_boundaries
+from agent.fleet.check import Agreement, check_variant
+from agent.fleet.source import Array, ModelFolder, SourceVariant
+from agent.package import disk
+from agent.package.blocks import file_entry
+from agent.package.directory import BLOCKS_NAME, MANIFEST_NAME
+from agent.package.manifest import MAX_BLOCK_BYTES, SCHEMA, Manifest, parse_manifest
+from agent.package.verify import digest_of
+from agent.trust import PrivateKey, seal
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """What was written. ``agreements``: by variant, empty when nothing was checked."""
+
+    manifest: Manifest
+    digest: str
+    key_id: str
+    blocks: int
+    agreements: Mapping[str, Agreement]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files of the package."""
+        return sum(file.size for file in self.manifest.files.values())
+
+
+def pack(
+    model_dir: Path,
+    out: Path,
+    key: PrivateKey,
+    *,
+    block_bytes: int = MAX_BLOCK_BYTES,
+    check: bool = True,
+    progress: Progress = lambda _text, _share: None,
+) -> Packed:
+    """Check, cut and sign a model; ``out`` appears at the end, whole.
+
+    Raises UsageError (``out`` exists), ManifestError (model.toml), ModelLoadError, TensorError (golden vectors do not
+    fit), GoldenMismatch, RuntimeUnavailable (only with ``check``), StoreError.
+    """
+    folder = ModelFolder(model_dir)
+    inputs = folder.golden_inputs()
+    outputs = {variant.name: folder.golden_outputs(variant) for variant in folder.toml.variants}
+    with _appearing(out) as unfinished:
+        writer = _Writer(unfinished, block_bytes, progress)
+        manifest = _write_files(folder, inputs, outputs, writer)
+        agreements = {}
+        for variant in folder.toml.variants if check else ():
+            agreements[variant.name] = check_variant(
+                folder, variant, inputs, outputs[variant.name], _checking(variant, progress)
+            )
+        envelope = seal("manifest", manifest.encode(), key)
+        (unfinished / MANIFEST_NAME).write_bytes(envelope)
+    return Packed(manifest, digest_of(envelope), key.public.id, len(writer.blocks), agreements)
+
+
+def _checking(variant: SourceVariant, progress: Progress) -> Callable[[float], None]:
+    return lambda share: progress(f"checking {variant.name}", share)
+
+
+@contextmanager
+def _appearing(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name when the block ends without an error."""
+    if out.exists():
+        raise UsageError(f"{out} exists; remove it or choose another folder")
+    unfinished = out.parent / f".{out.name}.{os.getpid()}{disk.LEFTOVER}"
+    try:
+        for leftover in out.parent.glob(f".{out.name}.*{disk.LEFTOVER}"):
+            shutil.rmtree(leftover)
+        (unfinished / BLOCKS_NAME).mkdir(parents=True)
+        yield unfinished
+        unfinished.rename(out)
+    except OSError as error:
+        raise disk.store_error(Path(error.filename or out), error) from error
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+
+
+class _Writer:
+    """Cuts files into blocks and gives each a flat name of its own."""
+
+    def __init__(self, folder: Path, block_bytes: int, progress: Progress) -> None:
+        self._folder = folder
+        self._block_bytes = block_bytes
+        self._progress = progress
+        self.files: dict[str, Any] = {}
+        self.blocks: set[str] = set()
+
+    def add(self, wanted: str, data: bytes, boundaries: list[int]) -> str:
+        """Write a file's blocks; the name it got in the manifest."""
+        name = re.sub(r"[^A-Za-z0-9._-]+", "-", wanted).strip("._-")[-100:].lstrip("._-") or "file"
+        if name in self.files:
+            name = f"{len(self.files)}-{name}"
+        entry, pieces = file_entry(data, boundaries, self._block_bytes)
+        for done, (block, piece) in enumerate(zip(entry.blocks, pieces, strict=True), start=1):
+            if block.sha256 not in self.blocks:
+                (self._folder / BLOCKS_NAME / block.sha256).write_bytes(piece)
+                self.blocks.add(block.sha256)
+            self._progress(f"cutting {name}", done / len(pieces))
+        self.files[name] = entry.model_dump()
+        return name
+
+
+def _write_files(
+    folder: ModelFolder,
+    inputs: Mapping[str, Array],
+    outputs: Mapping[str, Mapping[str, Array]],
+    writer: _Writer,
+) -> Manifest:
+    """Write every file's blocks; the manifest that names them, checked."""
+    toml = folder.toml
+    golden_inputs = {name: _add_array(writer, f"golden-{name}.bin", array) for name, array in inputs.items()}
+    model_files: dict[Path, str] = {}
+    variants = []
+    for variant in toml.variants:
+        golden = {
+            name: _add_array(writer, f"golden-{variant.name}-{name}.bin", array)
+            for name, array in outputs[variant.name].items()
+        }
+        path = folder.file(variant.file)
+        if path not in model_files:
+            model_files[path] = _add_model(writer, variant, path)
+        variants.append(
+            variant.model_dump()
+            | {"file": model_files[path], "golden": variant.golden.model_dump() | {"outputs": golden}}
+        )
+    values = toml.model_dump() | {
+        "schema": SCHEMA,
+        "golden": {"count": toml.golden.count, "inputs": golden_inputs},
+        "variants": variants,
+        "files": writer.files,
+    }
+    return parse_manifest(json.dumps(values).encode())
+
+
+def _add_array(writer: _Writer, name: str, array: Array) -> str:
+    return writer.add(name, array.tobytes(), [])
+
+
+def _add_model(writer: _Writer, variant: SourceVariant, path: Path) -> str:
+    data = path.read_bytes()
+    try:
+        boundaries = tensor_boundaries(data, variant.format)
+    except ModelLoadError as error:
+        raise ModelLoadError(f"variant {variant.name}: {path.name}: {error}") from error
+    return writer.add(path.name, data, boundaries)
