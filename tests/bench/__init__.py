@@ -1,1 +1,1 @@
-"""``make bench``: figures against their targets. Every module but ``harness`` is a bench: ``python -m tests.bench.NAME``."""
+"""``make bench``: figures against their targets. Each module but ``harness`` is one: ``python -m tests.bench.NAME``."""
