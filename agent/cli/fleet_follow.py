@@ -10,7 +10,7 @@ import time
 from typing import TYPE_CHECKING
 
 from agent.cli.fleet_desk import Commands, add_command, open_desk, seconds
-from agent.cli.output import add_json, print_json
+from agent.cli.output import add_json, one_cell, print_json
 from agent.errors import LinkError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _watch(args: argparse.Namespace) -> int:
     async def run(desk: Desk) -> None:
         async for event in watch(desk, args.node, lost):
             stamp = time.strftime("%H:%M:%S", time.localtime(event.time))
-            line = json.dumps(event.line()) if args.json else f"{stamp} {event.node}: {event.text}"
+            line = json.dumps(event.line()) if args.json else f"{stamp} {event.node}: {one_cell(event.text)}"
             print(line, flush=True)
 
     with open_desk(args) as (_, desk):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent.cli import fleet_follow
 from agent.cli.fleet_desk import Commands, add_command, add_targets, open_desk, seconds, targets_of
-from agent.cli.output import add_budget, add_json, budget_of, print_json, quantity
+from agent.cli.output import add_budget, add_json, budget_of, one_cell, print_json, quantity
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ def _publish_and_wait(
         print_json({"model": model, "nodes": outcomes})
     else:
         for end in outcomes:
-            details = ", ".join(text for text in (end.place, end.why) if text)
+            details = ", ".join(one_cell(text) for text in (end.place, end.why) if text)
             print(
                 f"{end.node}: {model.name} {model.version} {end.state.value}" + (details and f": {details}")
             )

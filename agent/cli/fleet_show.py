@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.output import print_table
+from agent.cli.output import one_cell, print_table
 from agent.link.topics import Target
 
 if TYPE_CHECKING:
@@ -150,14 +150,13 @@ def _print_detail(view: NodeView, desk: Desk) -> None:
     from agent.fleet.views import describe_capabilities
 
     if view.capabilities is not None:
-        print(describe_capabilities(view.capabilities))
+        print(one_cell(describe_capabilities(view.capabilities)))
         print(f"groups: {', '.join(view.groups) or 'none'}")
     if view.reported is not None and view.reported.power_cap_w is not None:
         print(f"power cap: {view.reported.power_cap_w:g} W")
     for when, result in desk.operator.results(view.node):
-        print(
-            f"{_age(time.time() - when)} ago: {result.op} {result.id} {result.state.value} {result.why}".rstrip()
-        )
+        age = _age(time.time() - when)
+        print(one_cell(f"{age} ago: {result.op} {result.id} {result.state.value} {result.why}"))
 
 
 def _age(seconds: float) -> str:
@@ -169,7 +168,7 @@ def _age(seconds: float) -> str:
 
 def print_step(result: Result) -> None:
     """A command that goes on."""
-    print(f"{result.op}: {result.state.value} {result.why}".rstrip(), file=sys.stderr)
+    print(one_cell(f"{result.op}: {result.state.value} {result.why}"), file=sys.stderr)
 
 
 def print_result(node: str, result: Result) -> None:
@@ -177,11 +176,11 @@ def print_result(node: str, result: Result) -> None:
     import json
 
     if result.why:
-        print(f"{node}: {result.op} {result.state.value}: {result.why}")
+        print(f"{node}: {result.op} {result.state.value}: {one_cell(result.why)}")
     events = result.output.get("events")
     if result.op == "logs" and isinstance(events, list):
         for event in events:
-            print(_event_line(event) if isinstance(event, dict) else event)
+            print(one_cell(_event_line(event) if isinstance(event, dict) else event))
     elif result.output:
         print(json.dumps(result.output, indent=2, sort_keys=True))
     elif not result.why:
@@ -189,11 +188,8 @@ def print_result(node: str, result: Result) -> None:
 
 
 def _event_line(event: dict[str, Any]) -> str:
-    moment = event.get("time")
-    stamp = (
-        time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(moment))
-        if isinstance(moment, (int, float))
-        else "-"
-    )
-    parts = (stamp, event.get("kind"), event.get("model"), event.get("text"))
-    return "  ".join(str(part) for part in parts if part is not None)
+    try:
+        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(event["time"])))
+    except (KeyError, TypeError, ValueError, OverflowError, OSError):
+        stamp = "-"
+    return " ".join(str(part) for part in (stamp, *map(event.get, ("kind", "model", "text"))) if part)

@@ -21,6 +21,8 @@ def line_log(json_lines: bool) -> Log:
                 print(json.dumps({"time": now, "event": event, "text": text, **data}), flush=True)
             else:
                 stamp = time.strftime("%H:%M:%S", time.localtime(now))
-                print(f"{stamp} {text}", file=sys.stderr, flush=True)
+                # Texts from outside must not steer the terminal.
+                shown = "".join(char if char.isprintable() else "?" for char in text)
+                print(f"{stamp} {shown}", file=sys.stderr, flush=True)
 
     return log
