@@ -22,7 +22,17 @@ def config_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
     """The file that holds: the one given, else $OVERLAID_CONFIG, else /etc/overlaid/agent.toml if it exists."""
     if path is None and "OVERLAID_CONFIG" in environ:
         path = Path(environ["OVERLAID_CONFIG"])
-    return path or (SYSTEM_CONFIG if SYSTEM_CONFIG.exists() else None)
+    return path or (SYSTEM_CONFIG if _exists(SYSTEM_CONFIG) else None)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError:
+        return True  # reading it will say why it cannot be read
+    return True
 
 
 def read_toml(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -151,7 +152,7 @@ def _verdict_row(verdict: Values) -> list[object]:
         runs(verdict["candidate"]),
         number(measured.get("p50_ms")),
         number(measured.get("p99_ms")),
-        None if sure is None else f"{sure:.0%}",
+        None if sure is None else f"{math.floor(sure * 1000) / 10:g}%",
         None if joules is None else number(joules * 1e3),
         measured.get("energy"),
         measured.get("accuracy"),

@@ -72,10 +72,14 @@ def open_for_writing(path: Path, wal_pages: int) -> sqlite3.Connection:
 
 def open_for_reading(path: Path) -> sqlite3.Connection:
     """Open the database read-only; TelemetryError when it is missing, unreadable, damaged or of a newer schema."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         raise TelemetryError(
             f"no telemetry at {path}: has the daemon run here? see overlaid run, or give --config"
-        )
+        ) from None
+    except OSError as error:
+        raise TelemetryError(f"cannot read {path}: {error.strerror}; try as root or in its group") from error
     uri = path.absolute().as_uri()
     connection: sqlite3.Connection | None = None
     try:

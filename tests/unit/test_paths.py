@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import paths
 from agent.config import load_config
 from agent.errors import ConfigError
 from agent.paths import find_folders
@@ -34,3 +35,13 @@ def test_what_is_wrong_is_named(tmp_path: Path, toml: str) -> None:
     file.write_text(toml)
     with pytest.raises(ConfigError, match=r"agent\.toml"):
         find_folders(file, {})
+
+
+def test_a_system_file_that_may_not_be_read_is_not_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / ("x" * 300))
+    with pytest.raises(ConfigError, match="cannot read"):
+        find_folders(None, {})
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / "none.toml")
+    assert find_folders(None, {"OVERLAID_PATHS_STATE": "/s"}).state == Path("/s")
