@@ -55,6 +55,11 @@ class Recorded(MqttLink):
     def payloads(self) -> list[bytes]:
         return [message.payload for message in self.messages]
 
+    async def ready(self) -> None:
+        """Connected, and the broker has taken every subscription made so far: it works in order."""
+        assert await self.connected(10), self.reasons
+        await asyncio.wait_for(self.publish("ready", b"", qos=1), 10)
+
     def cut(self) -> None:
         """Break the connection below the link, as a lost network does: no DISCONNECT is sent."""
         client = self._network._client

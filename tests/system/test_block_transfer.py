@@ -87,7 +87,7 @@ def whole_transfer(broker: Broker) -> None:
 
     async def run() -> None:
         async with Server(broker, blocks) as server:
-            assert await server.connected(10)
+            await server.ready()
             node, got = fetcher(broker), Received()
             await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks), got), 30)
             assert got == blocks
@@ -123,7 +123,7 @@ def test_a_package_comes_whole_over_tls(tmp_path: Path) -> None:
         async def run() -> None:
             settings = MqttSettings(broker.host, broker.port, "node", ca=broker.ca)
             async with Server(broker, blocks) as server:
-                assert await server.connected(10)
+                await server.ready()
                 got = Received()
                 await asyncio.wait_for(BlockFetcher(settings, SITE).fetch(PACKAGE, sizes(blocks), got), 30)
                 assert got == blocks
@@ -147,7 +147,7 @@ def test_a_broker_restart_costs_one_window_at_most(tmp_path: Path) -> None:
         async with Server(
             broker, blocks, lambda sha, frame: frame if go_on.is_set() or len(got) < 20 else None
         ) as server:
-            assert await server.connected(10)
+            await server.ready()
             node = fetcher(broker)
             task = asyncio.create_task(node.fetch(PACKAGE, sizes(blocks), deliver))
             await asyncio.wait_for(reached.wait(), 10)
@@ -172,7 +172,7 @@ def test_nodes_that_fetch_together_share_what_the_server_sends(tmp_path: Path) -
 
     async def run(broker: Broker) -> None:
         async with Server(broker, blocks) as server:
-            assert await server.connected(10)
+            await server.ready()
             first, second = Received(), Received()
             await asyncio.wait_for(
                 asyncio.gather(
@@ -212,7 +212,7 @@ def test_lost_and_wrong_blocks_are_asked_for_again(tmp_path: Path) -> None:
 
     async def run(broker: Broker) -> None:
         async with Server(broker, blocks, spoil) as server:
-            assert await server.connected(10)
+            await server.ready()
             node, got = fetcher(broker), Received()
             await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks), got), 30)
             assert got == blocks
@@ -232,7 +232,7 @@ def test_what_ends_a_transfer(tmp_path: Path) -> None:
 
     async def run(broker: Broker) -> None:
         async with Server(broker, blocks) as server:
-            assert await server.connected(10)
+            await server.ready()
             node = fetcher(broker)
             with pytest.raises(BlockMissing, match="publish the package again"):
                 await asyncio.wait_for(node.fetch(PACKAGE, sizes(blocks) | {absent: 5}, Received()), 10)
