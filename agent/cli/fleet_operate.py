@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from agent.fleet.actions import Change, Desk
     from agent.fleet.desired import Content
+    from agent.fleet.follow import Outcome
     from agent.fleet.home import Home
     from agent.link.topics import Target
     from agent.types import DesiredModel, DesiredState
@@ -169,8 +170,13 @@ def _publish_and_wait(
         print_json({"model": model, "nodes": outcomes})
     else:
         for end in outcomes:
-            details = ", ".join(one_cell(text) for text in (end.place, end.why) if text)
             print(
-                f"{end.node}: {model.name} {model.version} {end.state.value}" + (details and f": {details}")
+                f"{end.node}: {model.name} {model.version} {end.state.value}: {_details(end, model.version)}"
             )
     return 0 if all(end.state is State.SUCCEEDED for end in outcomes) else 1
+
+
+def _details(end: Outcome, version: str) -> str:
+    if end.running not in (None, version):
+        return one_cell(f"{end.why}; {end.running} serves on: {end.place}")
+    return one_cell(", ".join(text for text in (end.place, end.why) if text))

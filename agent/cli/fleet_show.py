@@ -109,9 +109,9 @@ def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, det
     if not views:
         print("no node was ever heard on this site; start one: overlaid run")
         return
-    columns = ["node", "online", "model", "version", "state", "runs on", "p99 ms", "revision", "why"]
+    columns = ["NODE", "ONLINE", "MODEL", "VERSION", "STATE", "RUNS", "P99 MS", "REVISION", "WHY"]
     if problem is not None:
-        columns.insert(2, "age")
+        columns.insert(2, "AGE")
     rows: list[Sequence[object]] = []
     for view in views:
         head: list[object] = [view.node, "yes" if view.online else "no"]

@@ -21,11 +21,12 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended on a node; ``place``: variant, device and runtime that were chosen."""
+    """How it ended on a node. ``place``: variant, device and runtime of ``running``, the version that now serves."""
 
     node: str
     state: State
     why: str = ""
+    running: str | None = None
     place: str | None = None
 
 
@@ -43,7 +44,9 @@ def outcome(goal: Goal, view: NodeView, before: Reported | None) -> Outcome | No
     model = view.model(goal.model)
     if model is None or model.version != goal.version:
         return _other(goal, reported, describe_model(model) if model else f"no {goal.model}")
-    return Outcome(goal.node, model.state, model.why, describe_place(model)) if model.state.final else None
+    if not model.state.final:
+        return None
+    return Outcome(goal.node, model.state, model.why, model.running_version, describe_place(model))
 
 
 def _too_old(goal: Goal, before: Reported) -> str:
