@@ -18,6 +18,7 @@ from agent.errors import ConfigError, TrustError
 from agent.paths import config_file, default_runtime, default_state, read_toml
 from agent.trust import PublicKey
 from agent.types import check_name
+from agent.validation import explain_validation
 
 Name = Annotated[str, AfterValidator(check_name)]
 
@@ -170,14 +171,3 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None
             table = data.setdefault(section, {})
             if isinstance(table, dict):
                 table[key] = [item.strip() for item in value.split(",") if item.strip()] if many else value
-
-
-def explain_validation(error: ValidationError) -> str:
-    """The first three problems as ``key: what is wrong``, without the values (they may be secret)."""
-    problems = []
-    for problem in error.errors(include_url=False, include_input=False)[:3]:
-        where = ".".join(str(part) for part in problem["loc"]) or "top level"
-        text = "unknown key" if problem["type"] == "extra_forbidden" else problem["msg"]
-        problems.append(f"{where}: {text}")
-    more = error.error_count() - len(problems)
-    return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")

@@ -83,11 +83,12 @@ class Daemon:
         self.front_door = FrontDoor(self.pool, config.serving.http, runtime / "http.sock")
         self.power_w: float | None = None
         self.node = node_target(config)
-        self.reporter = Reporter(config, self.node, self.boot_id, lambda: self.power_w)
+        self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power_w)
         self.local = LocalOperations(self.reporter, self.pool)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []
         self.link: MqttLink | None = None
+        self.outbox: Outbox | None = None
 
     async def run(self) -> None:
         """Start, wait for a signal or for a part to die, stop in order."""
@@ -102,6 +103,7 @@ class Daemon:
             await self._stop()
 
     async def _start(self) -> None:
+        self.pool.expect(self.store.models())
         await self.control.start()
         await self.front_door.start()
         notify.ready(f"probing board {self.config.node.board}")
@@ -149,7 +151,7 @@ class Daemon:
         if config.mqtt is None:
             self.reporter.attach(manager, board, None)
             return
-        outbox = Outbox(config.paths.state / "state.db", OUTBOX_ROWS)
+        outbox = self.outbox = Outbox(config.paths.state / "state.db", OUTBOX_ROWS)
         commands = Commands(self.node, manager, self.pool, config.paths.state / "telemetry.db", outbox.put)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
@@ -195,6 +197,8 @@ class Daemon:
         if self.link is not None:
             offline = Status(online=False, boot_id=self.boot_id).encode()
             await self.link.stop((self.node.status, offline))
+        if self.outbox is not None:
+            self.outbox.close()
         self.journal.close()
         self.telemetry.event("stopped", "")
         self.telemetry.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from agent.deploy.manager import Manager
 from agent.errors import DeployError, MessageError, UsageError, from_name
 from agent.serving.pool import Pool
 from agent.types import BoardInfo, Budget, State, to_jsonable
+from agent.validation import explain_validation
 
 _BUDGET = TypeAdapter(Budget)
 Answer = dict[str, Any]
@@ -71,9 +73,9 @@ class LocalOperations:
         if not folder.is_absolute():
             raise UsageError("package must be an absolute path")
         try:
-            budget = _BUDGET.validate_python(request.get("budget"))
+            budget = _BUDGET.validate_json(json.dumps(request.get("budget")))
         except ValidationError as error:
-            raise UsageError(f"budget: {error.errors(include_url=False)[0]['msg']}") from error
+            raise UsageError(f"budget: {explain_validation(error)}") from error
         deployment = manager.deploy_local(folder, budget)
         while True:
             now = manager.outcome(deployment.id)

@@ -17,6 +17,7 @@ from agent.errors import StoreError
 from agent.link.client import MqttLink
 from agent.link.messages import Capabilities, Reported, ReportedModel, Status
 from agent.link.topics import Target
+from agent.telemetry.writer import Telemetry
 from agent.types import BoardInfo, ModelStatus, Snapshot
 
 MIN_INTERVAL_S = 0.25  # progress is news four times a second, not more
@@ -27,10 +28,15 @@ class Reporter:
     """Publishes what changed, coalesced. ``link`` is None on a node without a broker."""
 
     def __init__(
-        self, config: Config, node: Target, boot_id: str, power_w: Callable[[], float | None]
+        self,
+        config: Config,
+        node: Target,
+        boot_id: str,
+        telemetry: Telemetry,
+        power_w: Callable[[], float | None],
     ) -> None:
         self._config, self._node, self._boot_id = config, node, boot_id
-        self._power_w = power_w
+        self._telemetry, self._power_w = telemetry, power_w
         self._started = time.time()
         self._changed = asyncio.Event()
         self._link: MqttLink | None = None
@@ -85,18 +91,17 @@ class Reporter:
         if self._link is None or self._manager is None or not self.connected:
             return
         models = tuple(_reported(status) for status in self._manager.statuses())
-        target = str(self._node)
-        seen = self._manager.seen(target)
-        head = (seen, self._manager.applied(target), self._manager.power_cap_w, self._why)
+        manager = self._manager
+        head = (manager.revision_seen, manager.revision_applied, manager.power_cap_w, self._why)
         if head == self._last_head and _news(models) == _news(self._last_models):
             return
         self._last_head, self._last_models = head, models
         reported = Reported(
-            revision_seen=seen,
-            revision_applied=head[1],
+            revision_seen=manager.revision_seen,
+            revision_applied=manager.revision_applied,
             time=time.time(),
             models=list(models),
-            power_cap_w=self._manager.power_cap_w,
+            power_cap_w=manager.power_cap_w,
             why=self._why,
         )
         self._link.publish(self._node.reported, reported.encode(), 1, retain=True)
@@ -110,8 +115,7 @@ class Reporter:
     def snapshot(self) -> Snapshot:
         """The node at this instant."""
         config, manager = self._config, self._manager
-        target = str(self._node)
-        warnings = [text for text in (self._why, self.link_problem) if text]
+        warnings = [text for text in (self._why, self.link_problem, self._telemetry.problem) if text]
         return Snapshot(
             time=time.time(),
             node=config.node.name,
@@ -122,8 +126,8 @@ class Reporter:
             pid=os.getpid(),
             broker=f"{config.mqtt.host}:{config.mqtt.port}" if config.mqtt else "none",
             broker_connected=self.connected,
-            revision_seen=manager.seen(target) if manager else 0,
-            revision_applied=manager.applied(target) if manager else 0,
+            revision_seen=manager.revision_seen if manager else 0,
+            revision_applied=manager.revision_applied if manager else 0,
             power_cap_w=manager.power_cap_w if manager else None,
             power_w=self._power_w(),
             http=config.serving.http or None,

@@ -27,7 +27,8 @@ def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
     return MqttSettings(
         host=mqtt.host,
         port=mqtt.port,
-        client_id=f"overlaid.{config.node.site}.{config.node.name}" + (".data" if data else ""),
+        # NATS refuses dots in client ids; names hold no underscore, so this is unambiguous.
+        client_id="_".join(("overlaid", config.node.site, config.node.name, *(["data"] if data else []))),
         username=mqtt.username,
         password=mqtt.read_password(),
         ca=mqtt.ca,

@@ -48,8 +48,7 @@ class Manager:
         self._running: tuple[Deployment, asyncio.Task[Placement]] | None = None
         self._stop_with: DeployError | None = None
         self._wake = asyncio.Event()
-        self._seen: dict[str, int] = {}
-        self._applied: dict[str, int] = {}
+        self._seen = self._applied = 0
         self.effective = Effective({}, None)
 
     # -- the outside's calls -------------------------------------------------------------------------------------
@@ -66,7 +65,7 @@ class Manager:
             if self._queue:
                 await self._work(self._queue.pop(0))
                 continue
-            self._applied = dict(self._seen)
+            self._applied = self._seen
             self._on_change()
             self._wake.clear()
             await self._wake.wait()
@@ -74,7 +73,7 @@ class Manager:
     def reconcile(self) -> None:
         """Compare the accepted desired states with what is installed and queue the difference."""
         desired = self._res.journal.desired()
-        self._seen = {target: state.revision for target, state in desired.items()}
+        self._seen = max((state.revision for state in desired.values()), default=0)
         self.effective = effective(desired, self._node, self._groups)
         wanted = self.effective.models
         installed = {
@@ -96,13 +95,16 @@ class Manager:
         caps = [cap for cap in (self._base_cap_w, self.effective.power_cap_w) if cap is not None]
         return min(caps, default=None)
 
-    def seen(self, target: str) -> int:
-        """The newest accepted revision of a target; 0 when none was."""
-        return self._seen.get(target, 0)
+    @property
+    def revision_seen(self) -> int:
+        """The newest accepted revision, whether of the node or of one of its groups: an operator counts revisions
+        over all targets of a site. 0 when none was."""
+        return self._seen
 
-    def applied(self, target: str) -> int:
-        """The newest revision of a target whose every deployment and removal has ended; 0 when none has."""
-        return self._applied.get(target, 0)
+    @property
+    def revision_applied(self) -> int:
+        """``revision_seen`` of the last moment at which every deployment and removal had ended; 0 when none was."""
+        return self._applied
 
     def deploy_local(self, folder: Path, budget: Budget) -> Deployment:
         """Queue a package folder. Raises UsageError when the fleet manages the model, and what verification raises."""

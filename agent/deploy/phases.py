@@ -53,8 +53,7 @@ async def download(
     variants = runnable_variants(res, package.manifest)
     missing = {b.sha256: b for b in res.store.missing(package.manifest.files_for(variants))}
     total = sum(block.size for block in missing.values())
-    # Blocks and the file assembled from them are on the disk together for a moment.
-    res.store.reserve(2 * total)
+    _reserve(res, 2 * total, model.digest)  # blocks and the file assembled from them, for a moment
     arrived = 0
 
     def deliver(sha: str, data: bytes) -> None:
@@ -69,6 +68,15 @@ async def download(
     if missing:
         await source.fetch(model.digest, {sha: block.size for sha, block in missing.items()}, deliver)
     return package
+
+
+def _reserve(res: Resources, nbytes: int, digest: str) -> None:
+    """Space for what is to come; what failed deployments left behind goes first when there is too little."""
+    try:
+        res.store.reserve(nbytes)
+    except StoreError:
+        res.store.collect({digest})
+        res.store.reserve(nbytes)
 
 
 async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) -> VerifiedPackage:

@@ -30,6 +30,7 @@ async def restore(res: Resources) -> dict[str, Service]:
         service = await _restore(res, model, versions.current, versions.previous)
         if service is not None:
             services[model] = service
+    res.pool.expect(())
     return services
 
 

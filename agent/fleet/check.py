@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from agent.devices.board import open_board
+from agent.devices.golden import compare, worst_difference
 from agent.errors import DeviceError, GoldenMismatch, RuntimeUnavailable
 from agent.fleet.source import Array, ModelFolder, SourceVariant
 from agent.hal import ModelFile, Session
@@ -66,31 +65,13 @@ def _run_samples(
     worst = 0.0
     for sample in range(count):
         run = session.run({name: array[sample] for name, array in inputs.items()})
-        for name, array in outputs.items():
-            got, want = np.asarray(run.outputs[name]), array[sample]
-            worst = max(worst, _compare(got, want, variant, f"sample {sample}, output {name!r}"))
+        want = {name: array[sample] for name, array in outputs.items()}
+        problem = compare(run.outputs, want, variant.golden.atol, variant.golden.rtol)
+        if problem is not None:
+            raise GoldenMismatch(
+                f"variant {variant.name}: sample {sample}, {problem}; make the golden vectors again or raise atol/rtol "
+                "in model.toml"
+            )
+        worst = max(worst, worst_difference(run.outputs, want))
         progress((sample + 1) / count)
     return worst
-
-
-def _compare(got: Array, want: Array, variant: SourceVariant, where: str) -> float:
-    """The largest difference; GoldenMismatch when an element exceeds ``atol + rtol * |want|`` or is not finite."""
-    if got.shape != want.shape:
-        raise GoldenMismatch(
-            f"variant {variant.name}: {where}: has shape {list(got.shape)}, golden is {list(want.shape)}"
-        )
-    golden = variant.golden
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(got.astype(np.float64) - want.astype(np.float64))
-    allowed = golden.atol + golden.rtol * np.abs(want.astype(np.float64))
-    wrong = ~(difference <= allowed)
-    if wrong.any():
-        at = np.unravel_index(
-            int(np.argmax(np.where(wrong, np.nan_to_num(difference, nan=np.inf), -1.0))), wrong.shape
-        )
-        raise GoldenMismatch(
-            f"variant {variant.name}: {where}: {int(wrong.sum())} of {wrong.size} values differ, worst at "
-            f"{[int(index) for index in at]}: got {float(got[at]):.6g}, golden {float(want[at]):.6g}, "
-            f"allowed difference {allowed[at]:.3g}; make the golden vectors again or raise atol/rtol in model.toml"
-        )
-    return float(difference.max(initial=0.0))

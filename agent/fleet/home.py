@@ -10,10 +10,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent.config import Mqtt, Name, Section, explain_validation
+from agent.config import Mqtt, Name, Section
 from agent.errors import ConfigError, UsageError
 from agent.package import disk
 from agent.paths import read_toml
+from agent.validation import explain_validation
 
 MAKE_ONE = "make one: overlaid fleet init --site lab --broker localhost:1883"
 MQTT_PORT, MQTTS_PORT = 1883, 8883

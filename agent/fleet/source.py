@@ -16,9 +16,10 @@ from pydantic import Field, ValidationError
 
 from agent.devices.tensors import DTYPES, NAMES
 from agent.errors import ConfigError, ManifestError, TensorError
-from agent.package.manifest import MAX_FILE_BYTES, Part, explain
+from agent.package.manifest import MAX_FILE_BYTES, Part
 from agent.paths import read_toml
 from agent.types import TensorSpec
+from agent.validation import explain_validation
 
 MODEL_TOML = "model.toml"
 Array = NDArray[Any]
@@ -75,7 +76,7 @@ class ModelFolder:
             # TOML's dates belong nowhere; as empty tables they are refused with their key.
             self.toml = ModelToml.model_validate_json(json.dumps(read_toml(file), default=lambda _: {}))
         except ValidationError as error:
-            raise ManifestError(f"{file}: {explain(error)}") from error
+            raise ManifestError(f"{file}: {explain_validation(error)}") from error
         except ConfigError as error:
             raise ManifestError(str(error)) from error
         self.inputs = {spec.name: spec for spec in self.toml.inputs}

@@ -24,6 +24,7 @@ from agent.types import (
     check_version,
     to_jsonable,
 )
+from agent.validation import explain_validation
 
 MAX_CONTROL_BYTES = 256 * 1024
 MAX_MODELS = 256
@@ -159,14 +160,7 @@ def parse(kind: type[M], data: bytes) -> M:
     try:
         return kind.model_validate_json(data)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)[:3]
-        text = "; ".join(
-            ".".join(map(str, p["loc"]))
-            + ": "
-            + ("unknown key" if p["type"] == "extra_forbidden" else p["msg"])
-            for p in problems
-        )
-        raise MessageError(f"{kind.__name__.lower()}: {text}") from error
+        raise MessageError(f"{kind.__name__.lower()}: {explain_validation(error)}") from error
 
 
 S = TypeVar("S", Desired, Command)

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from agent.errors import ManifestError
 from agent.types import TensorSpec, check_digest, check_name, check_version
+from agent.validation import explain_validation
 
 SCHEMA = "overlaid-package/1"
 MAX_MANIFEST_BYTES = 704 * 1024  # in base64 within its envelope it stays below 1 MB, NATS's largest payload
@@ -152,17 +153,4 @@ def parse_manifest(data: bytes) -> Manifest:
     try:
         return Manifest.model_validate_json(data)
     except ValidationError as error:
-        raise ManifestError(f"manifest: {explain(error)}") from error
-
-
-_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
-
-
-def explain(error: ValidationError) -> str:
-    """The first three problems as ``key: what is wrong``."""
-    return "; ".join(
-        (".".join(map(str, problem["loc"])) or "top level")
-        + ": "
-        + ("unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"])
-        for problem in error.errors(include_url=False, include_input=False)[:3]
-    )
+        raise ManifestError(f"manifest: {explain_validation(error)}") from error

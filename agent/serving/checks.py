@@ -35,29 +35,6 @@ class GoldenData:
         return {name: array[sample] for name, array in self._outputs.items()}
 
 
-def compare(got: Mapping[str, Array], want: Mapping[str, Array], atol: float, rtol: float) -> str | None:
-    """None when every output agrees, else which differs most and by how much."""
-    for name, expected in want.items():
-        actual = got[name]
-        if actual.shape != expected.shape:
-            return f"output {name!r} has shape {list(actual.shape)}, golden is {list(expected.shape)}"
-        wide, target = actual.astype(np.float64), expected.astype(np.float64)
-        allowed = atol + rtol * np.abs(target)
-        with np.errstate(invalid="ignore"):
-            error = np.abs(wide - target)
-        # Exactly equal covers infinities and integers beyond 2**53; NaN agrees with NaN.
-        wrong = ~((error <= allowed) | (actual == expected) | (np.isnan(wide) & np.isnan(target)))
-        if wrong.any():
-            excess = np.where(wrong, np.nan_to_num(error - allowed, nan=np.inf), -np.inf)
-            worst = np.unravel_index(int(np.argmax(excess)), wrong.shape)
-            return (
-                f"output {name!r}: {int(wrong.sum())} of {wrong.size} values differ, worst at "
-                f"{[int(index) for index in worst]}: got {wide[worst]:.6g}, golden {target[worst]:.6g}, "
-                f"allowed difference {allowed[worst]:.3g}"
-            )
-    return None
-
-
 def _read(files: Mapping[str, Path], spec: TensorSpec, count: int) -> Any:
     """An array of shape (count, *sample)."""
     path = files.get(spec.name)

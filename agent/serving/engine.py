@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
+from agent.devices.golden import compare
 from agent.errors import GoldenMismatch
 from agent.hal import Run, Session
-from agent.serving.checks import GoldenData, compare
+from agent.serving.checks import GoldenData
 from agent.serving.spec import WorkerSpec
 
 INLINE_S = 0.005  # a thread costs ~0.2 ms per run, more than blocking the loop for a run this short

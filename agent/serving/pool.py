@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -79,6 +79,7 @@ class Pool:
         self._on_event = on_event
         self._routes: dict[str, _Route] = {}
         self._workers: set[Worker] = set()
+        self._expected: set[str] = set()
         # The front door takes back keep-alive connections whose next request is for someone else.
         self.take_back: Callable[[socket.socket, bytes], None] | None = None
 
@@ -178,11 +179,15 @@ class Pool:
 
     def models(self) -> list[str]:
         """Names of the routed models."""
-        return sorted(self._routes)
+        return sorted({*self._routes, *self._expected})
 
     def serves(self, model: str) -> bool:
         """True when ``model`` is routed, be its worker alive or just being restarted."""
-        return model in self._routes
+        return model in self._routes or model in self._expected
+
+    def expect(self, models: Iterable[str]) -> None:
+        """Models that are about to be routed: until then they are unavailable, not unknown (503, not 404)."""
+        self._expected = set(models)
 
     def worker(self, model: str) -> Worker | None:
         """The worker that serves ``model`` now; None while it is restarted or when it is not routed."""

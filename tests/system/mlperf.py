@@ -50,8 +50,8 @@ class Reference:
     def random_input(self, rng: np.random.Generator) -> NDArray[Any]:
         shape, dtype = self.input["shape"], self.input["dtype"]
         if dtype == np.int8:
-            return rng.integers(-128, 128, shape).astype(np.int8)
-        return rng.random(shape).astype(np.float32)
+            return np.asarray(rng.integers(-128, 128, shape), np.int8)
+        return np.asarray(rng.random(shape), np.float32)
 
 
 def real_inputs(name: str) -> list[NDArray[Any]]:

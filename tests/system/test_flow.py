@@ -56,7 +56,8 @@ def deployed(node: Node, version: str = "1.0.0") -> dict[str, Any]:
         )
         return model if good else None
 
-    return wait_until(f"digits {version}", succeeded, 60)
+    model: dict[str, Any] = wait_until(f"digits {version}", succeeded, 60)
+    return model
 
 
 def test_a_model_is_deployed_over_mqtt_and_answers(it: Stage, node: Node) -> None:
@@ -122,7 +123,9 @@ def test_a_killed_worker_comes_back_and_the_daemon_lives(node: Node) -> None:
     before = deployed(node)
     assert node.process is not None
     os.kill(before["pid"], signal.SIGKILL)
-    wait_until("the worker's successor", lambda: (node.model("digits") or before)["pid"] not in (None, before["pid"]))
+    wait_until(
+        "the worker's successor", lambda: (node.model("digits") or before)["pid"] not in (None, before["pid"])
+    )
     assert node.process.poll() is None
     after = deployed(node)
     assert after["restarts"] == before["restarts"] + 1

@@ -69,6 +69,7 @@ def test_kill_9_in_each_phase(it: Stage, node: Node, phase: str) -> None:
         pass
     node.kill()
     node.start()
+    wait_until("digits after the restart", lambda: node.request("GET", "/v2/models/digits/ready")[0] == 200)
     assert digits_answer(node)
     wait_until(
         f"big {version} after the kill",

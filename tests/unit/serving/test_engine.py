@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from agent.devices.golden import compare
 from agent.errors import GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
-from agent.serving.checks import compare
 from agent.serving.engine import Engine
 from agent.serving.spec import Golden, WorkerSpec
 from agent.types import Candidate, TensorSpec

@@ -1,0 +1,18 @@
+"""What pydantic found wrong, in words for people."""
+
+from __future__ import annotations
+
+from pydantic import ValidationError
+
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
+
+
+def explain_validation(error: ValidationError) -> str:
+    """The first three problems as ``key: what is wrong``, without the values (they may be secret)."""
+    problems = []
+    for problem in error.errors(include_url=False, include_input=False)[:3]:
+        where = ".".join(str(part) for part in problem["loc"]) or "top level"
+        text = "unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"]
+        problems.append(f"{where}: {text}")
+    more = error.error_count() - len(problems)
+    return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")
