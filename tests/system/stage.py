@@ -150,6 +150,8 @@ class Stage:
     broker: Broker
     nodes: list[Node] = field(default_factory=list)
     server: subprocess.Popen[bytes] | None = None
+    # How each user ("operator" or a node's name) signs in: keys of [mqtt], which are also options of fleet init.
+    logins: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def home(self) -> Path:
@@ -163,7 +165,9 @@ class Stage:
 
     def prepare(self) -> None:
         """Make the operator's home and keys."""
-        self.fleet("init", "--site", SITE, "--broker", f"{self.broker.host}:{self.broker.port}")
+        login = self.logins.get("operator", {})
+        options = [part for key, value in login.items() for part in (f"--{key.replace('_', '-')}", value)]
+        self.fleet("init", "--site", SITE, "--broker", f"{self.broker.host}:{self.broker.port}", *options)
         for name in ("packages", "commands"):
             self.fleet("keys", "new", name)
 
@@ -177,11 +181,18 @@ class Stage:
             command = [str(OVERLAID), "fleet", "serve", "--home", str(self.home)]
             self.server = subprocess.Popen(command, stdout=log, stderr=log)
 
+    def stop_serving(self) -> None:
+        """Stop ``overlaid fleet serve``."""
+        if self.server is not None:
+            stop_process(self.server)
+            self.server = None
+
     def node(self, name: str, extra: str = "", *, mqtt: bool = True) -> Node:
         """Write a node's config (not started yet)."""
         node = Node(self.folder / name, name, free_port())
         node.folder.mkdir()
         broker = f'[mqtt]\nhost = "{self.broker.host}"\nport = {self.broker.port}\n' if mqtt else ""
+        broker += "".join(f'{key} = "{value}"\n' for key, value in self.logins.get(name, {}).items())
         node.config.write_text(
             f'[node]\nsite = "{SITE}"\nname = "{name}"\ngroups = ["all"]\n'
             f'[paths]\nstate = "{node.state}"\nruntime = "{node.runtime}"\n{broker}'
@@ -202,8 +213,7 @@ class Stage:
         """Stop everything that the stage started."""
         for node in self.nodes:
             node.stop()
-        if self.server is not None:
-            stop_process(self.server)
+        self.stop_serving()
 
     def __enter__(self) -> Stage:
         return self
@@ -215,11 +225,15 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path, start: Callable[[Path], Broker] = start_broker) -> Iterator[Stage]:
+def stage(
+    folder: Path,
+    start: Callable[[Path], Broker] = start_broker,
+    logins: Callable[[Broker], dict[str, dict[str, str]]] = lambda _: {},
+) -> Iterator[Stage]:
     """A prepared stage with its broker running; ends what it started."""
     broker = start(folder)
     try:
-        with Stage(folder, broker) as it:
+        with Stage(folder, broker, logins=logins(broker)) as it:
             it.prepare()
             yield it
     finally:
