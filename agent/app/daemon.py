@@ -140,7 +140,7 @@ class Daemon:
             resources,
             str(self.node),
             tuple(str(group) for group in group_targets(config)),
-            (lambda: WireSource(config)) if config.mqtt else None,
+            WireSource(config) if config.mqtt else None,
             self.reporter.changed,
             config.power.cap_w,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping
 
 from agent.config import Config
@@ -41,13 +42,15 @@ def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
 
 
 class WireSource:
-    """Blocks from the operator's server, over a connection that lives as long as the fetch."""
+    """Blocks from the operator's server, over a connection that lives as long as the fetch; one fetch at a time."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._turn = asyncio.Lock()
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
-        fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
-        await fetcher.fetch(digest, wanted, deliver)
+        async with self._turn:
+            fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
+            await fetcher.fetch(digest, wanted, deliver)

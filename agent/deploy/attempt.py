@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from agent.deploy import phases
 from agent.deploy.journal import Deployment
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
+    BlockError,
     Canceled,
     ManifestError,
     MessageError,
@@ -21,11 +23,13 @@ from agent.errors import (
     TrustError,
     WorkerError,
 )
+from agent.package.verify import VerifiedPackage
 from agent.serving.process import Worker
 from agent.types import Candidate, Phase, Placement, State
 
 T = TypeVar("T")
 Report = Callable[[Phase, float], None]
+FETCHES = 3
 
 _FINAL_STATES: tuple[tuple[type[OverlaidError], State], ...] = (
     (PhaseTimeout, State.TIMED_OUT),
@@ -48,53 +52,77 @@ def final_state(error: OverlaidError) -> State:
 
 @dataclass(slots=True)
 class Attempt:
-    """Runs the phases. Until it returns, the version that served before serves on or is put back."""
+    """Runs the phases. Until it returns, the version that served before serves on or is put back.
+
+    ``measuring`` is held from PROFILING to ACTIVATING; ``replaced`` is the old worker, loaded still, after a success.
+    """
 
     res: Resources
     deployment: Deployment
     source: BlockSource
-    power_cap_w: float | None
+    measuring: asyncio.Lock
+    power_cap_w: Callable[[], float | None]
     incumbent: Candidate | None
     report: Report
+    replaced: Worker | None = None
 
     async def run(self) -> Placement:
         """Deploy; returns the committed placement. Raises the named error that ended it."""
+        package = await self._deliver()
+        async with self.measuring:
+            placement, worker = await self._place(package)
+        await self._take_over(worker)
+        return placement
+
+    async def _deliver(self) -> VerifiedPackage:
+        """DOWNLOADING and VERIFYING; a damaged or lost block is fetched again before that ends the attempt."""
+        for remaining in reversed(range(FETCHES)):
+            package = await self._phase(
+                Phase.DOWNLOADING,
+                partial(phases.download, self.res, self.source, self.deployment.model),
+                self.res.settings.download_timeout_s,
+            )
+            try:
+                await self._phase(Phase.VERIFYING, partial(phases.assemble, self.res, package))
+            except BlockError:
+                if not remaining:
+                    raise
+                continue
+            break
+        return package
+
+    async def _place(self, package: VerifiedPackage) -> tuple[Placement, Worker]:
+        """PROFILING and ACTIVATING: what runs where, journalled, and a worker that proved itself there."""
         res, model = self.res, self.deployment.model
-        package = await self._phase(
-            Phase.DOWNLOADING,
-            lambda progress: phases.download(res, self.source, model, progress),
-            res.settings.download_timeout_s,
-        )
-        await self._phase(Phase.VERIFYING, lambda progress: phases.assemble(res, package, progress))
         placement = await self._phase(
             Phase.PROFILING,
-            lambda progress: phases.place(
-                res, package, model.budget, self.power_cap_w, self.incumbent, progress
-            ),
+            partial(phases.place, res, package, model.budget, self.power_cap_w(), self.incumbent),
         )
         res.journal.save_placement(self.deployment.origin, placement)
         worker = await self._phase(
             Phase.ACTIVATING, lambda _: phases.start_checked(res, package, placement.candidate)
         )
-        await self._take_over(worker)
-        return placement
+        return placement, worker
 
     async def _take_over(self, worker: Worker) -> None:
         """Flip the route, soak, commit; on any failure the old worker serves again."""
         res, model = self.res, self.deployment.model
-        old = await res.pool.route(model.name, worker)
+        try:
+            old = await res.pool.route(model.name, worker)
+        except BaseException:
+            await asyncio.shield(res.pool.stop(worker))
+            raise
         try:
             await self._phase(
                 Phase.SOAKING,
-                lambda progress: phases.soak(res, model.name, worker, progress),
+                partial(phases.soak, res, model.name, worker),
                 res.settings.soak_s + res.settings.phase_timeout_s,
             )
             res.store.commit(model.name, model.digest)
         except BaseException:
             await asyncio.shield(self._roll_back(worker, old))
             raise
-        if old is not None:
-            await res.pool.stop(old)
+        self.replaced = old
 
     async def _roll_back(self, worker: Worker, old: Worker | None) -> None:
         """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place."""

@@ -251,7 +251,7 @@ class Store:
         if not path.exists():
             span = self._span(block.sha256)
             if span is None:
-                raise StoreError(f"{path}: lost; deploy the model again to fetch it")
+                raise BlockError(f"{path}: lost; deploy the model again to fetch it")
             path, offset = span.file, span.offset
         try:
             with path.open("rb") as file:

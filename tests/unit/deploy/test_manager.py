@@ -16,7 +16,7 @@ from agent.deploy.resources import Resources, Settings
 from agent.errors import BlockMissing, GoldenMismatch, ModelLoadError, UsageError
 from agent.histogram import Histogram
 from agent.package.blocks import file_entry
-from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
+from agent.package.manifest import Block, File, GoldenInputs, GoldenOutputs, Manifest, Variant
 from agent.package.store import Store
 from agent.package.verify import digest_of
 from agent.serving.pool import WorkerStatus
@@ -55,7 +55,9 @@ class Package:
         return digest_of(self.envelope)
 
 
-def make_package(version: str, format_: str = "onnx", key: PrivateKey = KEY) -> Package:
+def make_package(
+    version: str, format_: str = "onnx", key: PrivateKey = KEY, model: str = "digits"
+) -> Package:
     files: dict[str, File] = {}
     blocks: dict[str, bytes] = {}
     for name, data in {
@@ -69,7 +71,7 @@ def make_package(version: str, format_: str = "onnx", key: PrivateKey = KEY) -> 
     golden = GoldenOutputs(outputs={"y": "y.bin"}, atol=0.0, rtol=0.0)
     manifest = Manifest(
         schema="overlaid-package/1",
-        name="digits",
+        name=model,
         version=version,
         licence="Apache-2.0",
         inputs=(TENSOR,),
@@ -83,10 +85,12 @@ def make_package(version: str, format_: str = "onnx", key: PrivateKey = KEY) -> 
 
 @dataclass
 class Source:
-    """Delivers packages from memory; ``hold`` keeps the blocks (not the manifest) back until it is set."""
+    """Delivers packages from memory; ``hold`` keeps blocks back until it is set (of ``held`` only, if
+    named; never the manifest)."""
 
     packages: list[Package]
     hold: asyncio.Event | None = None
+    held: str = ""
     asked: list[str] = field(default_factory=list)
 
     async def fetch(
@@ -96,7 +100,7 @@ class Source:
         if package is None:
             raise BlockMissing(f"the server does not have {digest[:12]}")
         for sha in wanted:
-            if sha != digest and self.hold is not None:
+            if sha != digest and self.hold is not None and self.held.encode() in package.blocks[sha]:
                 await self.hold.wait()
             self.asked.append(sha)
             deliver(sha, package.envelope if sha == digest else package.blocks[sha])
@@ -185,7 +189,7 @@ class Rig:
             (),
             settings,
         )
-        self.manager = Manager(resources, "lab/n1", (), lambda: source, lambda: None)
+        self.manager = Manager(resources, "lab/n1", (), source, lambda: None)
         self.revision = 0
 
     def want(self, *packages: tuple[Package, str], budget: Budget = BUDGET) -> None:
@@ -229,7 +233,7 @@ def play(
     asyncio.run(run())
 
 
-V1, V2 = make_package("1.0.0"), make_package("1.1.0")
+V1, V2, OTHER = make_package("1.0.0"), make_package("1.1.0"), make_package("2.0.0", model="kws")
 
 
 def test_a_deployment_succeeds_and_the_previous_version_is_kept(tmp_path: Path) -> None:
@@ -396,6 +400,49 @@ def test_an_interrupted_deployment_is_resumed_but_not_for_ever(tmp_path: Path) -
     for _ in range(3):
         play(tmp_path, interrupted, asyncio.run(held()))
     play(tmp_path, fourth, Source([V1]))
+
+
+def test_a_model_that_waits_for_its_blocks_holds_no_other_up(tmp_path: Path) -> None:
+    async def held() -> Source:
+        return Source([V1, OTHER], hold=asyncio.Event(), held="1.0.0")
+
+    async def scenario(rig: Rig) -> None:
+        models = (
+            DesiredModel("digits", "1.0.0", V1.digest, BUDGET),
+            DesiredModel("kws", "2.0.0", OTHER.digest, BUDGET),
+        )
+        rig.journal.accept_desired("lab/n1", DesiredState(1, 1.0, 1e10, models))
+        rig.manager.reconcile()
+        while "kws" not in rig.pool.routes:
+            await asyncio.sleep(0.01)
+        assert rig.manager.revision_applied == 0 and rig.manager.revision_seen == 1
+        rig.journal.accept_desired("lab/n1", DesiredState(2, 1.0, 1e10, models[:1]))
+        rig.manager.reconcile()
+        while rig.pool.routes:
+            await asyncio.sleep(0.01)
+        assert rig.journal.latest()["digits"].state is State.IN_PROGRESS
+
+    play(tmp_path, scenario, asyncio.run(held()))
+
+
+def test_a_block_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        model = next(sha for sha, data in V1.blocks.items() if data.startswith(b"1.0.0"))
+        real = rig.store.put_block
+
+        def damage(block: Block, data: bytes) -> None:
+            real(block, data)
+            if block.sha256 == model and rig.source.asked.count(model) == 1:
+                path = next((rig.folder / "store/blocks").rglob(model))
+                path.write_bytes(bytes(len(data)))
+
+        rig.store.put_block = damage  # type: ignore[method-assign]
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.SUCCEEDED
+        assert rig.source.asked.count(model) == 2
+
+    play(tmp_path, scenario, Source([V1]))
 
 
 def test_a_local_package_deploys_and_the_fleets_models_are_the_fleets(tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ def test_a_damaged_file_of_another_version_is_not_built_on_twice(tmp_path: Path)
 
 def test_assembling_without_a_block_names_it(tmp_path: Path) -> None:
     store, package = Store(tmp_path, CAP), sample()
-    with pytest.raises(StoreError, match=package.manifest.files["net.onnx"].blocks[0].sha256):
+    with pytest.raises(BlockError, match=package.manifest.files["net.onnx"].blocks[0].sha256):
         store.assemble(package.manifest.files["net.onnx"])
     assert store.used_bytes() == 0
 
