@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,7 @@ class FolderSource:
     ) -> None:
         for sha in wanted:
             deliver(sha, self._package.envelope() if sha == digest else self._package.block(sha))
+            await asyncio.sleep(0)  # between blocks the daemon serves others
 
 
 @dataclass(frozen=True, slots=True)
