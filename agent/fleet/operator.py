@@ -141,16 +141,20 @@ class Operator:
         return state
 
     def latest(self, target: Target) -> DesiredState | None:
-        return next(self.history(target), None)
+        return next(self._states(target, 1), None)
 
     def history(self, target: Target) -> Iterator[DesiredState]:
         """Every revision of the target, newest first."""
+        return self._states(target, -1)
+
+    def _states(self, target: Target, limit: int) -> Iterator[DesiredState]:
+        """The newest ``limit`` revisions, all of them when it is negative."""
         with self._named():
+            # All rows at once: a SELECT that nobody reads to its end keeps its view of the file, and its lock.
             rows = self._db.execute(
-                "SELECT payload FROM desired WHERE target = ? ORDER BY revision DESC", (str(target),)
-            )
-            for (payload,) in rows:
-                yield parse(Desired, payload.encode()).state()
+                "SELECT payload FROM desired WHERE target = ? ORDER BY revision DESC LIMIT ?", (str(target), limit)
+            ).fetchall()
+        return (parse(Desired, payload.encode()).state() for (payload,) in rows)
 
     def targets(self) -> list[Target]:
         """Every node and group that ever had a desired state."""

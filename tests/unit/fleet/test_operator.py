@@ -84,6 +84,19 @@ def test_two_processes_share_one_count(tmp_path: Path) -> None:
         assert one.next_sequence("key") < two.next_sequence("key") < one.next_sequence("key")
 
 
+def test_a_look_at_the_latest_neither_blocks_nor_hides_what_another_process_writes(tmp_path: Path) -> None:
+    """Python 3.10 keeps the statement of an abandoned generator open; later versions do not."""
+    with Operator(tmp_path / "operator.db") as one, Operator(tmp_path / "operator.db") as two:
+        for number in range(4):
+            one.revise(NODE, version(str(number)))
+        for number in range(4, 8):
+            assert one.latest(NODE) == two.latest(NODE)
+            assert next(iter(one.history(NODE))) == two.latest(NODE)
+            made = two.revise(NODE, version(str(number)))
+            assert one.latest(NODE) == made
+            one.next_sequence("key")
+
+
 STEPS = st.lists(
     st.tuples(
         st.sampled_from([NODE, OTHER, GROUP]),
