@@ -19,19 +19,24 @@ SYSTEM_CONFIG = Path("/etc/overlaid/agent.toml")
 
 
 def config_file(path: Path | None, environ: Mapping[str, str]) -> Path | None:
-    """The file that holds: the one given, else $OVERLAID_CONFIG, else /etc/overlaid/agent.toml if it exists."""
-    if path is None and "OVERLAID_CONFIG" in environ:
-        path = Path(environ["OVERLAID_CONFIG"])
-    return path or (SYSTEM_CONFIG if _exists(SYSTEM_CONFIG) else None)
+    """The file that holds: the one given, else $OVERLAID_CONFIG, else /etc/overlaid/agent.toml if it exists.
+
+    A variable that is empty counts as unset.
+    """
+    named = environ.get("OVERLAID_CONFIG")
+    if path is None and named:
+        path = Path(named)
+    return path or (SYSTEM_CONFIG if exists(SYSTEM_CONFIG) else None)
 
 
-def _exists(path: Path) -> bool:
+def exists(path: Path) -> bool:
+    """True as well for what this user may not look at: reading it will say why it cannot be read."""
     try:
         path.stat()
     except (FileNotFoundError, NotADirectoryError):
         return False
     except OSError:
-        return True  # reading it will say why it cannot be read
+        return True
     return True
 
 
@@ -46,11 +51,15 @@ def read_toml(path: Path) -> dict[str, Any]:
             raise ConfigError(f"{path}: larger than 1 MiB; this is not a configuration file")
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(
-            f"cannot read {path}: {error.strerror}; see systemd/agent.toml for a sample"
-        ) from error
+        raise ConfigError(f"cannot read {path}: {error.strerror}; {_way_out(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"this user (uid {os.geteuid()}) must be able to read it, and its folders"
+    return "check the path; systemd/agent.toml is a sample of a node's"
 
 
 def default_state() -> Path:

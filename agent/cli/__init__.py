@@ -7,12 +7,15 @@ less than 200 ms, so nothing here imports pydantic, rich or a room at module lev
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from agent.cli import node, telemetry
-from agent.cli.output import DAEMON_DOWN
-from agent.errors import DaemonNotRunning, OverlaidError
+from agent.cli.output import DAEMON_DOWN, WRONG_USAGE
+from agent.errors import DaemonNotRunning, OverlaidError, UsageError
+
+EXIT_CODES: dict[type[OverlaidError], int] = {UsageError: WRONG_USAGE, DaemonNotRunning: DAEMON_DOWN}
 
 
 def build_parser(with_fleet: bool = True) -> argparse.ArgumentParser:
@@ -49,12 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args) or 0)
     except OverlaidError as error:
         print(f"overlaid: {error.name}: {error}", file=sys.stderr)
-        return DAEMON_DOWN if isinstance(error, DaemonNotRunning) else 1
+        return next((code for kind, code in EXIT_CODES.items() if isinstance(error, kind)), 1)
     except BrokenPipeError:
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(f"overlaid: {type(error).__name__}: {error}", file=sys.stderr)
+        print(f"overlaid: {type(error).__name__}: {error}; {_way_out(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _way_out(error: OSError) -> str:
+    if isinstance(error, PermissionError):
+        return f"this user (uid {os.geteuid()}) may not do that: run it as the owner of the file, or give another path"
+    return "check the path and the disk"

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from agent.cli import output
+from agent.cli.output import Commands
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.fleet.actions import Desk
-    from agent.fleet.home import Home
     from agent.link.topics import Target
-
-Commands = argparse._SubParsersAction  # one of argparse's types that has no public name
 
 
 def add_command(
@@ -25,13 +24,11 @@ def add_command(
     text: str,
     example: str,
 ) -> argparse.ArgumentParser:
-    """A command with an example in its help and the option that names the operator's folder."""
-    description = text[0].upper() + text[1:] + "."
-    parser = commands.add_parser(name, help=text, description=description, epilog=f"example: {example}")
+    """As ``output.add_command``, with the option that names the operator's folder."""
+    parser = output.add_command(commands, name, run, text, example)
     parser.add_argument(
         "--home", type=Path, metavar="DIR", help="the operator's folder (default: $OVERLAID_FLEET)"
     )
-    parser.set_defaults(run=run)
     return parser
 
 
@@ -67,8 +64,8 @@ def seconds(text: str) -> float:
 
 
 @contextlib.contextmanager
-def open_desk(args: argparse.Namespace) -> Iterator[tuple[Home, Desk]]:
-    """The operator's folder and what is needed to act for it. Raises ConfigError, TrustError, StoreError."""
+def open_desk(args: argparse.Namespace) -> Iterator[Desk]:
+    """What is needed to act for the operator's folder. Raises ConfigError, TrustError, StoreError."""
     from agent.fleet.actions import Desk
     from agent.fleet.home import Home
     from agent.fleet.keys import COMMANDS, load_key
@@ -78,4 +75,4 @@ def open_desk(args: argparse.Namespace) -> Iterator[tuple[Home, Desk]]:
     settings = home.load_settings()
     key = load_key(home, COMMANDS)
     with Operator(home.database) as operator:
-        yield home, Desk(settings.fleet.site, settings.mqtt, operator, key)
+        yield Desk(home, settings.fleet.site, settings.mqtt, operator, key)

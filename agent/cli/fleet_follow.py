@@ -9,8 +9,8 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from agent.cli.fleet_desk import Commands, add_command, open_desk, seconds
-from agent.cli.output import add_json, one_cell, print_json
+from agent.cli.fleet_desk import add_command, open_desk, seconds
+from agent.cli.output import Commands, add_json, interrupted, one_cell, print_json
 from agent.errors import LinkError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _status(args: argparse.Namespace) -> int:
     from agent.cli import fleet_show
     from agent.fleet.actions import look
 
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         problem = None
         try:
             views = asyncio.run(look(desk))
@@ -81,7 +81,7 @@ def _watch(args: argparse.Namespace) -> int:
             line = json.dumps(event.line()) if args.json else f"{stamp} {event.node}: {one_cell(event.text)}"
             print(line, flush=True)
 
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         asyncio.run(run(desk))
     return 0
 
@@ -96,14 +96,16 @@ def _send(args: argparse.Namespace) -> int:
         raise UsageError(f"{args.op} needs --model MODEL")
     if not 1 <= args.lines <= 1000:
         raise UsageError("--lines must be 1 to 1000")
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         try:
             node = Target(desk.site, args.node)
             model = check_name(args.model, "model") if args.model else None
         except ValueError as error:
             raise UsageError(str(error)) from error
         step = fleet_show.print_step
-        result = asyncio.run(command(desk, node, args.op, model, args.lines, args.timeout, step))
+        later = f"if it was sent, the node carries it out all the same: {desk.home.command('watch')}"
+        with interrupted(later):
+            result = asyncio.run(command(desk, node, args.op, model, args.lines, args.timeout, step))
     if args.json:
         print_json(result.model_dump(mode="json"))
     else:

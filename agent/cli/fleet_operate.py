@@ -4,20 +4,29 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from agent.cli import fleet_follow
-from agent.cli.fleet_desk import Commands, add_command, add_targets, open_desk, seconds, targets_of
-from agent.cli.output import add_budget, add_json, budget_of, one_cell, print_json, quantity
+from agent.cli.fleet_desk import add_command, add_targets, open_desk, seconds, targets_of
+from agent.cli.output import (
+    Commands,
+    add_budget,
+    add_json,
+    budget_of,
+    interrupted,
+    one_cell,
+    print_json,
+    quantity,
+)
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from agent.fleet.actions import Change, Desk
     from agent.fleet.desired import Content
     from agent.fleet.follow import Outcome
-    from agent.fleet.home import Home
     from agent.link.topics import Target
     from agent.types import DesiredModel, DesiredState
 
@@ -70,14 +79,14 @@ def _serve(args: argparse.Namespace) -> int:
     from agent.fleet.repository import Repository
     from agent.fleet.service import only_one, serve
 
-    async def run(home: Home, desk: Desk) -> None:
+    async def run(desk: Desk) -> None:
         stop = asyncio.Event()
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(desk, Repository(home.packages), line_log(args.json), stop)
+        await serve(desk, Repository(desk.home.packages), line_log(args.json), stop)
 
-    with open_desk(args) as (home, desk), only_one(home.path):
-        asyncio.run(run(home, desk))
+    with open_desk(args) as desk, only_one(desk.home.path):
+        asyncio.run(run(desk))
     return 0
 
 
@@ -90,9 +99,10 @@ def _deploy(args: argparse.Namespace) -> int:
     if not (name and at and version):
         raise UsageError(f"{args.package!r} is not MODEL@VERSION, e.g. digits@1.0.0")
     budget = budget_of(args)
-    with open_desk(args) as (home, desk):
+    with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
-        model = DesiredModel(name, version, Repository(home.packages).find(name, version), budget)
+        packages = Repository(desk.home.packages, desk.home.command)
+        model = DesiredModel(name, version, packages.find(name, version), budget)
         change = _edited(desk, targets, lambda content: with_model(content, model))
         if args.wait:
             return _publish_and_wait(args, desk, targets, change, model)
@@ -102,7 +112,7 @@ def _deploy(args: argparse.Namespace) -> int:
 def _undeploy(args: argparse.Namespace) -> int:
     from agent.fleet.desired import without_model
 
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
         change = _edited(desk, targets, lambda content: without_model(content, args.model))
         return _publish(args, desk, targets, change)
@@ -111,7 +121,7 @@ def _undeploy(args: argparse.Namespace) -> int:
 def _power_cap(args: argparse.Namespace) -> int:
     from agent.fleet.desired import with_power_cap
 
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
         change = _edited(desk, targets, lambda content: with_power_cap(content, args.watts))
         return _publish(args, desk, targets, change)
@@ -120,10 +130,11 @@ def _power_cap(args: argparse.Namespace) -> int:
 def _rollback(args: argparse.Namespace) -> int:
     from agent.fleet.desired import content_of, earlier
 
-    with open_desk(args) as (_, desk):
+    with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
         for target in targets:
-            earlier(map(content_of, desk.operator.history(target)))
+            with _named(desk, target):
+                earlier(map(content_of, desk.operator.history(target)))
         return _publish(args, desk, targets, desk.operator.roll_back)
 
 
@@ -133,8 +144,18 @@ def _edited(desk: Desk, targets: list[Target], edit: Callable[[Content], Content
 
     for target in targets:
         latest = desk.operator.latest(target)
-        edit(content_of(latest) if latest else EMPTY)
+        with _named(desk, target):
+            edit(content_of(latest) if latest else EMPTY)
     return lambda target: desk.operator.revise(target, edit)
+
+
+@contextlib.contextmanager
+def _named(desk: Desk, target: Target) -> Iterator[None]:
+    """A refusal says for which target, and where to look."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{target}: {error}; what runs where: {desk.home.command('status')}") from error
 
 
 def _publish(args: argparse.Namespace, desk: Desk, targets: list[Target], change: Change) -> int:
@@ -164,7 +185,8 @@ def _publish_and_wait(
     from agent.fleet.actions import apply_and_wait
     from agent.types import State
 
-    with DeployProgress(model, quiet=args.json) as progress:
+    goes_on = f"what was published stays and the nodes go on: {desk.home.command('status')}"
+    with interrupted(goes_on), DeployProgress(model, quiet=args.json) as progress:
         outcomes = asyncio.run(apply_and_wait(desk, targets, change, model, args.timeout, progress.show))
     if args.json:
         print_json({"model": model, "nodes": outcomes})

@@ -6,8 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.fleet_desk import Commands, add_command
-from agent.cli.output import add_json, print_json, print_table
+from agent.cli.fleet_desk import add_command
+from agent.cli.output import Commands, add_json, interrupted, print_json, print_table
+from agent.errors import UsageError
 
 if TYPE_CHECKING:
     from agent.fleet.check import Agreement
@@ -62,6 +63,7 @@ def _register_init(commands: Commands[argparse.ArgumentParser]) -> None:
     init.add_argument("--cert", type=Path, metavar="FILE", help="the operator's client certificate")
     init.add_argument("--key", type=Path, metavar="FILE", help="and its key")
     init.add_argument("--force", action="store_true", help="replace an existing fleet.toml")
+    add_json(init)
 
 
 def _register_keys(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -89,18 +91,36 @@ def _block_kib(text: str) -> int:
 
 def _init(args: argparse.Namespace) -> int:
     from agent.fleet.home import Home, parse_broker
+    from agent.fleet.keys import COMMANDS, PACKAGES
+    from agent.paths import exists
 
     host, port = parse_broker(args.broker, tls=args.ca is not None)
-    files = {name: getattr(args, name) for name in ("password_file", "ca", "cert", "key")}
-    mqtt = {"host": host, "port": port, "username": args.username} | {
-        name: path and path.absolute() for name, path in files.items()
-    }
+    files = {name: _readable(name, getattr(args, name)) for name in ("password_file", "ca", "cert", "key")}
+    mqtt: dict[str, object] = {"host": host, "port": port, "username": args.username, **files}
     home = Home(args.home)
     home.write_settings(args.site, mqtt, force=args.force)
+    missing = [name for name in (PACKAGES, COMMANDS) if not exists(home.keys / f"{name}.pem")]
+    if args.json:
+        print_json({"settings": str(home.settings_file), "site": args.site, "host": host, "port": port})
+        return 0
     print(f"wrote {home.settings_file}")
-    if not home.keys.is_dir():
-        print("next: overlaid fleet keys new packages; overlaid fleet keys new commands")
+    if missing:
+        print("next: " + "; ".join(home.command(f"keys new {name}") for name in missing))
     return 0
+
+
+def _readable(name: str, path: Path | None) -> Path | None:
+    """The absolute path of a file that fleet.toml will name; UsageError when it cannot be read or is empty."""
+    if path is None:
+        return None
+    option, path = f"--{name.replace('_', '-')}", path.absolute()
+    try:
+        with path.open("rb") as file:
+            if file.read(1):
+                return path
+    except OSError as error:
+        raise UsageError(f"{option} {path}: {error.strerror}; name a file that this user can read") from error
+    raise UsageError(f"{option} {path}: the file is empty; name the one that was meant")
 
 
 def _keys_new(args: argparse.Namespace) -> int:
@@ -159,7 +179,7 @@ def _pack(args: argparse.Namespace) -> int:
         raise RuntimeUnavailable(f"packing needs {error.name}: pip install 'overlaid[fleet]'") from error
 
     key = load_key(Home(args.home), args.key)
-    with progress_bar() as progress:
+    with interrupted(f"{args.output} was not made"), progress_bar() as progress:
         packed = pack(
             args.model,
             args.output,
@@ -225,8 +245,9 @@ def _publish(args: argparse.Namespace) -> int:
     from agent.fleet.repository import Repository
 
     home = Home(args.home)
-    with progress_bar() as progress:
-        entry = Repository(home.packages).publish(args.package, public_keys(home), progress)
+    repository = Repository(home.packages, home.command)
+    with interrupted("nothing was published; run it again to go on"), progress_bar() as progress:
+        entry = repository.publish(args.package, public_keys(home), progress)
     if args.json:
         print_json(entry)
     else:

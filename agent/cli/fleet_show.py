@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from agent.cli.output import one_cell, print_table
+from agent.cli.views import show_verdicts, span
+from agent.errors import MessageError
 from agent.link.topics import Target
+from agent.types import Verdict, to_jsonable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -55,7 +59,7 @@ class DeployProgress:
         elif model.state.final:
             return  # said at the end, with its reason; before that it may be an older deployment's
         else:
-            text = describe_state(model)
+            text = describe_state(model, progress=self._bars is not None)
         share = model.progress if model is not None else None
         if self._bars is not None:
             task = self._tasks.get(view.node)
@@ -105,7 +109,7 @@ def status_document(views: Sequence[NodeView], desk: Desk, problem: str | None) 
 def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, detail: bool) -> None:
     """A table; with ``detail`` also what one node is made of."""
     if problem is not None:
-        print(f"{problem}\nshown as overlaid fleet serve last recorded it:", file=sys.stderr)
+        print(f"{problem}\nshown as {desk.home.command('serve')} last recorded it:", file=sys.stderr)
     if not views:
         print("no node was ever heard on this site; start one: overlaid run")
         return
@@ -116,7 +120,7 @@ def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, det
     for view in views:
         head: list[object] = [view.node, "yes" if view.online else "no"]
         if problem is not None:
-            head.append(_age(time.time() - view.heard))
+            head.append(span(time.time() - view.heard))
         rows += [[*head, *row] for row in _model_rows(view, _wanted(view, desk))]
     print_table(columns, rows)
     if detail:
@@ -155,15 +159,8 @@ def _print_detail(view: NodeView, desk: Desk) -> None:
     if view.reported is not None and view.reported.power_cap_w is not None:
         print(f"power cap: {view.reported.power_cap_w:g} W")
     for when, result in desk.operator.results(view.node):
-        age = _age(time.time() - when)
+        age = span(time.time() - when)
         print(one_cell(f"{age} ago: {result.op} {result.id} {result.state.value} {result.why}"))
-
-
-def _age(seconds: float) -> str:
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{max(seconds, 0):.0f} s"
 
 
 def print_step(result: Result) -> None:
@@ -172,19 +169,31 @@ def print_step(result: Result) -> None:
 
 
 def print_result(node: str, result: Result) -> None:
-    """A command's end: the reason when it failed, else what it brought."""
-    import json
-
-    if result.why:
-        print(f"{node}: {result.op} {result.state.value}: {one_cell(result.why)}")
+    """A command's end: the reason when it failed, else what it brought. MessageError when that is of no known form."""
+    if result.why or not result.output:
+        why = f": {one_cell(result.why)}" if result.why else ""
+        print(f"{node}: {result.op} {result.state.value}{why}")
     events = result.output.get("events")
     if result.op == "logs" and isinstance(events, list):
         for event in events:
             print(one_cell(_event_line(event) if isinstance(event, dict) else event))
-    elif result.output:
-        print(json.dumps(result.output, indent=2, sort_keys=True))
-    elif not result.why:
-        print(f"{node}: {result.op} {result.state.value}")
+    elif result.op == "bench" and "verdicts" in result.output:
+        _print_verdicts(result.output["verdicts"])
+    else:
+        for key, value in result.output.items():
+            print(one_cell(f"{node}: {key} {value}"))
+
+
+def _print_verdicts(value: object) -> None:
+    from pydantic import TypeAdapter
+
+    try:
+        verdicts = TypeAdapter(tuple[Verdict, ...]).validate_json(json.dumps(value))
+        show_verdicts(to_jsonable(verdicts))
+    except (ValueError, OverflowError) as error:  # also what pydantic raises; the last for an endless number
+        raise MessageError(
+            "the node's verdicts are of no known form; is it of this version? --json prints them as they are"
+        ) from error
 
 
 def _event_line(event: dict[str, Any]) -> str:

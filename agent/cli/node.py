@@ -11,18 +11,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from agent.cli.output import DAEMON_DOWN, add_budget, add_config, add_json, budget_of, print_json
+from agent.cli.output import (
+    DAEMON_DOWN,
+    Commands,
+    add_budget,
+    add_command,
+    add_config,
+    add_json,
+    budget_of,
+    interrupted,
+    print_json,
+)
 from agent.control import client
-from agent.errors import ControlError, DaemonNotRunning, UsageError
+from agent.errors import ControlError, DaemonNotRunning, TelemetryError, UsageError
 from agent.paths import Folders, find_folders
 
 REFRESH_S = 1.0
 ORDER_TIMEOUT_S = 120.0
 
-Commands = Any  # argparse's type of add_subparsers() is private
 
-
-def register(commands: Commands) -> None:
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
     run = _add(commands, "run", _run, "run the daemon in the foreground", "overlaid run --config agent.toml")
     run.add_argument("--verbose", action="store_true", help="log what is of use when something goes wrong")
 
@@ -67,20 +75,21 @@ def register(commands: Commands) -> None:
     undeploy = _add(
         commands, "undeploy", _undeploy, "remove a locally deployed model", "overlaid undeploy digits"
     )
-    undeploy.add_argument("model", metavar="MODEL")
     restart = _add(commands, "restart", _restart, "restart a model's worker", "overlaid restart digits")
-    restart.add_argument("model", metavar="MODEL")
+    for order in (undeploy, restart):
+        order.add_argument("model", metavar="MODEL")
+        add_json(order)
 
 
 def _add(
-    commands: Commands, name: str, run: Callable[[argparse.Namespace], int], text: str, example: str
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    example: str,
 ) -> argparse.ArgumentParser:
-    sentence = f"{text[0].upper()}{text[1:]}."
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=text, description=sentence, epilog=f"example: {example}"
-    )
+    parser = add_command(commands, name, run, text, example)
     add_config(parser)
-    parser.set_defaults(run=run)
     return parser
 
 
@@ -162,22 +171,32 @@ def _devices(args: argparse.Namespace) -> int:
 
 def _explain(args: argparse.Namespace) -> int:
     folders = find_folders(args.config)
+    running = True
     try:
         placement = client.ask(folders.control_socket, "explain", model=args.model)
-    except DaemonNotRunning:
-        from agent.telemetry.queries import last_placement
-
-        placement = last_placement(folders.telemetry, args.model)
-        if placement is None:
-            raise UsageError(f"no placement of {args.model!r} was recorded; see: overlaid models") from None
-        print("the daemon is down; this is the last recorded decision", file=sys.stderr)
+    except DaemonNotRunning as down:
+        running, placement = False, _last_placement(folders, args.model, down)
+        print("THE DAEMON IS DOWN; this is the last recorded decision", file=sys.stderr)
     if args.json:
         print_json(placement)
     else:
         from agent.cli.views import show_placement
 
         show_placement(placement)
-    return 0
+    return 0 if running else DAEMON_DOWN
+
+
+def _last_placement(folders: Folders, model: str, down: DaemonNotRunning) -> dict[str, Any]:
+    """What telemetry recorded; ``down`` with the reason when there is nothing."""
+    from agent.telemetry.queries import last_placement
+
+    try:
+        placement = last_placement(folders.telemetry, model)
+    except TelemetryError as error:
+        raise DaemonNotRunning(f"{down} ({error})") from None
+    if placement is None:
+        raise DaemonNotRunning(f"{down} (no placement of {model!r} was recorded either)")
+    return placement
 
 
 def _deploy(args: argparse.Namespace) -> int:
@@ -194,7 +213,8 @@ def _deploy(args: argparse.Namespace) -> int:
     answers = client.call(
         folders.control_socket, "deploy", timeout_s=None, package=str(package), budget=budget
     )
-    done = follow(answers, package.name)
+    with interrupted("the daemon goes on with the deployment: overlaid status"):
+        done = follow(answers, package.name)
     if args.json:
         print_json(done)
         return 0
@@ -208,16 +228,17 @@ def _deploy(args: argparse.Namespace) -> int:
 
 
 def _undeploy(args: argparse.Namespace) -> int:
-    _order(args, "undeploy")
-    print(f"{args.model} is removed")
-    return 0
+    return _order(args, "undeploy", "removed")
 
 
 def _restart(args: argparse.Namespace) -> int:
-    _order(args, "restart")
-    print(f"{args.model} is restarted")
-    return 0
+    return _order(args, "restart", "restarted")
 
 
-def _order(args: argparse.Namespace, op: str) -> None:
+def _order(args: argparse.Namespace, op: str, done: str) -> int:
     client.ask(find_folders(args.config).control_socket, op, timeout_s=ORDER_TIMEOUT_S, model=args.model)
+    if args.json:
+        print_json({done: args.model})
+    else:
+        print(f"{args.model} is {done}")
+    return 0

@@ -3,15 +3,45 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import re
 import shutil
+import sys
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+WRONG_USAGE = 2  # argparse's own exit code, and that of a UsageError
 DAEMON_DOWN = 3  # the exit code of a command that needs the daemon, and of status with an old snapshot
+
+
+Commands = argparse._SubParsersAction  # one of argparse's types that has no public name
+
+
+def add_command(
+    commands: Commands[argparse.ArgumentParser],
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    text: str,
+    example: str,
+) -> argparse.ArgumentParser:
+    """A command that ``run`` carries out, with an example in its help."""
+    sentence = f"{text[0].upper()}{text[1:]}."
+    parser = commands.add_parser(name, help=text, description=sentence, epilog=f"example: {example}")
+    parser.set_defaults(run=run)
+    return parser
+
+
+@contextlib.contextmanager
+def interrupted(what: str) -> Iterator[None]:
+    """When Ctrl-C ends the block, say in a line what goes on or was undone; KeyboardInterrupt all the same."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(f"interrupted; {what}", file=sys.stderr)
+        raise
 
 
 def print_json(value: Any) -> None:
@@ -125,12 +155,22 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+_BUDGET_OPTIONS = {
+    "latency_p99_ms": "--latency-p99 in ms",
+    "rate_hz": "--rate in 1/s",
+    "power_w": "--power in W",
+    "min_accuracy": "--min-accuracy",
+    "priority": "--priority",
+}
+
+
 def budget_of(args: argparse.Namespace) -> Any:
-    """The Budget that ``add_budget``'s options describe; UsageError when out of range."""
+    """The Budget that ``add_budget``'s options describe; UsageError, naming the option, when out of range."""
     from agent.errors import UsageError
     from agent.types import Budget
 
     try:
         return Budget(args.latency_p99, args.rate, args.power, args.min_accuracy, args.priority)
     except ValueError as error:
-        raise UsageError(str(error)) from error
+        field, _, text = str(error).partition(" ")
+        raise UsageError(f"{_BUDGET_OPTIONS.get(field, field)} {text}") from error

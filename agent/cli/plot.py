@@ -6,7 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from agent.errors import UsageError
+from agent.errors import RuntimeUnavailable, UsageError
 from agent.telemetry import queries
 from agent.telemetry.queries import Query, Row
 
@@ -17,7 +17,8 @@ MARKS = 40  # labels that can still be told apart
 def plot(query: Query, since: float, model: str | None, path: Path) -> None:
     """Write the picture in the format that the file's suffix names.
 
-    Raises UsageError without matplotlib, for an unknown suffix, a file that cannot be written, or nothing to draw.
+    Raises RuntimeUnavailable without matplotlib, UsageError for an unknown suffix, a file that cannot be written, or
+    nothing to draw.
     """
     bin_s = _bin(query, since)
     served = queries.latency_over_time(query, since, bin_s, model)
@@ -29,7 +30,7 @@ def plot(query: Query, since: float, model: str | None, path: Path) -> None:
     try:
         import matplotlib as mpl
     except ImportError:
-        raise UsageError("--plot needs matplotlib: pip install 'overlaid[plot]'") from None
+        raise RuntimeUnavailable("--plot needs matplotlib: pip install 'overlaid[plot]'") from None
     mpl.use("Agg")
     from matplotlib import pyplot
     from matplotlib.dates import ConciseDateFormatter

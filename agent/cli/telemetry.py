@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agent.cli.output import add_config, add_json, print_json, print_table, quantity
+from agent.cli.output import Commands, add_command, add_config, add_json, print_json, print_table, quantity
 from agent.errors import TelemetryError
 from agent.paths import find_folders
 
@@ -24,13 +24,10 @@ CSV_COLUMNS = (
 )  # fmt: skip
 
 
-def register(commands: Any) -> None:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        "telemetry",
-        help="latency, power, deployments, placements and events that the node recorded",
-        description="Shows what the node recorded, also while the daemon is down.",
-        epilog="example: overlaid telemetry --since 1h --model digits --plot digits.png",
-    )
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "latency, power, deployments, placements and events that the node recorded, also while the daemon is down"
+    example = "overlaid telemetry --since 1h --model digits --plot digits.png"
+    parser = add_command(commands, "telemetry", _telemetry, text, example)
     add_config(parser)
     parser.add_argument(
         "--since", type=quantity("span"), default=3600.0, metavar="1h", help="how far back (default 1h)"
@@ -46,7 +43,6 @@ def register(commands: Any) -> None:
     form.add_argument(
         "--plot", type=Path, metavar="OUT.png", help="draw latency and power over time (extra: plot)"
     )
-    parser.set_defaults(run=_telemetry)
 
 
 def _telemetry(args: argparse.Namespace) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agent.cli.output import one_cell, print_table
@@ -141,8 +141,13 @@ def show_placement(placement: Values) -> None:
         ("decided", f"{clock(placement['decided'])}, {span(time.time() - placement['decided'])} ago"),
     )
     print()
+    show_verdicts(placement["verdicts"])
+
+
+def show_verdicts(verdicts: Sequence[Values]) -> None:
+    """A row for each candidate: its numbers and what was decided about it."""
     columns = ("CANDIDATE", "P50 MS", "P99 MS <=", "SURE", "MJ/RUN", "ENERGY", "ACCURACY", "VERDICT")
-    print_table(columns, [_verdict_row(verdict) for verdict in placement["verdicts"]])
+    print_table(columns, [_verdict_row(verdict) for verdict in verdicts])
 
 
 def _verdict_row(verdict: Values) -> list[object]:

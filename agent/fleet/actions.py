@@ -12,6 +12,7 @@ from agent.config import Mqtt
 from agent.errors import LinkError, UsageError
 from agent.fleet.connection import RETAINED_KINDS, Listener, connect, publish
 from agent.fleet.follow import Goal, Outcome, outcome, timed_out
+from agent.fleet.home import Home
 from agent.fleet.operator import Operator
 from agent.fleet.views import Event, Heard, NodeView, node_filters
 from agent.link.client import MqttLink
@@ -25,8 +26,9 @@ COMMAND_VALIDITY_S = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Desk:
-    """What an operator works with: the site, its broker, the database and the key that signs commands."""
+    """What an operator works with: the folder, its site and broker, the database and the key that signs commands."""
 
+    home: Home
     site: str
     mqtt: Mqtt
     operator: Operator
@@ -55,7 +57,7 @@ async def _publish_all(
         except LinkError as error:
             raise LinkError(
                 f"{error}; revision {state.revision} of {target} is stored: "
-                "overlaid fleet serve publishes it when the broker is back, or run this command again"
+                f"{desk.home.command('serve')} publishes it when the broker is back, or run this command again"
             ) from error
     return states
 
@@ -142,7 +144,8 @@ async def command(
         state = "online" if view.online else "offline" if view.status else "unknown to the broker"
         raise LinkError(
             f"{node.name} gave no result of {op} {order.id} within {timeout_s:g} s (it is {state}); "
-            f"it carries it out if it hears of it within {COMMAND_VALIDITY_S / 60:g} minutes: overlaid fleet watch"
+            f"it carries it out if it hears of it within {COMMAND_VALIDITY_S / 60:g} minutes: "
+            f"{desk.home.command('watch')}"
         )
     desk.operator.record([heard])
     assert isinstance(heard.message, Result)

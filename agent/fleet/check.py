@@ -6,13 +6,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.devices.board import open_board
+from agent.devices.cpu import BACKENDS
 from agent.devices.golden import compare, worst_difference
 from agent.errors import DeviceError, GoldenMismatch, RuntimeUnavailable
 from agent.fleet.source import Array, ModelFolder, SourceVariant
 from agent.hal import ModelFile, Session
-
-BACKENDS = {"onnx": "onnxruntime", "tflite": "litert"}
-EXTRAS = {"onnx": "onnx", "tflite": "litert"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +34,7 @@ def check_variant(
     Raises RuntimeUnavailable (what to install), ModelLoadError (corrupt, or its tensors are not those of model.toml),
     GoldenMismatch, TensorError, InferenceError; each names the variant.
     """
-    backend = BACKENDS[variant.format]
+    backend = next(name for name, each in BACKENDS.items() if variant.format in each.formats)
     file = ModelFile(folder.file(variant.file), variant.format, folder.toml.inputs, folder.toml.outputs)
     try:
         session = open_board("local").device("cpu").open(file, backend)
@@ -45,7 +43,9 @@ def check_variant(
         finally:
             session.close()
     except RuntimeUnavailable as error:
-        install = "" if "pip install" in str(error) else f"; pip install 'overlaid[{EXTRAS[variant.format]}]'"
+        install = (
+            "" if "pip install" in str(error) else f"; pip install 'overlaid[{BACKENDS[backend].extra}]'"
+        )
         raise RuntimeUnavailable(
             f"variant {variant.name} cannot be checked here: {error}{install}, or pack with --no-check"
         ) from error

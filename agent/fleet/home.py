@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import os
+import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
-from agent.config import Mqtt, Name, Section
-from agent.errors import ConfigError, UsageError
+from agent.config import Mqtt, Name, Section, from_table
+from agent.errors import ConfigError, StoreError, UsageError
 from agent.package import disk
-from agent.paths import read_toml
+from agent.paths import exists, read_toml
 from agent.validation import explain_validation
 
-MAKE_ONE = "make one: overlaid fleet init --site lab --broker localhost:1883"
+EXAMPLE = "init --site lab --broker localhost:1883"
 MQTT_PORT, MQTTS_PORT = 1883, 8883
 
 
@@ -43,7 +46,13 @@ class Home:
     """Paths below one folder. Nothing is read or made before it is asked for."""
 
     def __init__(self, path: Path | None = None) -> None:
+        self._named = path
         self.path = (path or default_path()).expanduser().absolute()
+
+    def command(self, text: str) -> str:
+        """``overlaid fleet TEXT`` as it is typed for this folder: with --home when that named it."""
+        option = "" if self._named is None else f" --home {shlex.quote(str(self._named))}"
+        return f"overlaid fleet {text}{option}"
 
     @property
     def settings_file(self) -> Path:
@@ -72,8 +81,8 @@ class Home:
     def load_settings(self) -> FleetSettings:
         """Read fleet.toml; ConfigError names the file and the key, or says how to make one."""
         path = self.settings_file
-        if not path.is_file():
-            raise ConfigError(f"there is no {path}; {MAKE_ONE}")
+        if not exists(path):
+            raise ConfigError(f"there is no {path}; make one: {self.command(EXAMPLE)}")
         return _settings(read_toml(path), str(path))
 
     def write_settings(self, site: str, mqtt: Mapping[str, object], force: bool = False) -> FleetSettings:
@@ -81,7 +90,11 @@ class Home:
 
         Raises UsageError (it exists and not ``force``, or a value is not allowed), StoreError.
         """
-        if self.settings_file.exists() and not force:
+        try:
+            taken = self.settings_file.exists()
+        except OSError as error:
+            raise disk.store_error(self.settings_file, error) from error
+        if taken and not force:
             raise UsageError(f"{self.settings_file} exists; --force replaces it")
         tables: dict[str, Mapping[str, Any]] = {
             "fleet": {"site": site},
@@ -96,20 +109,39 @@ class Home:
         return settings
 
 
+def unreadable(path: Path, error: OSError) -> StoreError:
+    """The StoreError for a file or folder of the operator's that cannot be read: which one, and what to do."""
+    if isinstance(error, PermissionError):
+        return StoreError(
+            f"{path}: {error.strerror}; this user (uid {os.geteuid()}) must be able to read the operator's folder; "
+            "run this as its owner, or name another folder: --home DIR"
+        )
+    return disk.store_error(path, error)
+
+
 def parse_broker(text: str, tls: bool = False) -> tuple[str, int]:
     """Host and port of ``HOST[:PORT]`` (IPv6 in brackets); without a port MQTT's own. UsageError otherwise."""
     host, colon, port = text.rpartition(":") if not text.endswith("]") else (text, "", "")
     if not colon:
         host, port = text, str(MQTTS_PORT if tls else MQTT_PORT)
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    if not bare or (":" in bare and bare == host) or not (port.isascii() and port.isdigit()):
+    right = _is_ipv6(bare) if bare != host else re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", bare)
+    if not right or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
         raise UsageError(f"--broker {text!r} is not HOST:PORT, e.g. localhost:1883 or [::1]:1883")
     return bare, int(port)
 
 
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
+
+
 def _settings(tables: Mapping[str, Any], where: str) -> FleetSettings:
     try:
-        return FleetSettings.model_validate(tables)
+        return from_table(FleetSettings, tables)
     except ValidationError as error:
         raise ConfigError(f"{where}: {explain_validation(error)}") from error
 

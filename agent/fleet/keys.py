@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import TrustError, UsageError
-from agent.fleet.home import Home
+from agent.fleet.home import Home, unreadable
 from agent.package import disk
+from agent.paths import exists
 from agent.trust import Keyring, PrivateKey, PublicKey, keyring
 from agent.types import check_name
 
@@ -55,17 +56,34 @@ def new_key(home: Home, name: str) -> KeyInfo:
 
 
 def load_key(home: Home, name: str) -> PrivateKey:
-    """The signing key called ``name``; TrustError says how to make one, UsageError when it is not a name."""
+    """The signing key called ``name``.
+
+    Raises TrustError (it says how to make one), StoreError (this user may not read it), UsageError (not a name).
+    """
     path = _path(home, name)
-    if not path.exists():
-        raise TrustError(f"there is no key {path}; make it: overlaid fleet keys new {name}")
-    return PrivateKey.load(path)
+    if not exists(path):
+        raise TrustError(f"there is no key {path}; make it: {home.command(f'keys new {name}')}")
+    return _load(path)
 
 
 def list_keys(home: Home) -> list[KeyInfo]:
-    """Every key, by name; TrustError when a file is not one."""
-    paths = sorted(home.keys.glob("*.pem"))
-    return [KeyInfo(path.stem, PrivateKey.load(path).public) for path in paths]
+    """Every key, by name; TrustError when a file is not one, StoreError when this user may not read them."""
+    try:
+        paths = sorted(home.keys.iterdir())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise unreadable(home.keys, error) from error
+    return [KeyInfo(path.stem, _load(path).public) for path in paths if path.suffix == ".pem"]
+
+
+def _load(path: Path) -> PrivateKey:
+    try:
+        return PrivateKey.load(path)
+    except TrustError as error:
+        if isinstance(error.__cause__, OSError):
+            raise unreadable(path, error.__cause__) from error
+        raise
 
 
 def public_keys(home: Home) -> Keyring:

@@ -152,7 +152,8 @@ class Operator:
         with self._named():
             # All rows at once: a SELECT that nobody reads to its end keeps its view of the file, and its lock.
             rows = self._db.execute(
-                "SELECT payload FROM desired WHERE target = ? ORDER BY revision DESC LIMIT ?", (str(target), limit)
+                "SELECT payload FROM desired WHERE target = ? ORDER BY revision DESC LIMIT ?",
+                (str(target), limit),
             ).fetchall()
         return (parse(Desired, payload.encode()).state() for (payload,) in rows)
 

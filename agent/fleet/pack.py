@@ -79,10 +79,10 @@ def _checking(variant: SourceVariant, progress: Progress) -> Callable[[float], N
 @contextmanager
 def _appearing(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its name when the block ends without an error."""
-    if out.exists():
-        raise UsageError(f"{out} exists; remove it or choose another folder")
     unfinished = out.parent / f".{out.name}.{os.getpid()}{disk.LEFTOVER}"
     try:
+        if out.exists():
+            raise UsageError(f"{out} exists; remove it or choose another folder")
         for leftover in out.parent.glob(f".{out.name}.*{disk.LEFTOVER}"):
             shutil.rmtree(leftover)
         (unfinished / BLOCKS_NAME).mkdir(parents=True)

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import BlockError, BlockMissing, ManifestError, PackageError, StoreError, UnknownKey
+from agent.fleet.home import unreadable
 from agent.package import disk
 from agent.package.directory import PackageDir, read_bounded
 from agent.package.manifest import MAX_BLOCK_BYTES, MAX_ENVELOPE_BYTES, File, Manifest
@@ -41,10 +42,10 @@ class Published:
 
 
 class Repository:
-    """Several processes may read while one publishes."""
+    """Several processes may read while one publishes. ``command``: as ``Home.command``, for the texts of errors."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, root: Path, command: Callable[[str], str] = "overlaid fleet {}".format) -> None:
+        self._root, self._command = root, command
 
     # -- writing -------------------------------------------------------------------------------------------------
 
@@ -62,7 +63,7 @@ class Repository:
         except UnknownKey as error:
             raise UnknownKey(
                 f"{folder} is signed by none of this operator's keys ({', '.join(keys) or 'there is none'}); "
-                "pack it again with one of them (overlaid fleet keys list)"
+                f"pack it again with one of them ({self._command('keys list')})"
             ) from error
         manifest = package.manifest
         entry = Published(
@@ -139,13 +140,20 @@ class Repository:
             known = ", ".join(f"{item.name}@{item.version}" for item in self.versions() if item.name == name)
             raise PackageError(
                 f"{name}@{version} is not published; published: {known or f'no version of {name}'} "
-                "(overlaid fleet publish)"
+                f"({self._command('publish OUT')})"
             )
         return entry.digest
 
     def versions(self) -> tuple[Published, ...]:
-        """Everything that is published: by name, then in order of publication."""
-        found = [self._entry(path) for path in (self._root / "index").glob("*.json")]
+        """Everything that is published: by name, then in order of publication. StoreError when it cannot be read."""
+        index = self._root / "index"
+        try:
+            paths = list(index.iterdir())
+        except FileNotFoundError:
+            return ()
+        except OSError as error:
+            raise unreadable(index, error) from error
+        found = [self._entry(path) for path in paths if path.suffix == ".json"]
         known = [entry for entry in found if entry is not None]
         return tuple(sorted(known, key=lambda entry: (entry.name, entry.published, entry.version)))
 
@@ -166,7 +174,7 @@ class Repository:
         except FileNotFoundError:
             raise BlockMissing(f"{path} is not here; publish the package again") from None
         except OSError as error:
-            raise disk.store_error(path, error) from error
+            raise unreadable(path, error) from error
         if data is None:
             raise BlockError(f"{path}: larger than {limit} bytes: damaged; publish the package again")
         return data
@@ -181,7 +189,7 @@ class Repository:
         except FileNotFoundError:
             return None
         except OSError as error:
-            raise disk.store_error(path, error) from error
+            raise unreadable(path, error) from error
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise StoreError(f"{path}: damaged; remove it and publish the package again") from error
         return entry

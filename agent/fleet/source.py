@@ -6,6 +6,7 @@ Imports numpy and the tensors of ``devices``: for the operator's side only.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,7 @@ from pydantic import Field, ValidationError
 from agent.devices.tensors import DTYPES, NAMES
 from agent.errors import ConfigError, ManifestError, TensorError
 from agent.package.manifest import MAX_FILE_BYTES, Part
-from agent.paths import read_toml
+from agent.paths import exists, read_toml
 from agent.types import TensorSpec
 from agent.validation import explain_validation
 
@@ -67,7 +68,7 @@ class ModelFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         file = path / MODEL_TOML
-        if not file.is_file():
+        if not exists(file):
             raise ManifestError(
                 f"{path} is not a model folder: it has no {MODEL_TOML} (docs/package.md shows one)"
             )
@@ -87,9 +88,15 @@ class ModelFolder:
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise ManifestError(f"{MODEL_TOML}: {name!r} lies outside {self.path}; copy it into the folder")
-        if not path.is_file():
-            raise ManifestError(f"{MODEL_TOML}: there is no file {path}")
-        size = path.stat().st_size
+        try:
+            if not path.is_file():
+                raise ManifestError(f"{MODEL_TOML}: there is no file {path}")
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+        except OSError as error:
+            raise ManifestError(
+                f"{MODEL_TOML}: {path}: {error.strerror}; this user (uid {os.geteuid()}) must be able to read it"
+            ) from error
         if not 0 < size <= MAX_FILE_BYTES:
             raise ManifestError(f"{path} has {size} bytes; a file of a package has 1 to {MAX_FILE_BYTES}")
         return path

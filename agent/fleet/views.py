@@ -152,7 +152,7 @@ def _reported_changes(view: NodeView, heard: Heard, new: Reported) -> Iterator[E
         yield plain("refused", f"desired state refused: {new.why}", new.why)
     for model in new.models:
         if _look(model) != _look(view.model(model.name)):
-            yield _event(heard, "model", describe_model(model), model)
+            yield _event(heard, "model", describe_model(model, progress=False), model)
     for gone in sorted({model.name for model in old.models} - {model.name for model in new.models}):
         yield plain("removed", f"{gone} removed", gone)
     if new.power_cap_w != old.power_cap_w:
@@ -163,20 +163,21 @@ def _reported_changes(view: NodeView, heard: Heard, new: Reported) -> Iterator[E
 
 
 def _look(model: ReportedModel | None) -> tuple[object, ...] | None:
-    # Every tenth of a download is worth a line, live latencies are not.
+    # A new phase is worth a line, its progress and live latencies are not.
     if model is None:
         return None
-    tenth = None if model.progress is None else int(model.progress * 10)
     return (
-        model.version, model.state, model.phase, tenth, model.why, model.device, model.variant, model.backend,
+        model.version, model.state, model.phase, model.why, model.device, model.variant, model.backend,
         model.running_version,
     )  # fmt: skip
 
 
-def describe_state(model: ReportedModel) -> str:
-    """State, and in progress its phase and share."""
+def describe_state(model: ReportedModel, *, progress: bool = True) -> str:
+    """State, and while it is in progress its phase and, with ``progress``, the phase's share."""
     phase = f" {model.phase.value}" if model.phase else ""
-    share = "" if model.progress is None or model.state.final else f" {model.progress:.0%}"
+    share = (
+        f" {model.progress:.0%}" if progress and model.progress is not None and not model.state.final else ""
+    )
     return f"{model.state.value}{phase}{share}"
 
 
@@ -187,10 +188,10 @@ def describe_place(model: ReportedModel) -> str | None:
     return f"{model.variant or '?'} on {model.device}" + (f" ({model.backend})" if model.backend else "")
 
 
-def describe_model(model: ReportedModel) -> str:
-    """One line: what became of a model."""
+def describe_model(model: ReportedModel, *, progress: bool = True) -> str:
+    """One line: what became of a model; ``progress`` as for ``describe_state``."""
     parts = [
-        f"{model.name} {model.version}: {describe_state(model)}",
+        f"{model.name} {model.version}: {describe_state(model, progress=progress)}",
         describe_place(model),
         model.why or None,
     ]

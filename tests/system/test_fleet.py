@@ -87,11 +87,15 @@ class Fleet:
         """A command that succeeds and prints JSON."""
         return json.loads(self.stage.fleet(*args, "--json").stdout)
 
-    def fails(self, *args: str) -> str:
-        """A command that ends with 1; what it says."""
+    def fails(self, *args: str, code: int = 1) -> str:
+        """A command that ends with this code; what it says."""
         done = self.stage.fleet(*args, check=False)
-        assert done.returncode == 1, done.stdout + done.stderr
+        assert done.returncode == code, done.stdout + done.stderr
         return done.stderr
+
+    def refuses(self, *args: str) -> str:
+        """A command that is wrong usage; what it says."""
+        return self.fails(*args, code=2)
 
     def deploy(self, *args: str) -> tuple[str, ...]:
         return ("deploy", "digits@1.0.0", *BUDGET, *args)
@@ -186,6 +190,11 @@ async def overlaid(fleet: Fleet, *args: str) -> tuple[int, str, str]:
     return process.returncode, out.decode(), err.decode()
 
 
+def interruptible() -> None:
+    """For a child that gets SIGINT: in the background of a shell it would inherit that SIGINT is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_what_deploy_rollback_and_the_others_publish_is_what_nodes_accept(fleet: Fleet) -> None:
     async def read(target: Target) -> DesiredState:
         async with Recorded(fleet.broker, "reader") as reader:
@@ -224,15 +233,18 @@ def test_wrong_use_is_refused_before_anything_is_published(fleet: Fleet) -> None
     fleet.run(*fleet.deploy("--node", "cam-8"))
     assert "published: digits@1.0.0" in fleet.fails("deploy", "digits@9", *BUDGET, "--node", "cam-7")
     assert "no version of faces" in fleet.fails("deploy", "faces@1", *BUDGET, "--node", "cam-7")
-    assert "MODEL@VERSION" in fleet.fails("deploy", "digits", *BUDGET, "--node", "cam-7")
-    assert "--node NODE or --group" in fleet.fails(*fleet.deploy())
-    assert "a-z, 0-9" in fleet.fails(*fleet.deploy("--node", "Cam_7"))
-    assert "reserved" in fleet.fails(*fleet.deploy("--node", "blocks"))
-    assert "deployed: none" in fleet.fails("undeploy", "digits", "--node", "cam-8", "--node", "cam-7")
-    assert "nothing to roll back to" in fleet.fails("rollback", "--node", "cam-7")
-    assert "never heard" in fleet.fails("status", "cam-7")
-    assert "needs --model" in fleet.fails("command", "restart", "--node", "cam-7")
-    assert "no node of group" in fleet.fails(*fleet.deploy("--group", "all", "--wait"))
+    assert "MODEL@VERSION" in fleet.refuses("deploy", "digits", *BUDGET, "--node", "cam-7")
+    assert "--node NODE or --group" in fleet.refuses(*fleet.deploy())
+    assert "a-z, 0-9" in fleet.refuses(*fleet.deploy("--node", "Cam_7"))
+    assert "reserved" in fleet.refuses(*fleet.deploy("--node", "blocks"))
+    where = f"what runs where: overlaid fleet status --home {fleet.home.path}"
+    text = fleet.refuses("undeploy", "digits", "--node", "cam-8", "--node", "cam-7")
+    assert "demo/cam-7: no model" in text and "deployed: none" in text and where in text
+    text = fleet.refuses("rollback", "--node", "cam-7")
+    assert "demo/cam-7: nothing to roll back to" in text and where in text
+    assert "never heard" in fleet.refuses("status", "cam-7")
+    assert "needs --model" in fleet.refuses("command", "restart", "--node", "cam-7")
+    assert "no node of group" in fleet.refuses(*fleet.deploy("--group", "all", "--wait"))
     with Operator(fleet.home.database) as operator:
         assert [str(target) for target in operator.targets()] == ["demo/cam-8"]
         assert len(list(operator.history(Target("demo", "cam-8")))) == 1
@@ -272,7 +284,7 @@ def test_serve_answers_a_fetcher_with_the_manifest_and_its_blocks(fleet: Fleet) 
 
 def test_only_one_serves_a_home_and_it_stops_when_told(fleet: Fleet) -> None:
     fleet.serve()
-    assert "runs on" in fleet.fails("serve")
+    assert "runs on" in fleet.refuses("serve")
     server = fleet.stage.server
     assert server is not None
     server.send_signal(signal.SIGINT)
@@ -347,6 +359,33 @@ def test_waiting_for_a_group_and_a_node_that_stays_silent(fleet: Fleet) -> None:
     assert "has not seen the revision" in ended["why"]
 
 
+def test_ctrl_c_says_what_goes_on(fleet: Fleet) -> None:
+    async def interrupt(*args: str) -> tuple[int | None, str]:
+        process = await asyncio.create_subprocess_exec(
+            str(OVERLAID), "fleet", *args, "--home", str(fleet.home.path),
+            stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE, preexec_fn=interruptible,
+        )  # fmt: skip
+        try:
+            async with Recorded(fleet.broker, "reader") as reader:
+                reader.subscribe(CAM.topic("command", "+", "+") if args[0] == "command" else CAM.desired, 1)
+                await until(lambda: reader.messages, 30)
+            process.send_signal(signal.SIGINT)
+            _, err = await asyncio.wait_for(process.communicate(), 20)
+        finally:
+            if process.returncode is None:
+                process.kill()
+        return process.returncode, err.decode()
+
+    home = f"--home {fleet.home.path}\n"
+    code, err = asyncio.run(interrupt(*fleet.deploy("--node", "cam-7", "--wait")))
+    assert code == 130
+    said = "interrupted; what was published stays and the nodes go on: overlaid fleet status "
+    assert err == said + home
+    code, err = asyncio.run(interrupt("command", "logs", "--node", "cam-7"))
+    assert code == 130
+    assert err.startswith("interrupted; ") and err.endswith("overlaid fleet watch " + home)
+
+
 def test_commands_are_signed_in_sequence_and_their_results_printed_and_kept(fleet: Fleet) -> None:
     events = [{"time": 1.0, "kind": "boot", "model": None, "text": "started\x1b[31m"}]
 
@@ -413,20 +452,24 @@ def test_watch_prints_a_line_for_each_change(fleet: Fleet) -> None:
     async def play(lines: list[dict[str, Any]]) -> None:
         process = await asyncio.create_subprocess_exec(
             str(OVERLAID), "fleet", "watch", "cam-7", "--json", "--home", str(fleet.home.path),
-            stdout=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE, preexec_fn=interruptible,
         )  # fmt: skip
         assert process.stdout is not None
-        async with FakeNode(fleet) as node, FakeNode(fleet, "cam-8") as other:
-            await other.birth()
-            await node.birth()
-            while len(lines) < 2:
-                lines.append(json.loads(await asyncio.wait_for(process.stdout.readline(), 20)))
-            await node.report(1, State.QUEUED)
-            await node.report(1, State.SUCCEEDED)
-            while lines[-1]["event"] != "applied":
-                lines.append(json.loads(await asyncio.wait_for(process.stdout.readline(), 20)))
-        process.send_signal(signal.SIGINT)
-        assert await process.wait() == 130
+        try:
+            async with FakeNode(fleet) as node, FakeNode(fleet, "cam-8") as other:
+                await other.birth()
+                await node.birth()
+                while len(lines) < 2:
+                    lines.append(json.loads(await asyncio.wait_for(process.stdout.readline(), 20)))
+                await node.report(1, State.QUEUED)
+                await node.report(1, State.SUCCEEDED)
+                while lines[-1]["event"] != "applied":
+                    lines.append(json.loads(await asyncio.wait_for(process.stdout.readline(), 20)))
+            process.send_signal(signal.SIGINT)
+            assert await asyncio.wait_for(process.wait(), 20) == 130
+        finally:
+            if process.returncode is None:
+                process.kill()
 
     lines: list[dict[str, Any]] = []
     asyncio.run(play(lines))

@@ -29,6 +29,24 @@ def test_both_give_the_same_folders(tmp_path: Path, toml: str, environ: dict[str
         assert (light.state, light.runtime) == (whole.state, whole.runtime)
 
 
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / "none.toml")
+    assert find_folders(None, {"OVERLAID_CONFIG": ""}) == find_folders(None, {})
+
+
+def test_a_file_that_another_user_owns_is_named_with_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    with pytest.raises(
+        ConfigError, match=r"agent\.toml: Permission denied; this user \(uid \d+\) must be able"
+    ):
+        find_folders(tmp_path / "agent.toml", {})
+
+
 @pytest.mark.parametrize("toml", ["paths = 5", "[paths]\nstate = 5", "not toml", "\x00"])
 def test_what_is_wrong_is_named(tmp_path: Path, toml: str) -> None:
     file = tmp_path / "agent.toml"

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.cli import build_parser, main
+from agent.errors import ManifestError
+from agent.fleet.source import ModelFolder
 from agent.paths import read_toml
 from tests.unit.fleet.models import make_folder
+
+NOBODY = 65_534
 
 
 @pytest.fixture
@@ -33,7 +40,8 @@ def value(capsys: pytest.CaptureFixture[str], *args: object) -> Any:
 def test_from_an_empty_folder_to_a_published_package(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert "keys new packages" in fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1883")
+    text = fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1883")
+    assert text.endswith("next: overlaid fleet keys new packages; overlaid fleet keys new commands\n")
     key = value(capsys, "keys", "new", "packages")
     model, out = make_folder(tmp_path / "model"), tmp_path / "out"
     packed = value(capsys, "pack", model, "-o", out)
@@ -74,6 +82,8 @@ def test_init_keeps_what_is_there_and_makes_paths_absolute(
     home: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    for name in ("pw", "ca.pem", "c.pem", "k.pem"):
+        (tmp_path / name).write_text("x")
     options = [
         "--username",
         "op",
@@ -90,32 +100,136 @@ def test_init_keeps_what_is_there_and_makes_paths_absolute(
     mqtt = read_toml(home / "fleet.toml")["mqtt"]
     assert mqtt["port"] == 8883
     assert mqtt["password_file"] == str(tmp_path / "pw")
-    error = fleet(capsys, "init", "--site", "other", "--broker", "x", code=1)
+    error = fleet(capsys, "init", "--site", "other", "--broker", "x", code=2)
     assert "--force" in error
     assert "UsageError" in error
-    fleet(capsys, "init", "--site", "other", "--broker", "x:1", "--force")
+    made = value(capsys, "init", "--site", "other", "--broker", "x:1", "--force")
+    assert made == {"settings": str(home / "fleet.toml"), "site": "other", "host": "x", "port": 1}
 
 
-def test_home_may_be_given(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    fleet(capsys, "keys", "new", "packages", "--home", tmp_path / "elsewhere")
-    assert (tmp_path / "elsewhere" / "keys" / "packages.pem").exists()
+@pytest.mark.parametrize("option", ["--password-file", "--ca", "--cert", "--key"])
+@pytest.mark.parametrize("content", [None, ""])
+def test_init_refuses_files_that_are_not_there_or_empty(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, content: str | None
+) -> None:
+    file = tmp_path / "file"
+    if content is not None:
+        file.write_text(content)
+    error = fleet(capsys, "init", "--site", "lab", "--broker", "b", option, file, code=2)
+    assert f"{option} {file}: " in error
+    assert not home.exists()
+
+
+def test_home_may_be_given_and_is_then_in_the_next_steps(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    named = ("--home", tmp_path / "elsewhere")
+    fleet(capsys, "keys", "new", "commands", *named)
+    assert (tmp_path / "elsewhere" / "keys" / "commands.pem").exists()
+    next_step = f"overlaid fleet keys new packages --home {named[1]}\n"
+    init = fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1", *named)
+    assert init.endswith("next: " + next_step)
+    assert next_step in fleet(capsys, "keys", "show", "packages", *named, code=1)
+    budget = ("--latency-p99", "20ms", "--rate", "1/s", "--node", "cam-7")
+    error = fleet(capsys, "deploy", "digits@1", *budget, *named, code=1)
+    assert f"overlaid fleet publish OUT --home {named[1]}" in error
+
+
+@contextmanager
+def another_user(home: Path) -> Iterator[None]:
+    """Run as somebody to whom the operator's folder is closed."""
+    home.chmod(0)
+    root = os.geteuid() == 0
+    if root:
+        os.seteuid(NOBODY)
+    try:
+        yield
+    finally:
+        if root:
+            os.seteuid(0)
+        home.chmod(0o700)
 
 
 @pytest.mark.parametrize(
-    ("args", "named"),
+    "command",
     [
-        (("pack", "nowhere", "-o", "out"), "overlaid fleet keys new packages"),
-        (("publish", "nowhere"), "is not a package"),
-        (("keys", "show", "packages"), "overlaid fleet keys new packages"),
-        (("keys", "new", "Two Words"), "a-z"),
-        (("init", "--site", "lab", "--broker", "host:port"), "HOST:PORT"),
-        (("init", "--site", "The Lab", "--broker", "host"), "fleet.site"),
+        ("status",),
+        ("serve",),
+        ("watch",),
+        ("keys", "list"),
+        ("keys", "show", "packages"),
+        ("keys", "new", "more"),
+        ("packages",),
+        ("pack", "model", "-o", "out"),
+        ("publish", "out"),
+        ("init", "--site", "lab", "--broker", "localhost:1", "--force"),
+        ("rollback", "--node", "cam-7"),
+    ],
+)
+def test_another_user_is_told_which_file_and_what_to_do(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+) -> None:
+    fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1")
+    fleet(capsys, "keys", "new", "packages")
+    (home / "packages" / "index").mkdir(parents=True)
+    with another_user(home):
+        error = fleet(capsys, *command, code=1)
+    assert str(home) in error and "this user (uid" in error and "must be able to" in error
+    assert "Errno" not in error and error.count("\n") == 1
+
+
+def test_a_model_file_of_another_user_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    folder = ModelFolder(make_folder(tmp_path / "model"))
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ManifestError, match=r"net\.onnx: Permission denied; this user \(uid"):
+        folder.file("net.onnx")
+
+
+@pytest.mark.parametrize(
+    ("command", "said"), [("pack", "out was not made"), ("publish", "nothing was published")]
+)
+def test_an_interrupted_command_says_what_was_undone(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+    command: str, said: str,
+) -> None:  # fmt: skip
+    fleet(capsys, "keys", "new", "packages")
+    model, out = make_folder(tmp_path / "model"), tmp_path / "out"
+    args: tuple[object, ...] = ("pack", model, "-o", out, "--no-check")
+    if command == "publish":
+        fleet(capsys, *args)
+        args = ("publish", out)
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(
+        f"agent.fleet.{'pack.seal' if command == 'pack' else 'repository.check_block'}", interrupt
+    )
+    error = fleet(capsys, *args, code=130)
+    assert error.startswith("interrupted; ") and said in error and error.count("\n") == 1
+    assert out.exists() == (command == "publish")
+    assert value(capsys, "packages") == []
+
+
+@pytest.mark.parametrize(
+    ("args", "named", "code"),
+    [
+        (("pack", "nowhere", "-o", "out"), "overlaid fleet keys new packages", 1),
+        (("publish", "nowhere"), "is not a package", 1),
+        (("keys", "show", "packages"), "overlaid fleet keys new packages", 1),
+        (("keys", "new", "Two Words"), "a-z", 2),
+        (("init", "--site", "lab", "--broker", "host:port"), "HOST:PORT", 2),
+        (("init", "--site", "lab", "--broker", "foo bar"), "'foo bar' is not HOST:PORT", 2),
+        (("init", "--site", "The Lab", "--broker", "host"), "fleet.site", 2),
     ],
 )
 def test_what_cannot_be_done_is_one_line_with_the_way_out(
-    home: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], named: str
+    home: Path, capsys: pytest.CaptureFixture[str], args: tuple[str, ...], named: str, code: int
 ) -> None:
-    error = fleet(capsys, *args, code=1)
+    error = fleet(capsys, *args, code=code)
     assert named in error
     assert error.count("\n") == 1
 

@@ -196,9 +196,15 @@ def test_explain_without_a_daemon_uses_the_record(overlaid: Any, folders: Folder
     telemetry.placement(PLACEMENT)
     telemetry.close()
     code, out, err = overlaid("explain", "digits", "--json")
-    assert code == 0 and json.loads(out) == to_jsonable(PLACEMENT) and "daemon is down" in err
+    assert code == 3 and json.loads(out) == to_jsonable(PLACEMENT) and "DAEMON IS DOWN" in err
     code, _, err = overlaid("explain", "unknown")
-    assert code == 1 and "no placement of 'unknown'" in err
+    assert code == 3 and "no placement of 'unknown'" in err and "overlaid run" in err
+
+
+def test_explain_without_a_daemon_or_a_record_says_both(overlaid: Any) -> None:
+    code, out, err = overlaid("explain", "digits")
+    assert code == 3 and out == ""
+    assert "DaemonNotRunning" in err and "overlaid run" in err and "telemetry" in err
 
 
 def test_deploy_shows_phases_and_the_choice(overlaid: Any, folders: Folders, tmp_path: Path) -> None:
@@ -236,21 +242,36 @@ def test_a_deploy_that_fails_exits_with_1_and_the_reason(
 
 def test_a_deploy_without_package_daemon_or_sane_budget(overlaid: Any, tmp_path: Path) -> None:
     code, _, err = overlaid("deploy", str(tmp_path / "none"), *BUDGET)
-    assert code == 1 and "overlaid fleet pack" in err
+    assert code == 2 and "overlaid fleet pack" in err
     code, _, err = overlaid("deploy", str(tmp_path), *BUDGET)
     assert code == 3 and "DaemonNotRunning" in err
     code, _, err = overlaid("deploy", str(tmp_path), *BUDGET, "--priority", "10")
-    assert code == 1 and "priority must be between 0 and 9" in err
+    assert code == 2 and "--priority must be between 0 and 9" in err
+    code, _, err = overlaid("deploy", str(tmp_path), "--latency-p99", "0ms", "--rate", "1/s")
+    assert code == 2 and "--latency-p99 in ms must be between 0.001" in err
 
 
-@pytest.mark.parametrize("order", ["undeploy", "restart"])
-def test_orders_reach_the_daemon(overlaid: Any, folders: Folders, order: str) -> None:
+def test_an_interrupted_deploy_says_that_the_daemon_goes_on(
+    overlaid: Any, folders: Folders, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agent.cli.progress._Lines.step", interrupt)
+    with daemon(folders, {"deploy": [{"progress": {"phase": None, "share": None}}]}):
+        code, _, err = overlaid("deploy", str(tmp_path), *BUDGET)
+    assert code == 130 and err == "interrupted; the daemon goes on with the deployment: overlaid status\n"
+
+
+@pytest.mark.parametrize(("order", "done"), [("undeploy", "removed"), ("restart", "restarted")])
+def test_orders_reach_the_daemon(overlaid: Any, folders: Folders, order: str, done: str) -> None:
     with daemon(folders, {order: {}}) as seen:
         code, out, _ = overlaid(order, "digits")
-    assert code == 0 and "digits" in out and seen == [{"op": order, "model": "digits"}]
+        assert json.loads(overlaid(order, "digits", "--json")[1]) == {done: "digits"}
+    assert code == 0 and out == f"digits is {done}\n" and seen == [{"op": order, "model": "digits"}] * 2
     with daemon(folders, {order: UsageError("digits is not deployed")}):
         code, _, err = overlaid(order, "digits")
-    assert code == 1 and "not deployed" in err
+    assert code == 2 and "not deployed" in err
 
 
 def test_a_config_that_cannot_be_read_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -288,6 +309,15 @@ def test_status_imports_nothing_heavy(folders: Folders) -> None:
     command = [sys.executable, "-c", code, "status", "--config", str(folders.config)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_what_the_system_refuses_comes_with_a_way_out(overlaid: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: object) -> None:
+        raise PermissionError(13, "Permission denied", "/root/x")
+
+    monkeypatch.setattr("agent.cli.node.find_folders", refuse)
+    code, _, err = overlaid("status")
+    assert code == 1 and "/root/x" in err and "run it as the owner" in err
 
 
 COMMANDS = ("run", "status", "devices", "models", "explain", "deploy", "undeploy", "restart", "telemetry")

@@ -120,7 +120,7 @@ def test_plots_that_cannot_be_made_are_named(overlaid: Any, tmp_path: Path) -> N
         (("--since", "1s", "--plot", str(tmp_path / "out.png")), "longer --since"),
     ):
         code, _, err = overlaid(*args)
-        assert code == 1 and "UsageError" in err and part in err
+        assert code == 2 and "UsageError" in err and part in err
 
 
 def test_plot_without_matplotlib_names_the_extra(

@@ -75,6 +75,13 @@ def test_without_settings_the_command_that_makes_them_is_named(tmp_path: Path) -
         Home(tmp_path).load_settings()
 
 
+def test_a_folder_that_was_named_is_in_the_commands_to_type(tmp_path: Path) -> None:
+    assert Home().command("status") == "overlaid fleet status"
+    assert Home(Path("my fleet")).command("keys list") == "overlaid fleet keys list --home 'my fleet'"
+    with pytest.raises(ConfigError, match=f"localhost:1883 --home {tmp_path}"):
+        Home(tmp_path).load_settings()
+
+
 def test_the_environment_names_the_folder() -> None:
     assert default_path({"OVERLAID_FLEET": "/srv/fleet"}) == Path("/srv/fleet")
     assert default_path({}) == Path.home() / ".config/overlaid-fleet"
@@ -94,7 +101,26 @@ def test_broker_addresses(text: str, tls: bool, broker: tuple[str, int]) -> None
     assert parse_broker(text, tls) == broker
 
 
-@pytest.mark.parametrize("text", ["", ":1883", "host:", "host:mqtt", "::1", "host:1²", "[]:1"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        ":1883",
+        "host:",
+        "host:mqtt",
+        "::1",
+        "host:1²",
+        "[]:1",
+        "foo bar",
+        "foo bar:1",
+        "mqtt://host",
+        "host/x:1",
+        "host:0",
+        "host:99999",
+        "[host]:1",
+        "a..b",
+    ],
+)
 def test_not_a_broker_address(text: str) -> None:
     with pytest.raises(UsageError, match="HOST:PORT"):
         parse_broker(text)

@@ -91,15 +91,18 @@ def test_a_repeated_message_is_no_change() -> None:
     assert changes(view.after(born), born) == []
 
 
-def test_lines_tell_progress_in_tenths_failures_with_reasons_and_removals() -> None:
+def test_lines_tell_phases_failures_with_reasons_and_removals() -> None:
     def line(view: NodeView, heard: Heard) -> list[str]:
         return [event.text for event in changes(view, heard)]
 
     view = NodeView("cam-7")
     loading = report(digits(State.IN_PROGRESS, phase=Phase.DOWNLOADING, progress=0.42))
-    assert line(view, loading) == ["digits 1.0.0: IN_PROGRESS DOWNLOADING 42%"]
+    assert line(view, loading) == ["digits 1.0.0: IN_PROGRESS DOWNLOADING"]
     view = view.after(loading)
-    assert line(view, report(digits(State.IN_PROGRESS, phase=Phase.DOWNLOADING, progress=0.45))) == []
+    assert line(view, report(digits(State.IN_PROGRESS, phase=Phase.DOWNLOADING, progress=0.95))) == []
+    assert line(view, report(digits(State.IN_PROGRESS, phase=Phase.SOAKING, progress=0.1))) == [
+        "digits 1.0.0: IN_PROGRESS SOAKING"
+    ]
     failed = report(
         digits(State.FAILED, why="GoldenMismatch: far off", running_version="0.9.0"), revision_applied=1
     )
