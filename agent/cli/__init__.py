@@ -57,7 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.close()
         return 1
     except OSError as error:
-        print(f"overlaid: {type(error).__name__}: {error}; {_way_out(error)}", file=sys.stderr)
+        what = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        print(f"overlaid: {type(error).__name__}: {what}; {_way_out(error)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

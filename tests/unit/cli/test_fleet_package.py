@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator
@@ -172,6 +173,9 @@ def test_another_user_is_told_which_file_and_what_to_do(
     fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1")
     fleet(capsys, "keys", "new", "packages")
     (home / "packages" / "index").mkdir(parents=True)
+    read_toml(home / "fleet.toml")  # what is imported late may be closed to the other user as well
+    for module in ("cli.bar", "fleet.actions", "fleet.pack", "fleet.repository", "fleet.service"):
+        importlib.import_module(f"agent.{module}")
     with another_user(home):
         error = fleet(capsys, *command, code=1)
     assert str(home) in error and "this user (uid" in error and "must be able to" in error

@@ -317,7 +317,8 @@ def test_what_the_system_refuses_comes_with_a_way_out(overlaid: Any, monkeypatch
 
     monkeypatch.setattr("agent.cli.node.find_folders", refuse)
     code, _, err = overlaid("status")
-    assert code == 1 and "/root/x" in err and "run it as the owner" in err
+    assert code == 1 and "PermissionError: /root/x: Permission denied; this user" in err
+    assert "run it as the owner" in err
 
 
 COMMANDS = ("run", "status", "devices", "models", "explain", "deploy", "undeploy", "restart", "telemetry")
