@@ -1,5 +1,5 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-slow lint bench ci lock clean debian
+.PHONY: help demo test lint bench ci lock clean debian
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
@@ -24,15 +24,12 @@ demo: $(STAMP)   ## a broker, an operator and a node on this machine: deploy, se
 
 test: $(STAMP) debian  ## unit, contract and system tests (minutes)
 	@echo "== tests"
-	@$(BIN)/python -m pytest -m "not slow"
-
-test-slow: $(STAMP) debian  ## the tests marked slow
-	@$(BIN)/python -m pytest -m slow
+	@$(BIN)/python -m pytest
 
 lint: $(STAMP)   ## ruff, mypy --strict, import rules
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy
-	@echo "== import rules"; $(BIN)/lint-imports
+	@echo "== import rules"; $(BIN)/lint-imports --no-logo
 
 bench: $(STAMP) debian  ## figures against their targets, as a table
 	@$(BIN)/python -m tests.bench

@@ -6,13 +6,24 @@ comma-separated there. Unknown keys are refused by name.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from agent.errors import ConfigError, TrustError
 from agent.paths import config_file, default_runtime, default_state, read_toml
@@ -35,7 +46,7 @@ KeyText = Annotated[str, AfterValidator(_public_key)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
 def _default_node_name() -> str:
@@ -76,13 +87,22 @@ class Mqtt(Section):
         return self
 
     def read_password(self) -> str | None:
-        """The password from the config or its file; ConfigError when the file cannot be read."""
+        """The password from the config, or the first line of its file; ConfigError when there is none in it."""
         if self.password_file is None:
             return self.password.get_secret_value() if self.password else None
         try:
-            return self.password_file.read_text().strip()
+            password = (self.password_file.read_text().splitlines() or [""])[0].strip()
         except OSError as error:
-            raise ConfigError(f"mqtt.password_file {self.password_file}: {error.strerror}") from error
+            raise ConfigError(
+                f"mqtt.password_file {self.password_file}: {error.strerror}; its first line must be the password"
+            ) from error
+        except UnicodeDecodeError as error:
+            raise ConfigError(f"mqtt.password_file {self.password_file}: not a text file") from error
+        if not password:
+            raise ConfigError(
+                f"mqtt.password_file {self.password_file}: its first line, the password, is empty"
+            )
+        return password
 
 
 class Trust(Section):
@@ -98,6 +118,13 @@ class Serving(Section):
     http: str = Field("127.0.0.1:8000", pattern=r"^(127\.0\.0\.1:\d{1,5}|)$")
     max_body_mb: int = Field(64, ge=1, le=1024)
     threads: int = Field(1, ge=1, le=256)
+
+    @field_validator("http")
+    @classmethod
+    def _port(cls, http: str) -> str:
+        if http and not 1 <= int(http.partition(":")[2]) <= 65535:
+            raise ValueError("the port must be between 1 and 65535")
+        return http
 
 
 class Deploy(Section):
@@ -154,9 +181,28 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
     data = read_toml(chosen) if chosen else {}
     _apply_environment(data, environ)
     try:
-        return Config.model_validate(data)
+        return from_table(Config, data)
     except ValidationError as error:
         raise ConfigError(f"{chosen or 'environment'}: {explain_validation(error)}") from error
+
+
+S = TypeVar("S", bound=Section)
+
+
+def from_table(kind: type[S], table: Mapping[str, Any]) -> S:
+    """A section from a TOML table, strictly: a text is no number. Raises pydantic's ValidationError."""
+    # Through JSON, in whose strict mode a text is a path and a list a tuple; TOML's dates are left to fail as texts.
+    return kind.model_validate_json(json.dumps(dict(table), default=str))
+
+
+def _from_text(value: str, annotation: str) -> Any:
+    """An environment variable as the type of its key; what does not fit is left for the validation to name."""
+    if "tuple" in annotation:
+        return [item.strip() for item in value.split(",") if item.strip()]
+    if "float" in annotation or "int" in annotation:
+        with contextlib.suppress(ValueError):
+            return json.loads(value)
+    return value
 
 
 def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None:
@@ -167,7 +213,6 @@ def _apply_environment(data: dict[str, Any], environ: Mapping[str, str]) -> None
             value = environ.get(f"OVERLAID_{section}_{key}".upper())
             if value is None:
                 continue
-            many = str(spec.annotation).startswith("tuple")
             table = data.setdefault(section, {})
             if isinstance(table, dict):
-                table[key] = [item.strip() for item in value.split(",") if item.strip()] if many else value
+                table[key] = _from_text(value, str(spec.annotation))

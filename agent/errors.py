@@ -173,4 +173,7 @@ def from_name(name: str, text: str) -> OverlaidError:
 def one_line(error: BaseException) -> str:
     """An error as one line of at most 500 characters, for reasons that are stored or sent."""
     text = " ".join(str(error).split()) or type(error).__name__
+    text = text.encode(
+        "utf-8", "replace"
+    ).decode()  # lone surrogates, which JSON may bring, cannot be sent on
     return text[:497] + "..." if len(text) > 500 else text

@@ -6,6 +6,7 @@ import base64
 import binascii
 import hashlib
 import json
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey,
 from agent.errors import BadSignature, MessageError, TrustError, UnknownKey
 
 PREFIX = "ed25519:"
+KEY_ID = re.compile(r"[0-9a-f]{16}")
 KINDS = ("manifest", "desired", "command")
 
 
@@ -136,13 +138,15 @@ def unseal(kind: str, data: bytes, keys: Keyring) -> Opened:
             raise ValueError(f"kind is {envelope['kind']!r}")
         payload = base64.b64decode(envelope["payload"], validate=True)
         signature = base64.b64decode(envelope["signature"], validate=True)
-        key_id = str(envelope["key"])
+        key_id = envelope["key"]
+        if not (isinstance(key_id, str) and KEY_ID.fullmatch(key_id)):
+            raise ValueError("key is not 16 hex digits")
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise MessageError(f"not a signed {kind}: {str(error)[:120]}") from error
     key = keys.get(key_id)
     if key is None:
         raise UnknownKey(
-            f"{kind} signed by key {key_id[:32]}, which this node does not trust; see [trust] in its config"
+            f"{kind} signed by key {key_id}, which this node does not trust; see [trust] in its config"
         )
     key.verify(signature, _signed_bytes(kind, payload))
     return Opened(key_id, payload)

@@ -13,6 +13,7 @@ VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,62}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 # Values that arrive from outside are validated by pydantic where they enter; this module does not import it.
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
+MAX_MODELS = 256  # on one node
 RESERVED_NAMES = frozenset({"group", "blocks"})
 
 # Bytes per element of the Open Inference Protocol's datatypes; BYTES (strings) comes with the full protocol.

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agent.deploy.manager import Manager
-from agent.errors import OverlaidError, Replayed, UsageError, one_line
+from agent.errors import LinkError, OverlaidError, Replayed, UsageError, one_line
 from agent.link.messages import Command, Result
 from agent.link.topics import OPS, Target
-from agent.serving.pool import Pool
 from agent.telemetry import queries
 from agent.types import State, to_jsonable
 
 log = logging.getLogger("commands")
+MAX_LOG_BYTES = 192 * 1024  # of the 256 KiB that a message on the wire may have
 
 
 class Commands:
@@ -26,11 +27,10 @@ class Commands:
         self,
         node: Target,
         manager: Manager,
-        pool: Pool,
         telemetry_db: Path,
         send: Callable[[str, bytes], None],
     ) -> None:
-        self._node, self._manager, self._pool = node, manager, pool
+        self._node, self._manager = node, manager
         self._telemetry_db, self._send = telemetry_db, send
 
     async def perform(self, command: Command) -> None:
@@ -55,19 +55,33 @@ class Commands:
         except ValueError:
             log.warning("no result for a command with a malformed id")
             return
-        self._send(self._node.result(op, command_id), result.encode())
+        try:
+            self._send(self._node.result(op, command_id), result.encode())
+        except LinkError as error:
+            log.error("the result of %s %s is lost: %s", op, command_id, error)
 
     async def _output(self, command: Command) -> dict[str, Any]:
         if command.op == "logs":
             rows = await asyncio.to_thread(queries.recent_events, self._telemetry_db, command.lines)
-            return {"events": rows}
+            return {"events": _newest_within(rows, MAX_LOG_BYTES)}
         if command.model is None:
             raise UsageError(f"{command.op} needs a model (--model NAME)")
         if command.op == "restart":
-            await self._pool.restart(command.model)
+            await self._manager.restart(command.model)
             return {"restarted": command.model}
         if command.op == "cancel":
             if not self._manager.cancel(command.model):
                 raise UsageError(f"{command.model} has no deployment in progress")
             return {"canceled": command.model}
         return {"verdicts": to_jsonable(await self._manager.bench(command.model))}
+
+
+def _newest_within(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
+    """The last rows, in order, whose JSON has at most ``limit`` bytes."""
+    kept: list[dict[str, Any]] = []
+    for row in reversed(rows):
+        limit -= len(json.dumps(row)) + 2
+        if limit < 0:
+            break
+        kept.append(row)
+    return kept[::-1]

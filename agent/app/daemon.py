@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import logging
+import os
 import signal
 import uuid
 from collections.abc import Coroutine, Sequence
@@ -56,6 +57,9 @@ def _prepare(config: Config) -> TextIO:
     try:
         for folder in (config.paths.state, config.paths.runtime):
             folder.mkdir(mode=0o750, parents=True, exist_ok=True)
+            # The default below /tmp could have been made by anybody.
+            if os.geteuid() != 0 and folder.stat().st_uid != os.geteuid():
+                raise ConfigError(f"{folder} belongs to another user; set [paths] to folders of your own")
         lock = (config.paths.state / "lock").open("w")
     except OSError as error:
         raise ConfigError(
@@ -84,7 +88,7 @@ class Daemon:
         self.power_w: float | None = None
         self.node = node_target(config)
         self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power_w)
-        self.local = LocalOperations(self.reporter, self.pool)
+        self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []
         self.link: MqttLink | None = None
@@ -151,8 +155,8 @@ class Daemon:
         if config.mqtt is None:
             self.reporter.attach(manager, board, None)
             return
-        outbox = self.outbox = Outbox(config.paths.state / "state.db", OUTBOX_ROWS)
-        commands = Commands(self.node, manager, self.pool, config.paths.state / "telemetry.db", outbox.put)
+        outbox = self.outbox = Outbox(config.paths.state / "outbox.db", OUTBOX_ROWS)
+        commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
         inbox = Inbox(targets, keys, self.journal, manager, commands, self.telemetry, self.reporter.refused)

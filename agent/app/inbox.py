@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable
 
 from agent.app.commands import Commands
@@ -18,6 +19,9 @@ from agent.telemetry.writer import Telemetry
 from agent.trust import Keyring
 
 log = logging.getLogger("inbox")
+MAX_REFUSALS_PER_S = 5
+MAX_WAITING = 100  # messages that a disk refuses; what is more comes again at the next connect
+RETRY_S = 10.0
 
 
 class Inbox:
@@ -38,6 +42,8 @@ class Inbox:
         self._keys, self._journal, self._manager = keys, journal, manager
         self._commands, self._telemetry, self._refused = commands, telemetry, refused
         self._tasks: set[asyncio.Task[None]] = set()
+        self._second = self._refusals = 0
+        self._waiting: dict[str, Message] = {}
 
     def subscriptions(self) -> list[str]:
         """Topic filters, all at QoS 1."""
@@ -55,24 +61,38 @@ class Inbox:
             else:
                 self._command(message)
         except StoreError as error:
-            # Not acknowledged: the broker delivers it again after the next connect, when the disk may have healed.
-            log.error("%s: not accepted, will be asked for again: %s", message.topic, error)
+            # Not acknowledged, so that nothing is lost; tried again here, because a broker repeats it only at the
+            # next connect, and the disk may heal long before.
+            log.error("%s: not accepted yet: %s", message.topic, error)
             self._telemetry.event("store-error", one_line(error))
+            self._try_again(message)
             return
         except OverlaidError as error:
             self._refuse(message.topic, error, desired=target is not None)
         message.ack()
 
+    def _try_again(self, message: Message) -> None:
+        if len(self._waiting) < MAX_WAITING or message.topic in self._waiting:
+            self._waiting[message.topic] = message  # the newest of a topic
+        if len(self._waiting) == 1:
+            asyncio.get_running_loop().call_later(RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        waiting, self._waiting = self._waiting, {}
+        for message in waiting.values():
+            self.handle(message)
+
     def _desired(self, target: Target, payload: bytes) -> None:
         if not payload:
             return  # a cleared retained message; undeploying is an empty model list, signed
         _, desired = open_signed(Desired, payload, self._keys, target, self._journal.now())
+        self._manager.admit(str(target), desired.state())
         new = self._journal.accept_desired(str(target), desired.state())
         self._refused("")
         if new:
             log.info("desired revision %d of %s accepted", desired.revision, target)
             self._telemetry.event("desired", f"revision {desired.revision} of {target}")
-            self._manager.reconcile()
+        self._manager.reconcile()  # a redelivered one too: the first time may have ended between the two
 
     def _command(self, message: Message) -> None:
         target = next((t for t in self._targets if message.topic.startswith(t.topic("command") + "/")), None)
@@ -85,6 +105,12 @@ class Inbox:
         task.add_done_callback(self._tasks.discard)
 
     def _refuse(self, topic: str, error: OverlaidError, *, desired: bool) -> None:
+        """Say why, at most five times a second: whoever may publish here must not fill logs and disks."""
+        second = int(time.monotonic())
+        self._refusals = self._refusals + 1 if second == self._second else 1
+        self._second = second
+        if self._refusals > MAX_REFUSALS_PER_S:
+            return
         why = f"{error.name}: {one_line(error)}"
         log.warning("%s refused: %s", topic, why)
         self._telemetry.event("refused", f"{topic.rsplit('/', 3)[-1]}: {why}")

@@ -13,7 +13,6 @@ from pydantic import TypeAdapter, ValidationError
 from agent.app.reporter import Reporter
 from agent.deploy.manager import Manager
 from agent.errors import DeployError, MessageError, UsageError, from_name
-from agent.serving.pool import Pool
 from agent.types import BoardInfo, Budget, State, to_jsonable
 from agent.validation import explain_validation
 
@@ -24,8 +23,8 @@ Answer = dict[str, Any]
 class LocalOperations:
     """Answers one request after another; ``ready`` is False until the board is probed and models are restored."""
 
-    def __init__(self, reporter: Reporter, pool: Pool) -> None:
-        self._reporter, self._pool = reporter, pool
+    def __init__(self, reporter: Reporter) -> None:
+        self._reporter = reporter
         self._manager: Manager | None = None
         self._board: BoardInfo | None = None
 
@@ -53,6 +52,12 @@ class LocalOperations:
             raise UsageError("the daemon is still probing its devices; try again in a few seconds")
         return self._manager
 
+    async def _restored(self) -> Manager:
+        """The manager, once it has brought back what was installed."""
+        manager = self._ready()
+        await manager.restored.wait()
+        return manager
+
     async def _snapshot(self, _: dict[str, Any]) -> AsyncIterator[Answer]:
         yield {"ok": to_jsonable(self._reporter.snapshot())}
 
@@ -68,7 +73,7 @@ class LocalOperations:
         yield {"ok": to_jsonable(placement)}
 
     async def _deploy(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
-        manager = self._ready()
+        manager = await self._restored()
         folder = Path(_text(request, "package"))
         if not folder.is_absolute():
             raise UsageError("package must be an absolute path")
@@ -93,12 +98,12 @@ class LocalOperations:
 
     async def _undeploy(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
         model = _text(request, "model")
-        await self._ready().undeploy_local(model)
+        await (await self._restored()).undeploy_local(model)
         yield {"ok": {"removed": model}}
 
     async def _restart(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
         model = _text(request, "model")
-        await self._pool.restart(model)
+        await self._ready().restart(model)
         yield {"ok": {"restarted": model}}
 
 

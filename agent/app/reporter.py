@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import os
 import time
 from collections.abc import Callable
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from agent import __version__, notify
 from agent.config import Config
@@ -18,8 +21,10 @@ from agent.link.client import MqttLink
 from agent.link.messages import Capabilities, Reported, ReportedModel, Status
 from agent.link.topics import Target
 from agent.telemetry.writer import Telemetry
-from agent.types import BoardInfo, ModelStatus, Snapshot
+from agent.types import MAX_MODELS, BoardInfo, ModelStatus, Snapshot
+from agent.validation import explain_validation
 
+log = logging.getLogger("link")
 MIN_INTERVAL_S = 0.25  # progress is news four times a second, not more
 SNAPSHOT_EVERY_S = 5.0
 
@@ -64,6 +69,8 @@ class Reporter:
     def on_connect(self) -> None:
         """Birth: online, capabilities and the full state, all retained."""
         self.connected, self.link_problem = True, ""
+        log.info("connected to the broker")
+        self._telemetry.event("broker", "connected")
         assert self._link is not None and self._board is not None
         status = Status(online=True, boot_id=self._boot_id)
         self._link.publish(self._node.status, status.encode(), 1, retain=True)
@@ -73,6 +80,9 @@ class Reporter:
         self.changed()
 
     def on_disconnect(self, why: str) -> None:
+        if why != self.link_problem:
+            log.warning("broker: %s", why)
+            self._telemetry.event("broker", why)
         self.connected, self.link_problem = False, why
         self.changed()
 
@@ -84,14 +94,17 @@ class Reporter:
             self._changed.clear()
             self.write_snapshot()
             self._tell_systemd()
-            self._publish()
+            try:
+                self._publish()
+            except ValidationError as error:  # a text that cannot be sent must not end the daemon
+                log.error("the state could not be reported: %s", explain_validation(error))
             await asyncio.sleep(MIN_INTERVAL_S)
 
     def _publish(self) -> None:
         if self._link is None or self._manager is None or not self.connected:
             return
-        models = tuple(_reported(status) for status in self._manager.statuses())
         manager = self._manager
+        models = tuple(_reported(status) for status in manager.statuses()[:MAX_MODELS])
         head = (manager.revision_seen, manager.revision_applied, manager.power_cap_w, self._why)
         if head == self._last_head and _news(models) == _news(self._last_models):
             return
@@ -155,7 +168,7 @@ def _reported(status: ModelStatus) -> ReportedModel:
         version=status.version,
         state=status.state,
         phase=status.phase,
-        progress=None if status.progress is None else round(status.progress, 2),
+        progress=None if status.progress is None else round(status.progress, 1),
         why=status.why[:1000],
         device=chosen.device if chosen else None,
         variant=chosen.variant if chosen else None,

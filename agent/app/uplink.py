@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from pathlib import Path
 
+from agent.errors import LinkError
 from agent.link.messages import TelemetryBatch
 from agent.link.outbox import Outbox
 from agent.link.topics import Target
 from agent.telemetry import queries
+
+log = logging.getLogger("link")
 
 
 class Uplink:
@@ -31,4 +35,9 @@ class Uplink:
                 continue
             sequence += 1
             batch = TelemetryBatch(boot_id=self._boot_id, sequence=sequence, time=now, rows=rows[:1000])
-            self._outbox.put(self._node.telemetry("summary"), batch.encode(), priority=0)
+            try:
+                self._outbox.put(self._node.telemetry("summary"), batch.encode(), priority=0)
+            except (
+                LinkError
+            ) as error:  # a full disk: these rows are in telemetry.db or lost, the next ones may go
+                log.warning("%s", error)

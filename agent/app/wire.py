@@ -11,6 +11,8 @@ from agent.link.blocks import BlockFetcher
 from agent.link.client import MqttSettings
 from agent.link.topics import Target
 
+PARALLEL_FETCHES = 2  # each may have a window of 4 MiB in memory
+
 
 def node_target(config: Config) -> Target:
     return Target(config.node.site, config.node.name)
@@ -42,15 +44,14 @@ def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
 
 
 class WireSource:
-    """Blocks from the operator's server, over a connection that lives as long as the fetch; one fetch at a time."""
+    """Blocks from the operator's server, over a connection that lives as long as the fetch."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._turn = asyncio.Lock()
+        self.turn = asyncio.Semaphore(PARALLEL_FETCHES)
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
-        async with self._turn:
-            fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
-            await fetcher.fetch(digest, wanted, deliver)
+        fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
+        await fetcher.fetch(digest, wanted, deliver)

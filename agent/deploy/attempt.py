@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -19,6 +20,7 @@ from agent.errors import (
     NoFeasibleCandidate,
     OverlaidError,
     PhaseTimeout,
+    StoreError,
     Superseded,
     TrustError,
     WorkerError,
@@ -26,6 +28,8 @@ from agent.errors import (
 from agent.package.verify import VerifiedPackage
 from agent.serving.process import Worker
 from agent.types import Candidate, Phase, Placement, State
+
+log = logging.getLogger("deploy")
 
 T = TypeVar("T")
 Report = Callable[[Phase, float], None]
@@ -54,7 +58,8 @@ def final_state(error: OverlaidError) -> State:
 class Attempt:
     """Runs the phases. Until it returns, the version that served before serves on or is put back.
 
-    ``measuring`` is held from PROFILING to ACTIVATING; ``replaced`` is the old worker, loaded still, after a success.
+    ``measuring`` is held from PROFILING to ACTIVATING; ``keep``: digests of open deployments, whose blocks are not
+    garbage; ``replaced`` is the old worker, loaded still, after a success.
     """
 
     res: Resources
@@ -62,6 +67,7 @@ class Attempt:
     source: BlockSource
     measuring: asyncio.Lock
     power_cap_w: Callable[[], float | None]
+    keep: Callable[[], set[str]]
     incumbent: Candidate | None
     report: Report
     replaced: Worker | None = None
@@ -71,17 +77,15 @@ class Attempt:
         package = await self._deliver()
         async with self.measuring:
             placement, worker = await self._place(package)
-        await self._take_over(worker)
+        await self._take_over(worker, placement)
         return placement
 
     async def _deliver(self) -> VerifiedPackage:
         """DOWNLOADING and VERIFYING; a damaged or lost block is fetched again before that ends the attempt."""
         for remaining in reversed(range(FETCHES)):
-            package = await self._phase(
-                Phase.DOWNLOADING,
-                partial(phases.download, self.res, self.source, self.deployment.model),
-                self.res.settings.download_timeout_s,
-            )
+            self._enter(Phase.DOWNLOADING)
+            async with self.source.turn:
+                package = await self._download()
             try:
                 await self._phase(Phase.VERIFYING, partial(phases.assemble, self.res, package))
             except BlockError:
@@ -91,43 +95,85 @@ class Attempt:
             break
         return package
 
+    async def _download(self) -> VerifiedPackage:
+        """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is."""
+        limit, clock = self.res.settings.download_timeout_s, asyncio.get_running_loop().time
+        alive = clock()
+
+        def progress(share: float) -> None:
+            nonlocal alive
+            alive = clock()
+            self.report(Phase.DOWNLOADING, share)
+
+        work = phases.download(self.res, self.source, self.deployment.model, self.keep, progress)
+        task = asyncio.get_running_loop().create_task(work)
+        try:
+            while not task.done():
+                left = alive + limit - clock()
+                if left <= 0:
+                    raise PhaseTimeout(
+                        f"DOWNLOADING: nothing arrived for {limit:g} s; does overlaid fleet serve run?"
+                    )
+                await asyncio.wait({task}, timeout=left)
+            return task.result()
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
     async def _place(self, package: VerifiedPackage) -> tuple[Placement, Worker]:
-        """PROFILING and ACTIVATING: what runs where, journalled, and a worker that proved itself there."""
+        """PROFILING and ACTIVATING: what runs where, and a worker that proved itself there."""
         res, model = self.res, self.deployment.model
         placement = await self._phase(
             Phase.PROFILING,
             partial(phases.place, res, package, model.budget, self.power_cap_w(), self.incumbent),
         )
-        res.journal.save_placement(self.deployment.origin, placement)
         worker = await self._phase(
             Phase.ACTIVATING, lambda _: phases.start_checked(res, package, placement.candidate)
         )
         return placement, worker
 
-    async def _take_over(self, worker: Worker) -> None:
+    async def _take_over(self, worker: Worker, placement: Placement) -> None:
         """Flip the route, soak, commit; on any failure the old worker serves again."""
         res, model = self.res, self.deployment.model
-        try:
-            old = await res.pool.route(model.name, worker)
-        except BaseException:
-            await asyncio.shield(res.pool.stop(worker))
-            raise
+        old = await self._flip(worker)
         try:
             await self._phase(
                 Phase.SOAKING,
                 partial(phases.soak, res, model.name, worker),
                 res.settings.soak_s + res.settings.phase_timeout_s,
             )
+            res.journal.save_placement(self.deployment.origin, placement)
             res.store.commit(model.name, model.digest)
         except BaseException:
             await asyncio.shield(self._roll_back(worker, old))
             raise
         self.replaced = old
 
+    async def _flip(self, worker: Worker) -> Worker | None:
+        """The worker that served before. A cancellation on the way waits for the flip's end and takes it back: half
+        a flip would leave a version in service that nobody knows of."""
+        flip = asyncio.get_running_loop().create_task(self.res.pool.route(self.deployment.model.name, worker))
+        canceled: asyncio.CancelledError | None = None
+        while not flip.done():
+            try:
+                await asyncio.wait({flip})
+            except asyncio.CancelledError as error:
+                canceled = error
+        if flip.exception() is not None:
+            await asyncio.shield(self.res.pool.stop(worker))
+        old = flip.result()
+        if canceled is not None:
+            await asyncio.shield(self._roll_back(worker, old))
+            raise canceled
+        return old
+
     async def _roll_back(self, worker: Worker, old: Worker | None) -> None:
         """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place."""
         pool, name = self.res.pool, self.deployment.model.name
-        self._enter(Phase.ROLLING_BACK)
+        try:
+            self._enter(Phase.ROLLING_BACK)
+        except StoreError as error:  # a full disk must not keep the old version from coming back
+            log.error("%s: %s", name, error)
         if old is None:
             await pool.unroute(name)
             return
@@ -149,7 +195,7 @@ class Attempt:
         try:
             return await asyncio.wait_for(work(lambda share: self.report(phase, share)), limit)
         except asyncio.TimeoutError as error:
-            raise PhaseTimeout(f"{phase.value} took longer than its deadline of {limit:g} s") from error
+            raise PhaseTimeout(f"{phase.value} took longer than {limit:g} s; deploy it again") from error
 
     def _enter(self, phase: Phase) -> None:
         self.res.journal.enter(self.deployment, phase)

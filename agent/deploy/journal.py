@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from agent.errors import Replayed, StoreError
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
+from agent.validation import explain_validation
 
 SCHEMA_VERSION = 1
 HISTORY_ROWS = 1000
+PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
+MAX_CLOCK_LEAD_S = 86_400.0
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (target TEXT PRIMARY KEY, revision INTEGER NOT NULL, state TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sequences (key_id TEXT NOT NULL, target TEXT NOT NULL, sequence INTEGER NOT NULL,
@@ -33,6 +36,7 @@ CREATE TABLE IF NOT EXISTS placements (model TEXT NOT NULL, digest TEXT NOT NULL
   placement TEXT NOT NULL, PRIMARY KEY (model, digest));
 CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), floor REAL NOT NULL);
 """
+T = TypeVar("T")
 _BUDGET = TypeAdapter(Budget)
 _DESIRED = TypeAdapter(DesiredState)
 _PLACEMENT = TypeAdapter(Placement)
@@ -67,20 +71,35 @@ class Journal:
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        path.parent.mkdir(parents=True, exist_ok=True)
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-            version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-            if version > SCHEMA_VERSION:
-                raise StoreError(
-                    f"{path} was written by a newer overlaid (schema {version}): install that version again"
-                )
+        except (OSError, sqlite3.Error) as error:
+            raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
+        try:
+            self._open(path)
+        except sqlite3.Error as error:
+            self._db.close()
+            raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
+        except StoreError:
+            self._db.close()
+            raise
+
+    def _open(self, path: Path) -> None:
+        # No other process reads this file; exclusively locked, the write-ahead log needs no index file on the disk.
+        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise StoreError(
+                f"{path} was written by a newer overlaid (schema {version}): install that version again"
+            )
+        self._db.execute("PRAGMA synchronous=FULL")
+        if (
+            version < SCHEMA_VERSION
+        ):  # opening must not write: a node whose disk is full still serves after a reboot
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        except sqlite3.Error as error:
-            raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
 
     def close(self) -> None:
         self._db.close()
@@ -99,6 +118,11 @@ class Journal:
         return max(self._clock(), row[0] if row else 0.0)
 
     def raise_clock_floor(self, proven: float) -> None:
+        """A trusted message was issued at ``proven``. A clock that may be right is not overruled by more than a day:
+        an operator's clock that is years ahead must not make everything after it look expired."""
+        here = self._clock()
+        if here >= PLAUSIBLE_TIME:
+            proven = min(proven, here + MAX_CLOCK_LEAD_S)
         self._run(
             "INSERT INTO clock (id, floor) VALUES (1, ?)"
             " ON CONFLICT (id) DO UPDATE SET floor = max(floor, excluded.floor)",
@@ -128,7 +152,7 @@ class Journal:
     def desired(self) -> dict[str, DesiredState]:
         """Accepted desired states by target."""
         rows = self._run("SELECT target, state FROM desired").fetchall()
-        return {target: _DESIRED.validate_json(state) for target, state in rows}
+        return {target: _stored(_DESIRED, state) for target, state in rows}
 
     def accept_command(self, key_id: str, target: str, sequence: int, issued: float) -> None:
         """Persist the sequence before the command is carried out; Replayed unless it is newer than the last."""
@@ -175,6 +199,10 @@ class Journal:
         )
         return int(self._run("SELECT attempts FROM deployments WHERE id = ?", deployment.id).fetchone()[0])
 
+    def forgive(self, deployment: Deployment) -> None:
+        """An orderly stop interrupted the attempt: it does not count."""
+        self._run("UPDATE deployments SET attempts = attempts - 1 WHERE id = ?", deployment.id)
+
     def enter(self, deployment: Deployment, phase: Phase) -> None:
         """Journal a phase before it acts."""
         self._run(
@@ -215,7 +243,7 @@ class Journal:
                 row[1],
                 row[2],
                 row[3],
-                DesiredModel(row[4], row[5], row[6], _BUDGET.validate_json(row[7])),
+                DesiredModel(row[4], row[5], row[6], _stored(_BUDGET, row[7])),
                 State(row[8]),
                 Phase(row[9]) if row[9] else None,
                 row[10],
@@ -241,10 +269,20 @@ class Journal:
         row = self._run(
             "SELECT origin, placement FROM placements WHERE model = ? AND digest = ?", model, digest
         ).fetchone()
-        return Placed(row[0], _PLACEMENT.validate_json(row[1])) if row else None
+        return Placed(row[0], _stored(_PLACEMENT, row[1])) if row else None
 
     def drop_placements(self, model: str, keep: set[str]) -> None:
         """Forget the placements of a model's digests that are no longer installed."""
         for (digest,) in self._run("SELECT digest FROM placements WHERE model = ?", model).fetchall():
             if digest not in keep:
                 self._run("DELETE FROM placements WHERE model = ? AND digest = ?", model, digest)
+
+
+def _stored(kind: TypeAdapter[T], text: str) -> T:
+    """A value that this journal wrote; StoreError when it is not."""
+    try:
+        return kind.validate_json(text)
+    except ValidationError as error:
+        raise StoreError(
+            f"state.db is damaged ({explain_validation(error)}); restore it, or remove it"
+        ) from error

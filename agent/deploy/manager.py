@@ -7,7 +7,9 @@ that waits for a silent server holds nobody else up.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
@@ -21,12 +23,34 @@ from agent.deploy.reconcile import Effective, Installed, effective, reconcile
 from agent.deploy.recovery import Service, restore
 from agent.deploy.resources import BlockSource, FolderSource, Resources
 from agent.deploy.status import model_status
-from agent.errors import Canceled, DeployError, OverlaidError, StoreError, Superseded, UsageError, one_line
+from agent.errors import (
+    Canceled,
+    DeployError,
+    MessageError,
+    OverlaidError,
+    StoreError,
+    Superseded,
+    UsageError,
+    one_line,
+)
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
-from agent.types import Budget, DesiredModel, ModelStatus, Phase, Placement, State, Verdict
+from agent.serving.process import Worker
+from agent.types import (
+    MAX_MODELS,
+    Budget,
+    DesiredModel,
+    DesiredState,
+    ModelStatus,
+    Phase,
+    Placement,
+    State,
+    Verdict,
+)
 
 log = logging.getLogger("deploy")
+RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
+RETRY_DOWNLOAD_S = 300.0
 MAX_ATTEMPTS = 3  # a deployment that the daemon never survives is the reboot loop's cause
 
 
@@ -47,7 +71,7 @@ class Manager:
         self._wire = wire
         self._on_change = on_change
         self._base_cap_w = base_cap_w
-        self._restored = False
+        self.restored = asyncio.Event()  # what was installed serves again, or is known not to
         self._services: dict[str, Service] = {}
         self._latest: dict[str, Deployment] = {}
         self._progress: dict[str, float] = {}
@@ -56,47 +80,86 @@ class Manager:
         self._stop_with: dict[int, DeployError] = {}
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._measuring = asyncio.Lock()
+        self._again = asyncio.Event()
+        self._chores: set[asyncio.Task[None]] = set()
+        self._ended: dict[int, float] = {}  # deployments by id: monotonic seconds
         self._seen = self._applied = 0
         self.effective = Effective({}, None)
 
     # -- the outside's calls -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Bring back what was installed, resume what was interrupted, then work until cancelled."""
+        """Bring back what was installed, resume what was interrupted, keep to the desired states until cancelled."""
         try:
-            self._services = await restore(self._res)
+            self._read_desired()
+            self._services = await restore(self._res, self.power_cap_w)
             self._latest = self._res.journal.latest()
             for deployment in self._res.journal.unfinished():
                 self._start(deployment)
-            self._restored = True
-            self.reconcile()
-            await asyncio.Event().wait()
+            self.restored.set()
+            while True:
+                self._again.clear()
+                try:
+                    self._reconcile()
+                except StoreError as error:  # e.g. a full disk, which may heal
+                    log.error("%s", error)
+                with contextlib.suppress(asyncio.TimeoutError):
+                    await asyncio.wait_for(self._again.wait(), RECONCILE_S)
         finally:
-            tasks = [*(task for _, task in self._open.values()), *self._removing.values()]
+            tasks = [*(task for _, task in self._open.values()), *self._removing.values(), *self._chores]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     def reconcile(self) -> None:
-        """Compare the accepted desired states with what is installed and start the difference."""
-        if not self._restored:
-            return  # it is done at the end of the restoration
-        desired = self._res.journal.desired()
-        self._seen = max((state.revision for state in desired.values()), default=0)
-        self.effective = effective(desired, self._node, self._groups)
+        """A desired state was accepted: compare it soon with what is installed and start the difference."""
+        self._again.set()
+
+    def _reconcile(self) -> None:
+        self._read_desired()
         installed = {
-            name: Installed(s.placement.digest, s.placement.budget, s.origin)
+            name: Installed(s.placement.digest, s.placement.budget, s.origin, healthy=not s.why)
             for name, s in self._services.items()
-            if not s.why
+            if name not in self._removing
         }
-        actions = reconcile(self.effective.models, installed, self._latest)
+        actions = reconcile(self.effective.models, installed, self._latest, self._may_retry())
         for name in actions.supersede:
             self._stop(name, Superseded("a newer desired state replaced it"))
         for want in actions.deploy:
             self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
         for name in actions.remove:
             self._start_removal(name)
-        self._settle()
+        for name in actions.adopt:
+            placement = self._services[name].placement
+            self._res.journal.save_placement("fleet", placement)
+            self._services[name] = Service(placement, "fleet")
+        if not self._open and not self._removing:
+            self._applied = self._seen
+        self._on_change()
+
+    def _may_retry(self) -> set[int]:
+        """Downloads that no server answered for long: what is desired stays desired."""
+        now = time.monotonic()
+        return {
+            last.id
+            for last in self._latest.values()
+            if last.state is State.TIMED_OUT
+            and last.phase is Phase.DOWNLOADING
+            and now - self._ended.get(last.id, -RETRY_DOWNLOAD_S) >= RETRY_DOWNLOAD_S
+        }
+
+    def admit(self, target: str, state: DesiredState) -> None:
+        """MessageError when the node would have to run more models than it can report."""
+        merged = effective({**self._res.journal.desired(), target: state}, self._node, self._groups)
+        if len(merged.models) > MAX_MODELS:
+            raise MessageError(
+                f"with its groups' this node would run {len(merged.models)} models, more than {MAX_MODELS}: refused"
+            )
+
+    def _read_desired(self) -> None:
+        desired = self._res.journal.desired()
+        self._seen = max((state.revision for state in desired.values()), default=0)
+        self.effective = effective(desired, self._node, self._groups)
 
     @property
     def power_cap_w(self) -> float | None:
@@ -117,6 +180,8 @@ class Manager:
 
     def deploy_local(self, folder: Path, budget: Budget) -> Deployment:
         """Start a package folder. Raises UsageError when the fleet manages the model, and what verification raises."""
+        if not self.restored.is_set():
+            raise UsageError("the daemon is still bringing its models back; try again in a few seconds")
         package = verify_package(PackageDir(folder).envelope(), self._res.package_keys)
         manifest = package.manifest
         if manifest.name in self.effective.models:
@@ -141,6 +206,13 @@ class Manager:
     def cancel(self, model: str) -> bool:
         """Cancel the open deployment of a model; False when there is none."""
         return self._stop(model, Canceled("canceled by command"))
+
+    async def restart(self, model: str) -> None:
+        """Replace the worker of a model by a fresh one; UsageError while the model is being deployed."""
+        if any(name == model for name, _ in self._open.values()):
+            raise UsageError(f"{model} is being deployed, which starts a fresh worker anyway")
+        async with self._turn[model]:
+            await self._res.pool.restart(model)
 
     async def bench(self, model: str) -> tuple[Verdict, ...]:
         """Measure every candidate of a model in service again; its placement stays. UsageError when not in service."""
@@ -201,6 +273,8 @@ class Manager:
         except asyncio.CancelledError:
             error = self._stop_with.get(deployment.id)
             if error is None:
+                with contextlib.suppress(StoreError):
+                    self._res.journal.forgive(deployment)
                 raise  # the daemon stops: the journal keeps the deployment open, the next start resumes it
             self._finish(deployment, error)
         except OverlaidError as error:
@@ -211,7 +285,7 @@ class Manager:
         finally:
             self._open.pop(deployment.id, None)
             self._stop_with.pop(deployment.id, None)
-            self._settle()
+            self._again.set()
 
     async def _attempt(self, deployment: Deployment) -> None:
         name = deployment.model.name
@@ -226,6 +300,7 @@ class Manager:
             self._source(deployment),
             self._measuring,
             lambda: self.power_cap_w,
+            self._open_digests,
             service.placement.candidate if service else None,
             lambda phase, share: self._advance(deployment, phase, share),
         )
@@ -234,11 +309,20 @@ class Manager:
         self._services[name] = Service(placement, deployment.origin)
         self._res.telemetry.placement(placement)
         self._finish(deployment, None, placement.reason)
-        versions = self._res.store.versions(name)
-        self._res.journal.drop_placements(name, {d for d in (versions.current, versions.previous) if d})
-        if attempt.replaced is not None:
-            await self._res.pool.stop(attempt.replaced)
-        self._collect()
+        chore = self._task(self._clean_up(name, attempt.replaced))
+        self._chores.add(chore)
+        chore.add_done_callback(self._chores.discard)
+
+    async def _clean_up(self, name: str, replaced: Worker | None) -> None:
+        """After a success: the old worker ends, what no version needs any more goes."""
+        try:
+            if replaced is not None:
+                await self._res.pool.stop(replaced)
+            versions = self._res.store.versions(name)
+            self._res.journal.drop_placements(name, {d for d in (versions.current, versions.previous) if d})
+            self._collect()
+        except OverlaidError as error:
+            log.warning("after the deployment of %s: %s", name, error)
 
     def _source(self, deployment: Deployment) -> BlockSource:
         if deployment.folder is not None:
@@ -269,6 +353,7 @@ class Manager:
         if last.id == deployment.id:
             self._latest[name] = done
             self._progress.pop(name, None)
+        self._ended[deployment.id] = time.monotonic()
         self._record(done)
 
     def _record(self, deployment: Deployment) -> None:
@@ -276,11 +361,6 @@ class Manager:
         where = "" if phase is None or deployment.state.final else f" {phase.value}"
         log.info("%s %s: %s%s %s", model.name, model.version, deployment.state.value, where, why)
         self._res.telemetry.deployment(model.name, model.version, model.digest, deployment.state, phase, why)
-
-    def _settle(self) -> None:
-        if not self._open and not self._removing:
-            self._applied = self._seen
-        self._on_change()
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
@@ -307,13 +387,15 @@ class Manager:
             log.error("removing %s: %s", name, error)
         finally:
             self._removing.pop(name, None)
-            self._settle()
+            self._again.set()
 
     def _collect(self) -> None:
         """On the event loop, so that no deployment can store anything between the look and the removal."""
-        open_names = {name for name, _ in self._open.values()}
-        keep = {d.model.digest for name, d in self._latest.items() if name in open_names}
         try:
-            self._res.store.collect(keep)
+            self._res.store.collect(self._open_digests())
         except OverlaidError as error:
             log.warning("garbage collection: %s", error)
+
+    def _open_digests(self) -> set[str]:
+        open_names = {name for name, _ in self._open.values()}
+        return {d.model.digest for name, d in self._latest.items() if name in open_names}

@@ -46,14 +46,21 @@ def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]
 
 
 async def download(
-    res: Resources, source: BlockSource, model: DesiredModel, progress: Progress
+    res: Resources,
+    source: BlockSource,
+    model: DesiredModel,
+    keep: Callable[[], set[str]],
+    progress: Progress,
 ) -> VerifiedPackage:
-    """DOWNLOADING: the signed manifest, then the blocks that are missing of the variants this node can run."""
+    """DOWNLOADING: the signed manifest, then the blocks that are missing of the variants this node can run.
+
+    ``keep``: digests that are not garbage should space have to be made.
+    """
     package = await _manifest(res, source, model)
     variants = runnable_variants(res, package.manifest)
     missing = {b.sha256: b for b in res.store.missing(package.manifest.files_for(variants))}
     total = sum(block.size for block in missing.values())
-    _reserve(res, 2 * total, model.digest)  # blocks and the file assembled from them, for a moment
+    _reserve(res, 2 * total, keep)  # blocks and the file assembled from them, for a moment
     arrived = 0
 
     def deliver(sha: str, data: bytes) -> None:
@@ -70,12 +77,12 @@ async def download(
     return package
 
 
-def _reserve(res: Resources, nbytes: int, digest: str) -> None:
+def _reserve(res: Resources, nbytes: int, keep: Callable[[], set[str]]) -> None:
     """Space for what is to come; what failed deployments left behind goes first when there is too little."""
     try:
         res.store.reserve(nbytes)
     except StoreError:
-        res.store.collect({digest})
+        res.store.collect(keep())
         res.store.reserve(nbytes)
 
 
@@ -191,7 +198,7 @@ async def start_checked(res: Resources, package: VerifiedPackage, candidate: Can
 
 
 async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:
-    """SOAKING: the new worker must live, answer its golden vectors at the end and fail no request by itself."""
+    """SOAKING: the new worker lives, fails no request in its runtime, and answers its golden vectors at the end."""
     started = time.monotonic()
     while (elapsed := time.monotonic() - started) < res.settings.soak_s:
         progress(elapsed / res.settings.soak_s)
@@ -199,4 +206,8 @@ async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -
         status = res.pool.status(model)
         if status is None or status.pid != worker.pid or not status.ready:
             raise SoakFailed(f"the new worker (pid {worker.pid}) died {elapsed:.1f} s after it took over")
+        if status.errors:
+            raise SoakFailed(
+                f"{status.errors} of {status.requests} requests failed in the runtime after it took over"
+            )
     await worker.check()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.deploy.journal import Deployment
@@ -28,20 +28,23 @@ class Effective:
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """A model in service. ``origin``: fleet or local."""
+    """A model on this node. ``origin``: fleet or local; ``healthy``: in service, not just on the disk."""
 
     digest: str
     budget: Budget
     origin: str
+    healthy: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Actions:
-    """What to do, models in name order. ``cancel`` names deployments in progress that nobody wants any more."""
+    """What to do, models in name order. ``supersede`` names open deployments that are no longer wanted, ``adopt``
+    models deployed locally that the fleet asks for just so: they are the fleet's from now on."""
 
     deploy: tuple[Wanted, ...] = ()
     remove: tuple[str, ...] = ()
     supersede: tuple[str, ...] = ()
+    adopt: tuple[str, ...] = ()
 
 
 def effective(desired: Mapping[str, DesiredState], node: str, groups: Sequence[str]) -> Effective:
@@ -64,14 +67,17 @@ def reconcile(
     wanted: Mapping[str, Wanted],
     installed: Mapping[str, Installed],
     latest: Mapping[str, Deployment],
+    may_retry: Container[int] = (),
 ) -> Actions:
     """Which models to deploy, remove or stop deploying.
 
-    A digest that failed under a revision is not tried again until the revision changes; a deployment in progress of
-    the same digest and budget goes on under a newer revision; what was deployed locally stays until the fleet names it.
+    A digest that failed under a revision is not tried again until the revision changes, unless its deployment's id is
+    in ``may_retry``; a deployment in progress of the same digest and budget goes on under a newer revision; what was
+    deployed locally stays until the fleet names it.
     """
     deploy = []
     supersede = []
+    adopt = []
     for name, want in sorted(wanted.items()):
         running = installed.get(name)
         last = latest.get(name)
@@ -81,9 +87,11 @@ def reconcile(
                 supersede.append(name)
                 deploy.append(want)
             continue
-        if running is not None and (running.digest, running.budget) == (want.model.digest, want.model.budget):
+        if running is not None and running.healthy and _same(running, want.model):
+            if running.origin != "fleet":
+                adopt.append(name)
             continue
-        if last is not None and current and _settled(last, want):
+        if last is not None and current and _settled(last, want) and last.id not in may_retry:
             continue
         deploy.append(want)
     gone = [name for name, item in installed.items() if item.origin == "fleet" and name not in wanted]
@@ -92,7 +100,11 @@ def reconcile(
         for name, last in latest.items()
         if not last.state.final and last.origin == "fleet" and name not in wanted
     ]
-    return Actions(tuple(deploy), tuple(sorted(gone)), tuple(sorted({*supersede, *stale})))
+    return Actions(tuple(deploy), tuple(sorted(gone)), tuple(sorted({*supersede, *stale})), tuple(adopt))
+
+
+def _same(running: Installed, model: DesiredModel) -> bool:
+    return (running.digest, running.budget) == (model.digest, model.budget)
 
 
 def _settled(last: Deployment, want: Wanted) -> bool:

@@ -23,25 +23,27 @@ class Service:
     why: str = ""
 
 
-async def restore(res: Resources) -> dict[str, Service]:
+async def restore(res: Resources, power_cap_w: float | None) -> dict[str, Service]:
     """Start every installed model on its last placement; measure anew, then go back a version, when that fails."""
     services = {}
     for model, versions in res.store.models().items():
-        service = await _restore(res, model, versions.current, versions.previous)
+        service = await _restore(res, power_cap_w, model, versions.current, versions.previous)
         if service is not None:
             services[model] = service
     res.pool.expect(())
     return services
 
 
-async def _restore(res: Resources, model: str, current: str | None, previous: str | None) -> Service | None:
+async def _restore(
+    res: Resources, power_cap_w: float | None, model: str, current: str | None, previous: str | None
+) -> Service | None:
     first: Service | None = None
     for digest in (current, previous):
         placed = res.journal.placement(model, digest) if digest else None
         if digest is None or placed is None:
             continue
         try:
-            placement = await _start(res, placed.placement, placed.origin)
+            placement = await _start(res, power_cap_w, placed.placement, placed.origin)
         except OverlaidError as error:
             why = f"could not be started again: {error.name}: {one_line(error)}"
             log.error("%s %s %s", model, placed.placement.version, why)
@@ -49,13 +51,16 @@ async def _restore(res: Resources, model: str, current: str | None, previous: st
             first = first or Service(placed.placement, placed.origin, why)
             continue
         if digest == previous:
-            res.store.revert(model)
+            try:
+                res.store.revert(model)
+            except StoreError as error:  # the next start goes back again
+                log.error("%s: %s", model, error)
             res.telemetry.event("returned", f"went back to {placement.version}", model)
         return Service(placement, placed.origin)
     return first
 
 
-async def _start(res: Resources, placement: Placement, origin: str) -> Placement:
+async def _start(res: Resources, power_cap_w: float | None, placement: Placement, origin: str) -> Placement:
     package = _package(res, placement)
     try:
         worker = await phases.start_checked(res, package, placement.candidate)
@@ -64,7 +69,7 @@ async def _start(res: Resources, placement: Placement, origin: str) -> Placement
     except OverlaidError as error:
         # A runtime or device that was there before may be gone: what is left decides.
         log.warning("%s: %s: %s; measuring again", placement.model, error.name, error)
-        placement = await phases.place(res, package, placement.budget, None, None, lambda _: None)
+        placement = await phases.place(res, package, placement.budget, power_cap_w, None, lambda _: None)
         res.journal.save_placement(origin, placement)
         worker = await phases.start_checked(res, package, placement.candidate)
     await res.pool.route(placement.model, worker)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from agent.deploy.journal import Journal
 from agent.hal import PowerMeter
@@ -19,7 +20,10 @@ from agent.types import BoardInfo
 
 
 class BlockSource(Protocol):
-    """Where blocks come from: the wire or a local folder."""
+    """Where blocks come from: the wire or a local folder. ``turn`` is held while one deployment fetches."""
+
+    @property
+    def turn(self) -> AbstractAsyncContextManager[Any]: ...
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
@@ -36,6 +40,7 @@ class FolderSource:
 
     def __init__(self, folder: Path) -> None:
         self._package = PackageDir(folder)
+        self.turn = asyncio.Lock()
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]

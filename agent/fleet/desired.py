@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from agent.errors import UsageError
-from agent.link.messages import MAX_MODELS
-from agent.types import DesiredModel, DesiredState
+from agent.types import MAX_MODELS, DesiredModel, DesiredState
 
 VALIDITY_S = 30 * 86_400.0
 

@@ -14,6 +14,7 @@ from agent.errors import Expired, MessageError, WrongTarget
 from agent.link.topics import OPS, Target
 from agent.trust import Keyring, PrivateKey, seal, unseal
 from agent.types import (
+    MAX_MODELS,
     BoardInfo,
     DesiredModel,
     DesiredState,
@@ -27,7 +28,6 @@ from agent.types import (
 from agent.validation import explain_validation
 
 MAX_CONTROL_BYTES = 256 * 1024
-MAX_MODELS = 256
 
 Name = Annotated[str, AfterValidator(check_name)]
 Version = Annotated[str, AfterValidator(check_version)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,10 @@ CREATE TABLE IF NOT EXISTS outbox (
 CREATE INDEX IF NOT EXISTS outbox_value ON outbox (priority, id);
 """
 
+RETRY_S = 10.0
+
+log = logging.getLogger(__name__)
+
 
 class Outbox:
     """At least once, in the order of ``put``. Used from one thread, the event loop's.
@@ -37,12 +42,22 @@ class Outbox:
         self._path = path
         try:
             self._db = sqlite3.connect(path, timeout=10)
-            self._db.execute("PRAGMA journal_mode = WAL")
-            self._db.execute("PRAGMA synchronous = FULL")
-            self._db.executescript(_SCHEMA)
-            self._rows = int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
         except sqlite3.Error as error:
             raise self._problem(error) from error
+        try:
+            self._open()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise self._problem(error) from error
+
+    def _open(self) -> None:
+        # Exclusive: no index file of the write-ahead log. Opening an existing file must not write (full disk).
+        self._db.execute("PRAGMA locking_mode = EXCLUSIVE")
+        self._db.execute("PRAGMA synchronous = FULL")
+        if not self._db.execute("SELECT 1 FROM sqlite_master WHERE name = 'outbox'").fetchone():
+            self._db.execute("PRAGMA journal_mode = WAL")
+            self._db.executescript(_SCHEMA)
+        self._rows = int(self._db.execute("SELECT count(*) FROM outbox").fetchone()[0])
 
     def __len__(self) -> int:
         return self._rows
@@ -72,7 +87,18 @@ class Outbox:
         self._filled.set()
 
     async def run(self, link: MqttLink) -> None:
-        """Send what waits, and what comes, until cancelled. A message under way then is sent again by the next run."""
+        """Send what waits, and what comes, until cancelled. A message under way then is sent again by the next run.
+
+        A disk that refuses is waited for: what was sent but could not be deleted may be sent twice.
+        """
+        while True:
+            try:
+                await self._send(link)
+            except LinkError as error:
+                log.error("%s", error)
+                await asyncio.sleep(RETRY_S)
+
+    async def _send(self, link: MqttLink) -> None:
         while True:
             await link.connected()
             self._filled.clear()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import stat
 from pathlib import Path
 
 from agent.errors import BlockError, BlockMissing, ManifestError
@@ -45,7 +48,10 @@ class PackageDir:
 
 
 def read_bounded(path: Path, limit: int) -> bytes | None:
-    """A file of at most ``limit`` bytes, None when it is larger; OSError."""
-    with path.open("rb") as file:
+    """A regular file of at most ``limit`` bytes, None when it is larger; OSError, also for a pipe or a device."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not wait
+    with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "not a regular file")
         data = file.read(limit + 1)
     return data if len(data) <= limit else None

@@ -107,6 +107,10 @@ class Store:
         StoreError when a block is not here or the disk refuses.
         """
         path = self._file_path(file.sha256)
+        if self._has_file(file) and not _has_digest(path, file.sha256):
+            disk.remove(path)  # it rotted on the disk: the blocks that are not here are fetched again
+            with self._lock:
+                self._spans = None
         if not self._has_file(file):
             self.reserve(file.size)
             with disk.replacing(path) as target:
@@ -292,6 +296,14 @@ class Store:
 
     def _manifest_path(self, digest: str) -> Path:
         return self._root / "manifests" / f"{check_digest(digest)}.json"
+
+
+def _has_digest(path: Path, sha: str) -> bool:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while data := file.read(1 << 20):
+            digest.update(data)
+    return digest.hexdigest() == sha
 
 
 def _spans_of(path: Path, file: File) -> Iterator[tuple[str, _Span]]:

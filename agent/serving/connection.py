@@ -16,6 +16,7 @@ from agent.serving.http import MAX_HEAD, Head, Reply, RequestError, parse_head
 HEAD_S = 5.0  # from the first byte to the end of a head
 IDLE_S = 75.0  # between requests
 STALL_S = 30.0  # without a byte of a body, or of a response taken
+JOIN_BYTES = 16 * 1024  # a small response goes in one piece; joining a large one would only copy it
 LINGER_S = 2.0  # a client may still read the answer to a request that was not read to its end
 
 
@@ -233,7 +234,12 @@ class Connection(asyncio.BufferedProtocol):
     def _send(self, reply: Reply, linger: bool = True) -> None:
         self._state = _State.HEAD if self._keep_alive else _State.LINGER
         self._deadline = self._loop.time() + (IDLE_S if self._keep_alive else LINGER_S)
-        self._transport.writelines([reply.head(self._keep_alive), *reply.parts])
+        # Not writelines(): in Python 3.12 and 3.13 it does not tell when the peer does not read.
+        parts = [reply.head(self._keep_alive), *reply.parts]
+        if sum(len(part) for part in parts) <= JOIN_BYTES:
+            parts = [b"".join(parts)]
+        for part in parts:
+            self._transport.write(part)
         if self._keep_alive:
             return
         if linger:

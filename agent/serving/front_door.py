@@ -31,10 +31,10 @@ class FrontDoor:
         self._http = http
         self._unix_path = unix_path
         self.address: tuple[str, int] | None = None
+        self._connections = Connections(self)
 
     async def start(self) -> None:
         """Listen. Raises WorkerError when an address is taken or not allowed."""
-        self._connections = Connections(self)
         self._connections.listen(listen_unix(self._unix_path), door=True)
         if self._http:
             try:

@@ -113,11 +113,17 @@ def parse_head(data: bytes) -> Head:
             method=parser.get_method().decode("latin-1"),
             path=path.decode("latin-1"),
             headers=collector.headers,
-            keep_alive=parser.should_keep_alive(),
+            keep_alive=_keeps_alive(parser.get_http_version(), collector.headers.get("connection", "")),
             content_length=None if length is None else int(length),
         )
     except (httptools.HttpParserError, ValueError) as error:
         raise RequestError(400, f"not an HTTP/1.1 request: {error}") from error
+
+
+def _keeps_alive(version: str, connection: str) -> bool:
+    """RFC 9112, 9.3. (The parser forgets its own answer once it has seen the end of a request without a body.)"""
+    options = {option.strip().lower() for option in connection.split(",")}
+    return "close" not in options and (version == "1.1" or "keep-alive" in options)
 
 
 def _reason(status: int) -> str:

@@ -140,8 +140,11 @@ class Pool:
         if route.worker is None:
             route.retry_now.set()
             return
-        worker = await self._start_checked(route.spec)
+        spec = route.spec
+        worker = await self._start_checked(spec)
         try:
+            if self._routes.get(model) is not route or route.spec is not spec:
+                raise WorkerError(f"model {model!r} was replaced or removed meanwhile; nothing to restart")
             old = await self._take_over(model, worker)
         except OverlaidError:
             await self.stop(worker)
@@ -240,7 +243,7 @@ class Pool:
                 await asyncio.wait_for(route.retry_now.wait(), delay)
             try:
                 fresh = await self._start_checked(route.spec, route.listener)
-            except OverlaidError as error:
+            except (OverlaidError, OSError) as error:  # OSError: no descriptor or no process to be had
                 cause = f"start failed: {one_line(error)}"
         route.worker = fresh
         route.restarts += 1

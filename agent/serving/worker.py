@@ -148,8 +148,8 @@ class Service:
         self._connections.forget(connection)
 
     def _report(self) -> None:
-        self._send_stats()
         self._loop.call_later(STATS_S, self._report)
+        self._send_stats()
 
     def _send_stats(self) -> None:
         latency, errors = self._api.take_stats()

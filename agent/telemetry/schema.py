@@ -99,9 +99,9 @@ def _connect_reader(uri: str, path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{uri}?mode=ro", uri=True, timeout=2.0)
     try:
         connection.execute("PRAGMA schema_version").fetchone()
-    except sqlite3.OperationalError:
+    except sqlite3.Error as error:
         connection.close()
-        if path.with_name(path.name + "-wal").exists():
+        if not isinstance(error, sqlite3.OperationalError) or path.with_name(path.name + "-wal").exists():
             raise
         # A reader who may not write the folder cannot make the WAL's index; without a WAL nobody writes either.
         return sqlite3.connect(f"{uri}?immutable=1", uri=True)

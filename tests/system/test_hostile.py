@@ -79,6 +79,10 @@ def seal_raw(payload: bytes, key: PrivateKey) -> bytes:
 
 BAD_DESIRED: dict[str, tuple[str, Callable[[Scene], bytes]]] = {
     "unsigned": ("MessageError", lambda s: desired(900).encode()),
+    "lone surrogate": (
+        "MessageError",
+        lambda s: b'{"kind":"desired","key":"\\ud800","payload":"","signature":""}',
+    ),
     "noise": ("MessageError", lambda s: b"\x00\xff" * 100),
     "oversized": ("MessageError", lambda s: b" " * 300_000),
     "by a stranger": ("UnknownKey", lambda s: sign(desired(900), STRANGER)),

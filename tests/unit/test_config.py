@@ -55,6 +55,11 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ('[serving]\nhttp = "0.0.0.0:8000"', "serving.http"),
         ("[power]\ncap_w = -1", "power.cap_w"),
         ('[deploy]\nsoak_s = "ten"', "deploy.soak_s"),
+        ('[deploy]\nsoak_s = "10"', "deploy.soak_s"),
+        ("[serving]\nthreads = true", "serving.threads"),
+        ("[power]\ncap_w = inf", "power.cap_w"),
+        ("[power]\ncap_w = nan", "power.cap_w"),
+        ('[serving]\nhttp = "127.0.0.1:99999"', "port must be between"),
         ("[telemetry]\nmax_mb = 0", "telemetry.max_mb"),
         ("not toml", "not valid TOML"),
     ],
@@ -84,9 +89,13 @@ def test_secrets_do_not_show(tmp_path: Path) -> None:
 
 
 def test_a_password_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
-    (tmp_path / "password").write_text("from-file\n")
+    (tmp_path / "password").write_text("from-file\nnot this\n")
     config = load(tmp_path, f'[mqtt]\nhost = "b"\npassword_file = "{tmp_path}/password"\n')
     assert config.mqtt is not None and config.mqtt.read_password() == "from-file"
+    for damage in (b"", b"\n", b"\xff\xfe"):
+        (tmp_path / "password").write_bytes(damage)
+        with pytest.raises(ConfigError, match="password_file"):
+            config.mqtt.read_password()
     (tmp_path / "password").unlink()
     with pytest.raises(ConfigError, match="password_file"):
         config.mqtt.read_password()

@@ -68,6 +68,7 @@ def test_a_stranger_and_a_stranger_with_our_key_id_are_refused() -> None:
         b'{"kind":"desired","key":"k","payload":1,"signature":2}',
         b'{"kind":"desired","key":"k","payload":"","signature":"","more":1}',
         b"[" * 100_000,
+        b'{"kind":"desired","key":"\\ud800","payload":"","signature":""}',  # a lone surrogate is no text to send on
     ],
 )
 def test_malformed_envelopes_are_named(envelope: bytes) -> None:

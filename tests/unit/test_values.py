@@ -119,3 +119,4 @@ def test_errors_cross_processes_by_name() -> None:
         assert type(errors.from_name(stranger, "x")) is errors.OverlaidError
     assert errors.one_line(ValueError("a\n  b")) == "a b"
     assert len(errors.one_line(ValueError("x" * 2000))) == 500
+    assert errors.one_line(ValueError("a \ud800 b")).encode()

@@ -66,6 +66,48 @@ def test_the_clock_never_goes_behind_what_a_message_proved(tmp_path: Path) -> No
     journal.close()
 
 
+def test_a_clock_that_may_be_right_is_not_overruled_by_more_than_a_day(tmp_path: Path) -> None:
+    now = 1_800_000_000.0
+    journal = Journal(tmp_path / "state.db", clock=lambda: now)
+    journal.accept_command("key", "lab/n1", 1, now + 1e9)  # an operator whose clock is years ahead
+    assert now < journal.now() <= now + 86_400
+    journal.close()
+
+
+def test_an_existing_journal_opens_on_a_full_disk(tmp_path: Path) -> None:
+    """A reboot of a node whose disk is full must not stop the models that it has."""
+    Journal(tmp_path / "state.db").close()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    journal = Journal(tmp_path / "state.db")
+    assert journal.desired() == {} and journal.unfinished() == []
+    after = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert {name: data for name, data in after.items() if data} == before  # an empty file needs no space
+    journal.close()
+
+
+def test_an_orderly_stop_does_not_count_as_an_attempt(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    deployment = journal.queue("fleet", "lab/n1", 1, MODEL)
+    assert journal.begin(deployment) == 1
+    journal.forgive(deployment)
+    assert journal.begin(deployment) == 1
+    journal.close()
+
+
+def test_a_damaged_row_is_named(tmp_path: Path) -> None:
+    journal = Journal(tmp_path / "state.db")
+    journal.accept_desired("lab/n1", desired(1))
+    journal.close()
+    raw = sqlite3.connect(tmp_path / "state.db")
+    raw.execute("UPDATE desired SET state = '{}'")
+    raw.commit()
+    raw.close()
+    again = Journal(tmp_path / "state.db")
+    with pytest.raises(StoreError, match="damaged"):
+        again.desired()
+    again.close()
+
+
 def test_deployments_are_found_open_after_a_kill_and_closed_after_the_end(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state.db")
     first = journal.queue("fleet", "lab/n1", 1, MODEL)

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from agent.deploy.journal import Journal
+from agent.deploy.journal import Deployment, Journal
 from agent.deploy.manager import Manager
 from agent.deploy.resources import Resources, Settings
-from agent.errors import BlockMissing, GoldenMismatch, ModelLoadError, UsageError
+from agent.errors import BlockMissing, GoldenMismatch, MessageError, ModelLoadError, StoreError, UsageError
 from agent.histogram import Histogram
 from agent.package.blocks import file_entry
 from agent.package.manifest import Block, File, GoldenInputs, GoldenOutputs, Manifest, Variant
@@ -31,6 +31,7 @@ from agent.types import (
     DesiredState,
     DeviceInfo,
     ModelStatus,
+    Phase,
     State,
     TensorSpec,
 )
@@ -92,6 +93,7 @@ class Source:
     hold: asyncio.Event | None = None
     held: str = ""
     asked: list[str] = field(default_factory=list)
+    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
@@ -115,7 +117,8 @@ class StandInWorker:
     memory_mb: float = 10.0
 
     async def check(self) -> None:
-        if self.spec.version in self.pool.wrong:
+        rotten = self.pool.rotten
+        if self.spec.version in self.pool.wrong or (rotten and not rotten.read_bytes().startswith(b"1.0.0")):
             raise GoldenMismatch("y differs by 3.0 > 0.0")
 
     async def profile(self, seconds: float, max_runs: int) -> list[float]:
@@ -131,7 +134,10 @@ class StandInPool:
     routes: dict[str, StandInWorker] = field(default_factory=dict)
     alive: list[StandInWorker] = field(default_factory=list)
     dies_in_soak: set[str] = field(default_factory=set)
+    fails_requests: set[str] = field(default_factory=set)
     started: int = 0
+    rotten: Path | None = None
+    slow_s: float = 0.0  # of route and unroute, as with a client that holds the old worker up
 
     async def start(self, spec: WorkerSpec) -> StandInWorker:
         if spec.version in self.corrupt:
@@ -144,17 +150,20 @@ class StandInPool:
     async def route(self, model: str, worker: StandInWorker) -> StandInWorker | None:
         old = self.routes.get(model)
         self.routes[model] = worker
+        await asyncio.sleep(self.slow_s)
         return old
 
     def expect(self, models: Iterable[str]) -> None:
         """What the front door says meanwhile is not tested here."""
 
     async def unroute(self, model: str) -> None:
+        await asyncio.sleep(self.slow_s)
         worker = self.routes.pop(model, None)
         if worker:
             self.alive.remove(worker)
 
     async def stop(self, worker: StandInWorker) -> None:
+        await asyncio.sleep(self.slow_s)
         self.alive.remove(worker)
 
     def status(self, model: str) -> WorkerStatus | None:
@@ -163,16 +172,19 @@ class StandInPool:
             return None
         dead = worker.spec.version in self.dies_in_soak
         spec = worker.spec
+        failed = 2 if spec.version in self.fails_requests else 0
         pid = None if dead else worker.pid
         return WorkerStatus(
-            not dead, pid, spec.version, spec.digest, spec.candidate, 0, 0, 0, Histogram(), 10.0
+            not dead, pid, spec.version, spec.digest, spec.candidate, 0, 9, failed, Histogram(), 10.0
         )
 
 
 class Rig:
     """A manager on a temporary node."""
 
-    def __init__(self, folder: Path, source: Source, pool: StandInPool | None = None) -> None:
+    def __init__(
+        self, folder: Path, source: Source, pool: StandInPool | None = None, groups: tuple[str, ...] = ()
+    ) -> None:
         self.folder, self.source = folder, source
         self.pool = pool or StandInPool()
         self.journal = Journal(folder / "state.db")
@@ -189,7 +201,7 @@ class Rig:
             (),
             settings,
         )
-        self.manager = Manager(resources, "lab/n1", (), source, lambda: None)
+        self.manager = Manager(resources, "lab/n1", groups, source, lambda: None)
         self.revision = 0
 
     def want(self, *packages: tuple[Package, str], budget: Budget = BUDGET) -> None:
@@ -388,6 +400,7 @@ def test_an_interrupted_deployment_is_resumed_but_not_for_ever(tmp_path: Path) -
         return Source([V1], hold=asyncio.Event())
 
     async def interrupted(rig: Rig) -> None:
+        rig.journal.forgive = lambda deployment: None  # type: ignore[method-assign] # kill -9 leaves no time for that
         if rig.revision == 0 and not rig.journal.desired():
             rig.want((V1, "1.0.0"))
         await asyncio.sleep(0.1)
@@ -453,6 +466,7 @@ def test_a_local_package_deploys_and_the_fleets_models_are_the_fleets(tmp_path: 
         (folder / "blocks" / sha).write_bytes(data)
 
     async def scenario(rig: Rig) -> None:
+        await rig.manager.restored.wait()
         deployment = rig.manager.deploy_local(folder, BUDGET)
         while not (done := rig.manager.outcome(deployment.id)) or not done.state.final:
             await asyncio.sleep(0.01)
@@ -470,3 +484,165 @@ def test_a_local_package_deploys_and_the_fleets_models_are_the_fleets(tmp_path: 
             await rig.manager.undeploy_local("digits")
 
     play(tmp_path, scenario, Source([V1]))
+
+
+def test_requests_that_fail_in_the_soak_roll_back(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.want((V2, "1.1.0"))
+        status = await rig.settled()
+        assert status is not None and "2 of 9 requests failed" in status.why
+        assert rig.pool.routes["digits"].spec.version == "1.0.0"
+
+    play(tmp_path, scenario, Source([V1, V2]), StandInPool(fails_requests={"1.1.0"}))
+
+
+def test_a_full_disk_at_the_commit_puts_the_old_version_back(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        old = rig.pool.routes["digits"]
+
+        def refuse(*_: object) -> None:
+            raise StoreError("no space left on device")
+
+        rig.store.commit = refuse  # type: ignore[method-assign,assignment]
+        enter = rig.journal.enter
+
+        def full(deployment: Deployment, phase: Phase) -> None:
+            if phase is Phase.ROLLING_BACK:
+                refuse()
+            enter(deployment, phase)
+
+        rig.journal.enter = full  # type: ignore[method-assign]
+        rig.want((V2, "1.1.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "no space" in status.why
+        assert rig.pool.routes["digits"] is old and rig.pool.alive == [old]
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_undeploy_and_deploy_in_one_breath_leaves_the_model_in_service(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.pool.slow_s = 0.05
+        for _ in range(3):
+            rig.want()
+            await asyncio.sleep(0.02)
+            rig.want((V1, "1.0.0"))
+            status = await rig.settled()
+            assert status is not None and status.ready and status.running_version == "1.0.0"
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+def test_a_cancel_in_the_middle_of_the_flip_takes_the_flip_back(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        old = rig.pool.routes["digits"]
+        rig.pool.slow_s = 0.1
+        rig.want((V2, "1.1.0"))
+        while rig.pool.routes["digits"] is old:
+            await asyncio.sleep(0.005)
+        assert rig.manager.cancel("digits")
+        status = await rig.settled()
+        assert status is not None and (status.state, status.running_version) == (State.CANCELED, "1.0.0")
+        assert rig.pool.routes["digits"] is old and rig.pool.alive == [old]
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_what_has_succeeded_cannot_be_canceled_any_more(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.want((V2, "1.1.0"))
+        rig.pool.slow_s = 0.3  # the old worker takes its time to stop
+        while rig.store.versions("digits").current != V2.digest:
+            await asyncio.sleep(0.005)
+        rig.manager.cancel("digits")
+        status = await rig.settled()
+        assert status is not None and (status.state, status.running_version) == (State.SUCCEEDED, "1.1.0")
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_a_file_that_rotted_on_the_disk_is_fetched_again(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+
+    play(tmp_path, first, Source([V1]))
+    model = next(
+        path for path in (tmp_path / "store/files").iterdir() if path.read_bytes().startswith(b"1.0.0")
+    )
+    model.write_bytes(bytes(model.stat().st_size))
+
+    async def second(rig: Rig) -> None:
+        rig.revision = 1
+        while not model.exists() or not model.read_bytes().startswith(b"1.0.0"):
+            await asyncio.sleep(0.01)
+        status = await rig.settled()
+        assert status is not None and (status.state, status.running_version) == (State.SUCCEEDED, "1.0.0")
+
+    # The worker finds it out at the start; the second start is of the healed file.
+    play(tmp_path, second, Source([V1]), StandInPool(rotten=model))
+
+
+def test_a_failed_restart_can_be_undeployed(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+
+    async def second(rig: Rig) -> None:
+        rig.revision = 1
+        await rig.settled()
+        rig.want()
+        assert await rig.settled() is None and rig.store.models() == {}
+
+    play(tmp_path, first, Source([V1]))
+    play(tmp_path, second, Source([V1]), StandInPool(corrupt={"1.0.0"}))
+
+
+def test_a_disk_that_was_full_for_a_moment_loses_nothing(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        queue = rig.journal.queue
+
+        def refuse(*_: object) -> Deployment:
+            rig.journal.queue = queue  # type: ignore[method-assign]
+            raise StoreError("no space left on device")
+
+        rig.journal.queue = refuse  # type: ignore[method-assign,assignment]
+        rig.want((V1, "1.0.0"))
+        await asyncio.sleep(0.1)
+        assert rig.status() is None
+        rig.manager.reconcile()  # as it does by itself every half minute
+        status = await rig.settled()
+        assert status is not None and status.state is State.SUCCEEDED
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+def test_more_models_than_can_be_reported_are_refused(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        def state(prefix: str, count: int) -> DesiredState:
+            models = tuple(DesiredModel(f"{prefix}{i}", "1", "0" * 64, BUDGET) for i in range(count))
+            return DesiredState(1, 1.0, 1e10, models)
+
+        rig.journal.accept_desired("lab/n1", state("a", 200))
+        rig.manager.admit("lab/group/g", state("b", 56))
+        with pytest.raises(MessageError, match="257 models"):
+            rig.manager.admit("lab/group/g", state("b", 57))
+
+    async def run() -> None:
+        rig = Rig(tmp_path, Source([]), groups=("lab/group/g",))
+        try:
+            await scenario(rig)
+        finally:
+            rig.close()
+
+    asyncio.run(run())

@@ -71,6 +71,25 @@ def test_a_failed_digest_waits_for_the_next_revision() -> None:
     assert reconcile({"digits": want(model(), 2)}, {}, latest).deploy == (want(model(), 2),)
 
 
+def test_a_download_that_timed_out_may_be_tried_again() -> None:
+    latest = {"digits": deployment(model(), State.TIMED_OUT)}
+    assert reconcile({"digits": want(model())}, {}, latest).deploy == ()
+    assert reconcile({"digits": want(model())}, {}, latest, may_retry={1}).deploy == (want(model()),)
+
+
+def test_a_model_that_could_not_be_restored_is_deployed_anew_or_removed() -> None:
+    installed = {"digits": Installed(A, BUDGET, "fleet", healthy=False)}
+    latest = {"digits": deployment(model(), State.SUCCEEDED)}
+    assert reconcile({"digits": want(model())}, installed, latest).deploy == (want(model()),)
+    assert reconcile({}, installed, latest).remove == ("digits",)
+
+
+def test_a_local_model_that_the_fleet_asks_for_just_so_becomes_the_fleets() -> None:
+    installed = {"digits": Installed(A, BUDGET, "local")}
+    actions = reconcile({"digits": want(model())}, installed, {})
+    assert (actions.adopt, actions.deploy) == (("digits",), ())
+
+
 def test_an_open_deployment_goes_on_under_a_newer_revision_and_is_superseded_by_another_digest() -> None:
     latest = {"digits": deployment(model(), State.IN_PROGRESS)}
     same = reconcile({"digits": want(model(), 2)}, {}, latest)
@@ -109,4 +128,7 @@ def test_after_the_actions_succeed_there_is_nothing_left_to_do(
     actions = reconcile(wants, before, {})
     after = {name: item for name, item in before.items() if name not in actions.remove}
     after |= {w.model.name: Installed(w.model.digest, w.model.budget, "fleet") for w in actions.deploy}
+    after = {
+        name: replace(item, origin="fleet") if name in actions.adopt else item for name, item in after.items()
+    }
     assert reconcile(wants, after, {}) == reconcile({}, {}, {})

@@ -17,8 +17,7 @@ from agent.fleet.desired import (
     with_power_cap,
     without_model,
 )
-from agent.link.messages import MAX_MODELS
-from agent.types import Budget, DesiredModel
+from agent.types import MAX_MODELS, Budget, DesiredModel
 
 
 def model(name: str, version: str = "1.0.0") -> DesiredModel:

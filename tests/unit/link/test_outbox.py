@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -14,7 +16,11 @@ from agent.link.outbox import Outbox
 
 
 def kept(path: Path) -> list[tuple[str, bytes, int]]:
-    database = sqlite3.connect(path)
+    """What a power cut would leave: a copy of the files as they are, the outbox holding its own open."""
+    copy = Path(tempfile.mkdtemp(dir=path.parent))
+    for file in path.parent.glob(path.name + "*"):
+        shutil.copy(file, copy)
+    database = sqlite3.connect(copy / path.name)
     try:
         return database.execute("SELECT topic, payload, priority FROM outbox ORDER BY id").fetchall()
     finally:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -34,4 +35,10 @@ def test_endless_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(BlockError, match="larger than"):
         PackageDir(tmp_path).block("0" * 64)
     with pytest.raises(ManifestError, match="larger than"):
+        PackageDir(tmp_path).envelope()
+
+
+def test_a_pipe_in_a_files_place_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "manifest.json")
+    with pytest.raises(ManifestError, match="not a regular file"):
         PackageDir(tmp_path).envelope()

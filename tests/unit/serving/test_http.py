@@ -206,3 +206,18 @@ def test_http_1_0_is_closed_after_the_answer() -> None:
         assert (await client[0].read()).endswith(b'Connection: close\r\n\r\n"/x"')
 
     talk(steps)
+
+
+@pytest.mark.parametrize(
+    ("head", "goes_on"),
+    [
+        (b"GET /v2 HTTP/1.1\r\n\r\n", True),
+        (b"GET /v2 HTTP/1.1\r\nConnection: close\r\n\r\n", False),
+        (b"POST /v2 HTTP/1.1\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", False),
+        (b"POST /v2 HTTP/1.1\r\nConnection: x, Close\r\nContent-Length: 5\r\n\r\n", False),
+        (b"GET /v2 HTTP/1.0\r\n\r\n", False),
+        (b"GET /v2 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", True),
+    ],
+)
+def test_who_wants_the_connection_closed_gets_it_closed(head: bytes, goes_on: bool) -> None:
+    assert parse_head(head).keep_alive is goes_on
