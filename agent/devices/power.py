@@ -20,9 +20,9 @@ CHIP = re.compile(r"ina(219|220|226|230|231|238|260|3221)([_-].*)?")
 # Rails that feed the others of the same chip (Jetson): only they are read, or watts would be counted twice.
 TOTAL_RAILS = frozenset({"VDD_IN", "POM_5V_IN"})
 MAX_WATTS = 1000.0  # of one rail; more is a glitch of the sensor
-UDEV_RULE = (
-    'SUBSYSTEM=="powercap", KERNEL=="intel-rapl:*", '
-    'RUN+="/bin/chgrp overlaid %S%p/energy_uj", RUN+="/bin/chmod g+r %S%p/energy_uj"'
+UDEV_RULE = (  # systemd/60-overlaid.rules
+    'ACTION!="remove", SUBSYSTEM=="powercap", TEST=="energy_uj", '
+    'RUN+="/bin/chgrp overlaid /sys%p/energy_uj", RUN+="/bin/chmod 0440 /sys%p/energy_uj"'
 )
 
 

@@ -31,11 +31,12 @@ class FrontDoor:
         self._http = http
         self._unix_path = unix_path
         self.address: tuple[str, int] | None = None
-        self._connections = Connections(self)
+        self._connections: Connections | None = None
 
     async def start(self) -> None:
         """Listen. Raises WorkerError when an address is taken or not allowed."""
-        self._connections.listen(listen_unix(self._unix_path), door=True)
+        connections = self._connections = Connections(self)
+        connections.listen(listen_unix(self._unix_path), door=True)
         if self._http:
             try:
                 listener = listen_tcp(self._http)
@@ -43,11 +44,13 @@ class FrontDoor:
                 await self.stop()
                 raise
             self.address = listener.getsockname()
-            self._connections.listen(listener, door=True)
+            connections.listen(listener, door=True)
         self._pool.take_back = self._take_back
 
     async def stop(self) -> None:
         """Close the listening sockets and the connections that are here (not those with the workers)."""
+        if self._connections is None:
+            return  # it never listened: the socket's path is somebody else's
         self._pool.take_back = None
         await self._connections.close()
         self._unix_path.unlink(missing_ok=True)
@@ -74,7 +77,8 @@ class FrontDoor:
 
     def on_lost(self, connection: Connection) -> None:
         """Closed, or with a worker now."""
-        self._connections.forget(connection)
+        if self._connections is not None:
+            self._connections.forget(connection)
 
     def _worker(self, model: str) -> Worker:
         if not self._pool.serves(model):
@@ -95,4 +99,5 @@ class FrontDoor:
             raise RequestError(503, f"model {worker.spec.model!r} is busy; try again", RETRY) from error
 
     def _take_back(self, sock: socket.socket, unread: bytes) -> None:
-        self._connections.adopt(sock, door=True, unread=unread)
+        if self._connections is not None:
+            self._connections.adopt(sock, door=True, unread=unread)

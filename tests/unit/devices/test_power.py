@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.devices.power import RaplMeter, WattMeter, open_meters
+from agent.devices.power import UDEV_RULE, RaplMeter, WattMeter, open_meters
 from agent.errors import MeterError
 from agent.hal import PowerMeter
 
@@ -246,3 +246,8 @@ def test_a_machine_without_sysfs(tmp_path: Path) -> None:
     meters, (problem,) = open_meters(tmp_path / "nothing")
     assert meters == ()
     assert "placement goes by latency" in problem
+
+
+def test_the_rule_that_is_named_is_the_rule_that_is_shipped() -> None:
+    shipped = Path(__file__).parents[3] / "systemd/60-overlaid.rules"
+    assert UDEV_RULE in shipped.read_text().splitlines()
