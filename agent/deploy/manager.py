@@ -82,7 +82,7 @@ class Manager:
         self._measuring = asyncio.Lock()
         self._again = asyncio.Event()
         self._chores: set[asyncio.Task[None]] = set()
-        self._ended: dict[int, float] = {}  # deployments by id: monotonic seconds
+        self._ended: dict[str, float] = {}  # the newest deployment of each model: monotonic seconds
         self._seen = self._applied = 0
         self.effective = Effective({}, None)
 
@@ -145,7 +145,7 @@ class Manager:
             for last in self._latest.values()
             if last.state is State.TIMED_OUT
             and last.phase is Phase.DOWNLOADING
-            and now - self._ended.get(last.id, -RETRY_DOWNLOAD_S) >= RETRY_DOWNLOAD_S
+            and now - self._ended.get(last.model.name, -RETRY_DOWNLOAD_S) >= RETRY_DOWNLOAD_S
         }
 
     def admit(self, target: str, state: DesiredState) -> None:
@@ -353,7 +353,7 @@ class Manager:
         if last.id == deployment.id:
             self._latest[name] = done
             self._progress.pop(name, None)
-        self._ended[deployment.id] = time.monotonic()
+        self._ended[name] = time.monotonic()
         self._record(done)
 
     def _record(self, deployment: Deployment) -> None:
