@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,23 +10,14 @@ import pytest
 from agent.devices.cpu import CpuDevice
 from agent.hal import ModelFile
 from agent.types import TensorSpec
+from tests.system.mlperf import DTYPES, FOLDER, MODELS, reason_to_skip
 
-ROOT = Path(__file__).resolve().parents[2]
-MODELS = Path(os.environ.get("OVERLAID_MLPERF_TINY") or ROOT.parent / "shared/data/mlperf-tiny")
-NAMES = [
-    "ad01_fp32", "ad01_int8", "kws_ref_model", "kws_ref_model_float32",
-    "pretrainedResnet", "pretrainedResnet_quant", "vww_96_float", "vww_96_int8",
-]  # fmt: skip
-TYPES = {"float32": "FP32", "int8": "INT8"}
-
-pytestmark = pytest.mark.skipif(
-    not MODELS.is_dir(), reason=f"no MLPerf Tiny models in {MODELS}; set OVERLAID_MLPERF_TINY"
-)
+pytestmark = pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 
 
 def spec(detail: dict[str, Any]) -> TensorSpec:
     shape = tuple(int(size) for size in detail["shape_signature"])
-    return TensorSpec(detail["name"], TYPES[np.dtype(detail["dtype"]).name], shape)
+    return TensorSpec(detail["name"], DTYPES[np.dtype(detail["dtype"]).name], shape)
 
 
 def sample(detail: dict[str, Any], batch: int) -> np.ndarray[Any, Any]:
@@ -40,11 +29,11 @@ def sample(detail: dict[str, Any], batch: int) -> np.ndarray[Any, Any]:
 
 
 @pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("name", NAMES)
-def test_bit_for_bit_as_litert(name: str, batch: int) -> None:
+@pytest.mark.parametrize("file", MODELS.values())
+def test_bit_for_bit_as_litert(file: str, batch: int) -> None:
     from ai_edge_litert.interpreter import Interpreter
 
-    path = MODELS / f"{name}.tflite"
+    path = FOLDER / file
     direct = Interpreter(str(path), num_threads=1)
     (into,), (out,) = direct.get_input_details(), direct.get_output_details()
     direct.resize_tensor_input(into["index"], [batch, *into["shape"][1:]])
