@@ -40,6 +40,9 @@ class Commands:
             self._result(command.op, command.id, State.SUCCEEDED, "", output)
         except OverlaidError as error:
             self._result(command.op, command.id, State.FAILED, f"{error.name}: {one_line(error)}", {})
+        except Exception as error:  # a bug must answer too
+            log.exception("command %s", command.op)
+            self._result(command.op, command.id, State.FAILED, f"internal error: {one_line(error)}", {})
 
     def refuse(self, topic: str, error: OverlaidError) -> None:
         """Answer REJECTED to a command that did not pass; a replay gets no answer, its first delivery had one."""

@@ -93,6 +93,7 @@ class Daemon:
         self.tasks: list[asyncio.Task[None]] = []
         self.link: MqttLink | None = None
         self.outbox: Outbox | None = None
+        self.inbox: Inbox | None = None
 
     async def run(self) -> None:
         """Start, wait for a signal or for a part to die, stop in order."""
@@ -159,7 +160,9 @@ class Daemon:
         commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
-        inbox = Inbox(targets, keys, self.journal, manager, commands, self.telemetry, self.reporter.refused)
+        inbox = self.inbox = Inbox(
+            targets, keys, self.journal, manager, commands, self.telemetry, self.reporter.refused
+        )
         offline = Status(online=False, boot_id=self.boot_id).encode()
         self.link = MqttLink(
             mqtt_settings(config),
@@ -196,6 +199,8 @@ class Daemon:
         for task in self.tasks:
             task.cancel()
         await asyncio.gather(*self.tasks, return_exceptions=True)
+        if self.inbox is not None:
+            await self.inbox.close()
         await self.pool.close()
         self.reporter.write_snapshot()
         if self.link is not None:

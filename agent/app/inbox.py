@@ -44,6 +44,7 @@ class Inbox:
         self._tasks: set[asyncio.Task[None]] = set()
         self._second = self._refusals = 0
         self._waiting: dict[str, Message] = {}
+        self._timer: asyncio.TimerHandle | None = None
 
     def subscriptions(self) -> list[str]:
         """Topic filters, all at QoS 1."""
@@ -51,6 +52,14 @@ class Inbox:
             *self._desired_topics,
             *(target.topic("command", op, "+") for target in self._targets for op in OPS),
         ]
+
+    async def close(self) -> None:
+        """End the commands under way; their workers must not outlive the pool."""
+        if self._timer is not None:
+            self._timer.cancel()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def handle(self, message: Message) -> None:
         """One message; runs on the event loop."""
@@ -74,10 +83,11 @@ class Inbox:
     def _try_again(self, message: Message) -> None:
         if len(self._waiting) < MAX_WAITING or message.topic in self._waiting:
             self._waiting[message.topic] = message  # the newest of a topic
-        if len(self._waiting) == 1:
-            asyncio.get_running_loop().call_later(RETRY_S, self._retry)
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(RETRY_S, self._retry)
 
     def _retry(self) -> None:
+        self._timer = None
         waiting, self._waiting = self._waiting, {}
         for message in waiting.values():
             self.handle(message)

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.deploy import phases
 from agent.deploy.journal import Deployment
@@ -58,8 +58,8 @@ def final_state(error: OverlaidError) -> State:
 class Attempt:
     """Runs the phases. Until it returns, the version that served before serves on or is put back.
 
-    ``measuring`` is held from PROFILING to ACTIVATING; ``keep``: digests of open deployments, whose blocks are not
-    garbage; ``replaced`` is the old worker, loaded still, after a success.
+    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``replaced`` is the old
+    worker, loaded still, after a success.
     """
 
     res: Resources
@@ -67,7 +67,7 @@ class Attempt:
     source: BlockSource
     measuring: asyncio.Lock
     power_cap_w: Callable[[], float | None]
-    keep: Callable[[], set[str]]
+    make_room: Callable[[], Awaitable[None]]
     incumbent: Candidate | None
     report: Report
     replaced: Worker | None = None
@@ -105,7 +105,7 @@ class Attempt:
             alive = clock()
             self.report(Phase.DOWNLOADING, share)
 
-        work = phases.download(self.res, self.source, self.deployment.model, self.keep, progress)
+        work = phases.download(self.res, self.source, self.deployment.model, self.make_room, progress)
         task = asyncio.get_running_loop().create_task(work)
         try:
             while not task.done():
@@ -145,7 +145,7 @@ class Attempt:
             res.journal.save_placement(self.deployment.origin, placement)
             res.store.commit(model.name, model.digest)
         except BaseException:
-            await asyncio.shield(self._roll_back(worker, old))
+            await _to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
             raise
         self.replaced = old
 
@@ -153,17 +153,14 @@ class Attempt:
         """The worker that served before. A cancellation on the way waits for the flip's end and takes it back: half
         a flip would leave a version in service that nobody knows of."""
         flip = asyncio.get_running_loop().create_task(self.res.pool.route(self.deployment.model.name, worker))
-        canceled: asyncio.CancelledError | None = None
-        while not flip.done():
-            try:
-                await asyncio.wait({flip})
-            except asyncio.CancelledError as error:
-                canceled = error
-        if flip.exception() is not None:
-            await asyncio.shield(self.res.pool.stop(worker))
+        canceled = await _to_the_end(flip)
+        failed = flip.exception()
+        if failed is not None:
+            await _to_the_end(asyncio.ensure_future(self.res.pool.stop(worker)))
+            raise canceled or failed
         old = flip.result()
         if canceled is not None:
-            await asyncio.shield(self._roll_back(worker, old))
+            await _to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
             raise canceled
         return old
 
@@ -200,3 +197,14 @@ class Attempt:
     def _enter(self, phase: Phase) -> None:
         self.res.journal.enter(self.deployment, phase)
         self.report(phase, 0.0)
+
+
+async def _to_the_end(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until ``work`` is done, however often this task is cancelled meanwhile; the last cancellation, if any."""
+    canceled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            canceled = error
+    return canceled

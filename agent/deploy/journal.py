@@ -22,7 +22,7 @@ from agent.validation import explain_validation
 SCHEMA_VERSION = 1
 HISTORY_ROWS = 1000
 PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
-MAX_CLOCK_LEAD_S = 86_400.0
+MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (target TEXT PRIMARY KEY, revision INTEGER NOT NULL, state TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS sequences (key_id TEXT NOT NULL, target TEXT NOT NULL, sequence INTEGER NOT NULL,
@@ -118,7 +118,7 @@ class Journal:
         return max(self._clock(), row[0] if row else 0.0)
 
     def raise_clock_floor(self, proven: float) -> None:
-        """A trusted message was issued at ``proven``. A clock that may be right is not overruled by more than a day:
+        """A trusted message was issued at ``proven``. A clock that may be right is not overruled by more than minutes:
         an operator's clock that is years ahead must not make everything after it look expired."""
         here = self._clock()
         if here >= PLAUSIBLE_TIME:
@@ -145,8 +145,10 @@ class Journal:
                 raise Replayed(
                     f"desired revision {state.revision} of {target} is not newer than {row[0]}: refused"
                 )
+        self.raise_clock_floor(
+            state.issued
+        )  # first: should the disk refuse one of the two, all is done again
         self._run("INSERT OR REPLACE INTO desired VALUES (?, ?, ?)", target, state.revision, text)
-        self.raise_clock_floor(state.issued)
         return True
 
     def desired(self) -> dict[str, DesiredState]:
@@ -161,8 +163,8 @@ class Journal:
         ).fetchone()
         if row is not None and sequence <= row[0]:
             raise Replayed(f"command sequence {sequence} is not newer than {row[0]}: refused")
-        self._run("INSERT OR REPLACE INTO sequences VALUES (?, ?, ?)", key_id, target, sequence)
         self.raise_clock_floor(issued)
+        self._run("INSERT OR REPLACE INTO sequences VALUES (?, ?, ?)", key_id, target, sequence)
 
     # -- deployments ---------------------------------------------------------------------------------------------
 
@@ -184,7 +186,11 @@ class Journal:
             State.QUEUED.value,
             self._clock(),
         )
-        self._run("DELETE FROM deployments WHERE id <= ?", int(cursor.lastrowid or 0) - HISTORY_ROWS)
+        self._run(
+            "DELETE FROM deployments WHERE id <= ? AND state NOT IN ('QUEUED', 'IN_PROGRESS')"
+            " AND id NOT IN (SELECT max(id) FROM deployments GROUP BY model)",
+            int(cursor.lastrowid or 0) - HISTORY_ROWS,
+        )
         return Deployment(
             int(cursor.lastrowid or 0), origin, target, revision, model, State.QUEUED, folder=folder
         )

@@ -50,7 +50,7 @@ from agent.types import (
 
 log = logging.getLogger("deploy")
 RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
-RETRY_DOWNLOAD_S = 300.0
+RETRY_S = 300.0
 MAX_ATTEMPTS = 3  # a deployment that the daemon never survives is the reboot loop's cause
 
 
@@ -125,10 +125,10 @@ class Manager:
         actions = reconcile(self.effective.models, installed, self._latest, self._may_retry())
         for name in actions.supersede:
             self._stop(name, Superseded("a newer desired state replaced it"))
-        for want in actions.deploy:
-            self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
         for name in actions.remove:
             self._start_removal(name)
+        for want in actions.deploy:
+            self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
         for name in actions.adopt:
             placement = self._services[name].placement
             self._res.journal.save_placement("fleet", placement)
@@ -138,14 +138,16 @@ class Manager:
         self._on_change()
 
     def _may_retry(self) -> set[int]:
-        """Downloads that no server answered for long: what is desired stays desired."""
+        """What may have healed by itself, a silent server or a full disk: what is desired stays desired."""
         now = time.monotonic()
         return {
             last.id
             for last in self._latest.values()
-            if last.state is State.TIMED_OUT
-            and last.phase is Phase.DOWNLOADING
-            and now - self._ended.get(last.model.name, -RETRY_DOWNLOAD_S) >= RETRY_DOWNLOAD_S
+            if (
+                (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
+                or (last.state is State.FAILED and last.why.startswith(StoreError.__name__))
+            )
+            and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
         }
 
     def admit(self, target: str, state: DesiredState) -> None:
@@ -256,7 +258,17 @@ class Manager:
         name = deployment.model.name
         self._latest[name] = deployment
         self._record(deployment)
-        self._open[deployment.id] = (name, self._task(self._work(deployment)))
+        task = self._task(self._work(deployment))
+        self._open[deployment.id] = (name, task)
+        task.add_done_callback(lambda _: self._close(deployment))
+
+    def _close(self, deployment: Deployment) -> None:
+        """The deployment's task has ended; one that was stopped before its first step has not said so itself."""
+        error = self._stop_with.pop(deployment.id, None)
+        if error is not None:
+            self._finish(deployment, error)
+        del self._open[deployment.id]
+        self._again.set()
 
     def _stop(self, model: str, error: DeployError) -> bool:
         """End the model's open deployments with this error; False when there is none."""
@@ -271,7 +283,7 @@ class Manager:
             async with self._turn[deployment.model.name]:
                 await self._attempt(deployment)
         except asyncio.CancelledError:
-            error = self._stop_with.get(deployment.id)
+            error = self._stop_with.pop(deployment.id, None)
             if error is None:
                 with contextlib.suppress(StoreError):
                     self._res.journal.forgive(deployment)
@@ -282,10 +294,6 @@ class Manager:
         except Exception as error:  # a bug must end this deployment, not the daemon
             log.exception("deployment of %s", deployment.model.name)
             self._finish(deployment, DeployError(f"internal error: {type(error).__name__}: {error}"))
-        finally:
-            self._open.pop(deployment.id, None)
-            self._stop_with.pop(deployment.id, None)
-            self._again.set()
 
     async def _attempt(self, deployment: Deployment) -> None:
         name = deployment.model.name
@@ -300,7 +308,7 @@ class Manager:
             self._source(deployment),
             self._measuring,
             lambda: self.power_cap_w,
-            self._open_digests,
+            lambda: self._make_room(name),
             service.placement.candidate if service else None,
             lambda phase, share: self._advance(deployment, phase, share),
         )
@@ -395,6 +403,12 @@ class Manager:
             self._res.store.collect(self._open_digests())
         except OverlaidError as error:
             log.warning("garbage collection: %s", error)
+
+    async def _make_room(self, name: str) -> None:
+        """Wait for the removals of other models under way, then drop what nothing needs."""
+        removals = [task for model, task in self._removing.items() if model != name]
+        await asyncio.gather(*(asyncio.shield(task) for task in removals), return_exceptions=True)
+        self._collect()
 
     def _open_digests(self) -> set[str]:
         open_names = {name for name, _ in self._open.values()}

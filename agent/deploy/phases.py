@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.deploy.resources import BlockSource, Resources
@@ -49,18 +49,18 @@ async def download(
     res: Resources,
     source: BlockSource,
     model: DesiredModel,
-    keep: Callable[[], set[str]],
+    make_room: Callable[[], Awaitable[None]],
     progress: Progress,
 ) -> VerifiedPackage:
     """DOWNLOADING: the signed manifest, then the blocks that are missing of the variants this node can run.
 
-    ``keep``: digests that are not garbage should space have to be made.
+    ``make_room`` is called when the space does not suffice.
     """
     package = await _manifest(res, source, model)
     variants = runnable_variants(res, package.manifest)
     missing = {b.sha256: b for b in res.store.missing(package.manifest.files_for(variants))}
     total = sum(block.size for block in missing.values())
-    _reserve(res, 2 * total, keep)  # blocks and the file assembled from them, for a moment
+    await _reserve(res, 2 * total, make_room)  # blocks and the file assembled from them, for a moment
     arrived = 0
 
     def deliver(sha: str, data: bytes) -> None:
@@ -77,12 +77,12 @@ async def download(
     return package
 
 
-def _reserve(res: Resources, nbytes: int, keep: Callable[[], set[str]]) -> None:
+async def _reserve(res: Resources, nbytes: int, make_room: Callable[[], Awaitable[None]]) -> None:
     """Space for what is to come; what failed deployments left behind goes first when there is too little."""
     try:
         res.store.reserve(nbytes)
     except StoreError:
-        res.store.collect(keep())
+        await make_room()
         res.store.reserve(nbytes)
 
 

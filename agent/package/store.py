@@ -300,9 +300,13 @@ class Store:
 
 def _has_digest(path: Path, sha: str) -> bool:
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while data := file.read(1 << 20):
-            digest.update(data)
+    try:
+        with path.open("rb") as file:
+            while data := file.read(1 << 20):
+                digest.update(data)
+    except OSError as error:  # a bad sector
+        log.warning("%s: %s", path, error)
+        return False
     return digest.hexdigest() == sha
 
 

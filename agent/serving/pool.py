@@ -80,6 +80,7 @@ class Pool:
         self._routes: dict[str, _Route] = {}
         self._workers: set[Worker] = set()
         self._expected: set[str] = set()
+        self._closed = False
         # The front door takes back keep-alive connections whose next request is for someone else.
         self.take_back: Callable[[socket.socket, bytes], None] | None = None
 
@@ -88,6 +89,8 @@ class Pool:
 
         Raises what ``Worker.start`` raises; nothing is left running then.
         """
+        if self._closed:
+            raise WorkerError("the daemon is stopping: no worker is started any more")
         worker = Worker(spec, self._stats, self._returned)
         self._workers.add(worker)
         try:
@@ -156,6 +159,7 @@ class Pool:
 
     async def close(self) -> None:
         """End every worker and remove every socket."""
+        self._closed = True
         for model in list(self._routes):
             await self.unroute(model)
         await asyncio.gather(*(worker.stop() for worker in self._workers))

@@ -114,6 +114,29 @@ def test_while_the_disk_refuses_nothing_is_acknowledged_and_it_is_tried_again(
     play(tmp_path, scenario)
 
 
+def test_a_refused_message_is_tried_once_a_period_however_often_it_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "RETRY_S", 0.05)
+
+    async def scenario(scene: Scene) -> None:
+        tries = []
+
+        def refuse(target: str, state: DesiredState) -> bool:
+            tries.append(state.revision)
+            raise StoreError("no space left on device")
+
+        scene.journal.accept_desired = refuse  # type: ignore[method-assign]
+        for revision in range(1, 21):
+            scene.receive(N1.desired, desired(revision))
+        tries.clear()
+        await asyncio.sleep(0.12)
+        assert tries and set(tries) == {20} and len(tries) <= 2
+        await scene.inbox.close()
+
+    play(tmp_path, scenario)
+
+
 def test_a_command_is_performed_once(tmp_path: Path) -> None:
     async def scenario(scene: Scene) -> None:
         for payload in (command(1), command(1)):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.deploy import journal as journal_module
 from agent.deploy.journal import Journal
 from agent.errors import Replayed, StoreError
 from agent.types import (
@@ -157,3 +158,26 @@ def test_a_newer_schema_and_a_file_that_is_no_database_are_refused_by_name(tmp_p
     (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
     with pytest.raises(StoreError, match=r"noise\.db"):
         Journal(tmp_path / "noise.db")
+
+
+def test_history_is_bounded_but_keeps_what_is_open_and_each_models_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "HISTORY_ROWS", 5)
+    journal = Journal(tmp_path / "state.db")
+    other = DesiredModel("kws", "1.0.0", "b" * 64, MODEL.budget)
+    canceled, still_open = (
+        journal.queue("fleet", "lab/n1", 1, MODEL),
+        journal.queue("fleet", "lab/n1", 1, other),
+    )
+    journal.finish(canceled, State.CANCELED, "")
+    third = DesiredModel("vww", "1.0.0", "c" * 64, MODEL.budget)
+    for revision in range(50):
+        journal.finish(journal.queue("fleet", "lab/n1", revision, third), State.FAILED, "")
+    assert journal.latest()["digits"].state is State.CANCELED
+    assert [deployment.id for deployment in journal.unfinished()] == [still_open.id]
+    assert journal.begin(still_open) == 1
+    journal.close()
+    raw = sqlite3.connect(tmp_path / "state.db")
+    assert raw.execute("SELECT count(*) FROM deployments").fetchone()[0] <= 5 + 2 + 1
+    raw.close()

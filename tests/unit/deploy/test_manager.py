@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.deploy import manager
 from agent.deploy.journal import Deployment, Journal
 from agent.deploy.manager import Manager
 from agent.deploy.resources import Resources, Settings
@@ -646,3 +647,69 @@ def test_more_models_than_can_be_reported_are_refused(tmp_path: Path) -> None:
             rig.close()
 
     asyncio.run(run())
+
+
+def test_a_deployment_that_is_stopped_before_its_first_step_ends_too(tmp_path: Path) -> None:
+    async def held() -> Source:
+        return Source([V1], hold=asyncio.Event())
+
+    async def first(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await asyncio.sleep(0.1)
+
+    async def second(rig: Rig) -> None:
+        rig.revision = 1
+        rig.want()  # while the daemon was away the fleet lost its interest
+        assert await rig.settled() is None
+        assert rig.journal.latest()["digits"].state is State.SUPERSEDED
+        assert rig.journal.unfinished() == []
+
+    play(tmp_path, first, asyncio.run(held()))
+    play(tmp_path, second, Source([V1]))
+
+
+def test_local_deployments_in_one_breath_leave_nothing_open(tmp_path: Path) -> None:
+    folder = tmp_path / "package"
+    (folder / "blocks").mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(V1.envelope)
+    for sha, data in V1.blocks.items():
+        (folder / "blocks" / sha).write_bytes(data)
+
+    async def scenario(rig: Rig) -> None:
+        await rig.manager.restored.wait()
+        for _ in range(3):
+            last = rig.manager.deploy_local(folder, BUDGET)
+        while not (done := rig.manager.outcome(last.id)) or not done.state.final:
+            await asyncio.sleep(0.01)
+        assert done.state is State.SUCCEEDED
+        await asyncio.sleep(0.05)
+        assert not rig.manager.cancel("digits") and rig.journal.unfinished() == []
+
+    play(tmp_path, scenario, Source([]))
+
+
+def test_what_a_full_store_refused_is_deployed_when_there_is_room_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(manager, "RETRY_S", 0.05)
+
+    async def scenario(rig: Rig) -> None:
+        reserve = rig.store.reserve
+
+        def refuse(nbytes: int) -> None:
+            raise StoreError(f"{nbytes} bytes more do not fit")
+
+        rig.store.reserve = refuse  # type: ignore[method-assign]
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "StoreError" in status.why
+        rig.store.reserve = reserve  # type: ignore[method-assign]
+        await asyncio.sleep(0.06)
+        rig.manager.reconcile()  # as it does by itself every half minute
+        for _ in range(500):
+            if (status := rig.status()) is not None and status.state is State.SUCCEEDED:
+                return
+            await asyncio.sleep(0.01)
+        raise AssertionError(f"not deployed: {rig.status()}")
+
+    play(tmp_path, scenario, Source([V1]))
