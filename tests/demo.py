@@ -30,9 +30,14 @@ def say(text: str) -> None:
     print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
 
 
+def _short(argument: str) -> str:
+    """Paths as they would be typed in the clone, the demo's own folder left out."""
+    return re.sub(r"/tmp/\S+?/(?=[^/ ]+$)", "", argument.replace(f"{ROOT}/", ""))
+
+
 def show(*args: str, expect: int = 0) -> None:
     """Run a command as the user sees it: the command line, then its output as it comes."""
-    visible = " ".join(re.sub(r"/tmp/\S+?/(?=[^/ ]+$)", "", arg) for arg in args)
+    visible = " ".join(_short(arg) for arg in args)
     print(f"$ overlaid {visible}", flush=True)
     code = subprocess.run([str(OVERLAID), *args], check=False).returncode
     if code != expect:
