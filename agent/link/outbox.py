@@ -1,4 +1,4 @@
-"""Messages that must reach the operator, kept in ``state.db`` until the broker has acknowledged them."""
+"""Messages that must reach the operator, kept in ``outbox.db`` until the broker has acknowledged them."""
 
 from __future__ import annotations
 
