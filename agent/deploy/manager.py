@@ -222,7 +222,7 @@ class Manager:
         if service is None:
             raise UsageError(f"{model} is not deployed here; see: overlaid models")
         res, placement = self._res, service.placement
-        package = verify_package(res.store.manifest(placement.digest), res.package_keys, placement.digest)
+        package = phases.installed_package(res, placement.digest)
         async with self._measuring:
             measured = await phases.place(
                 res, package, placement.budget, self.power_cap_w, placement.candidate, lambda _: None
@@ -263,8 +263,8 @@ class Manager:
         task.add_done_callback(lambda _: self._close(deployment))
 
     def _close(self, deployment: Deployment) -> None:
-        """The deployment's task has ended; one that was stopped before its first step has not said so itself."""
-        error = self._stop_with.pop(deployment.id, None)
+        """The deployment's task is over; one that was stopped before its first step has not ended by itself."""
+        error = self._stop_with.get(deployment.id)
         if error is not None:
             self._finish(deployment, error)
         del self._open[deployment.id]
@@ -272,7 +272,9 @@ class Manager:
 
     def _stop(self, model: str, error: DeployError) -> bool:
         """End the model's open deployments with this error; False when there is none."""
-        found = [(number, task) for number, (name, task) in self._open.items() if name == model]
+        found = [
+            (number, task) for number, (name, task) in self._open.items() if name == model and not task.done()
+        ]
         for number, task in found:
             self._stop_with.setdefault(number, error)
             task.cancel()
@@ -283,7 +285,7 @@ class Manager:
             async with self._turn[deployment.model.name]:
                 await self._attempt(deployment)
         except asyncio.CancelledError:
-            error = self._stop_with.pop(deployment.id, None)
+            error = self._stop_with.get(deployment.id)
             if error is None:
                 with contextlib.suppress(StoreError):
                     self._res.journal.forgive(deployment)
@@ -356,6 +358,7 @@ class Manager:
             self._res.journal.finish(deployment, state, why)
         except StoreError as failed:  # still open in the journal: the next start tries again
             log.error("%s: %s", name, failed)
+        self._stop_with.pop(deployment.id, None)  # however it was to be stopped, this is how it ended
         last = self._latest[name]
         done = replace(last if last.id == deployment.id else deployment, state=state, why=why)
         if last.id == deployment.id:
@@ -389,9 +392,7 @@ class Manager:
                 self._res.journal.drop_placements(name, set())
                 self._res.telemetry.event("removed", "no longer wanted", name)
                 self._collect()
-        except (
-            OverlaidError
-        ) as error:  # on the disk still: it comes back at the next start, and is removed then
+        except OverlaidError as error:  # still on the disk: back at the next start, and removed then
             log.error("removing %s: %s", name, error)
         finally:
             self._removing.pop(name, None)

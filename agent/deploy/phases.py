@@ -107,6 +107,11 @@ async def assemble(res: Resources, package: VerifiedPackage, progress: Progress)
         progress(done / len(files))
 
 
+def installed_package(res: Resources, digest: str) -> VerifiedPackage:
+    """A package of the store, verified again; StoreError when it is not there."""
+    return verify_package(res.store.manifest(digest), res.package_keys, digest)
+
+
 def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) -> WorkerSpec:
     """Everything a worker process needs to know; StoreError when a file is not on this node."""
     manifest = package.manifest
@@ -177,9 +182,8 @@ async def place(
 
 
 async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
-    worker = await res.pool.start(worker_spec(res, package, candidate))
+    worker = await start_checked(res, package, candidate)
     try:
-        await worker.check()
         accuracy = package.manifest.variant(candidate.variant).accuracy
         return await profile.measure(candidate, accuracy, worker, res.meters, res.settings.profile_s)
     finally:
@@ -187,7 +191,7 @@ async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidat
 
 
 async def start_checked(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Worker:
-    """ACTIVATING, before the flip: a loaded worker whose golden vectors agree on the chosen device."""
+    """A loaded worker whose golden vectors agree on the candidate's device; none is left running on an error."""
     worker = await res.pool.start(worker_spec(res, package, candidate))
     try:
         await worker.check()

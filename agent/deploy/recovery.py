@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from agent.deploy import phases
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, StoreError, one_line
-from agent.package.verify import VerifiedPackage, verify_package
 from agent.types import Placement
 
 log = logging.getLogger("deploy")
@@ -61,7 +60,7 @@ async def _restore(
 
 
 async def _start(res: Resources, power_cap_w: float | None, placement: Placement, origin: str) -> Placement:
-    package = _package(res, placement)
+    package = phases.installed_package(res, placement.digest)
     try:
         worker = await phases.start_checked(res, package, placement.candidate)
     except StoreError:
@@ -74,7 +73,3 @@ async def _start(res: Resources, power_cap_w: float | None, placement: Placement
         worker = await phases.start_checked(res, package, placement.candidate)
     await res.pool.route(placement.model, worker)
     return placement
-
-
-def _package(res: Resources, placement: Placement) -> VerifiedPackage:
-    return verify_package(res.store.manifest(placement.digest), res.package_keys, placement.digest)

@@ -85,6 +85,15 @@ def make_package(
     return Package(seal("manifest", manifest.encode(), key), blocks)
 
 
+def write_package(folder: Path, package: Package) -> Path:
+    """The folder that ``overlaid fleet pack`` would have written."""
+    (folder / "blocks").mkdir(parents=True)
+    (folder / "manifest.json").write_bytes(package.envelope)
+    for sha, data in package.blocks.items():
+        (folder / "blocks" / sha).write_bytes(data)
+    return folder
+
+
 @dataclass
 class Source:
     """Delivers packages from memory; ``hold`` keeps blocks back until it is set (of ``held`` only, if
@@ -460,11 +469,7 @@ def test_a_block_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) ->
 
 
 def test_a_local_package_deploys_and_the_fleets_models_are_the_fleets(tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    (folder / "blocks").mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(V1.envelope)
-    for sha, data in V1.blocks.items():
-        (folder / "blocks" / sha).write_bytes(data)
+    folder = write_package(tmp_path / "package", V1)
 
     async def scenario(rig: Rig) -> None:
         await rig.manager.restored.wait()
@@ -669,11 +674,7 @@ def test_a_deployment_that_is_stopped_before_its_first_step_ends_too(tmp_path: P
 
 
 def test_local_deployments_in_one_breath_leave_nothing_open(tmp_path: Path) -> None:
-    folder = tmp_path / "package"
-    (folder / "blocks").mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(V1.envelope)
-    for sha, data in V1.blocks.items():
-        (folder / "blocks" / sha).write_bytes(data)
+    folder = write_package(tmp_path / "package", V1)
 
     async def scenario(rig: Rig) -> None:
         await rig.manager.restored.wait()
@@ -711,5 +712,24 @@ def test_what_a_full_store_refused_is_deployed_when_there_is_room_again(
                 return
             await asyncio.sleep(0.01)
         raise AssertionError(f"not deployed: {rig.status()}")
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+def test_a_stop_that_comes_too_late_does_not_change_how_a_deployment_ended(tmp_path: Path) -> None:
+    """Its task may swallow the cancellation at its last step, as wait_for does in Python before 3.12."""
+
+    async def scenario(rig: Rig) -> None:
+        finish = rig.journal.finish
+
+        def finish_and_cancel(deployment: Deployment, state: State, why: str) -> None:
+            rig.manager.cancel("digits")
+            finish(deployment, state, why)
+
+        rig.journal.finish = finish_and_cancel  # type: ignore[method-assign]
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and (status.state, status.running_version) == (State.SUCCEEDED, "1.0.0")
+        assert rig.journal.latest()["digits"].state is State.SUCCEEDED
 
     play(tmp_path, scenario, Source([V1]))
