@@ -92,38 +92,37 @@ class Reporter:
             with contextlib.suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._changed.wait(), SNAPSHOT_EVERY_S)
             self._changed.clear()
-            self.write_snapshot()
-            self._tell_systemd()
+            now = self.snapshot()
+            self._write(now)
+            self._tell_systemd(now)
             try:
-                self._publish()
+                self._publish(now)
             except ValidationError as error:  # a text that cannot be sent must not end the daemon
                 log.error("the state could not be reported: %s", explain_validation(error))
             await asyncio.sleep(MIN_INTERVAL_S)
 
-    def _publish(self) -> None:
-        if self._link is None or self._manager is None or not self.connected:
+    def _publish(self, now: Snapshot) -> None:
+        if self._link is None or not self.connected:
             return
-        manager = self._manager
-        models = tuple(_reported(status) for status in manager.statuses()[:MAX_MODELS])
-        head = (manager.revision_seen, manager.revision_applied, manager.power_cap_w, self._why)
+        models = tuple(_reported(status) for status in now.models[:MAX_MODELS])
+        head = (now.revision_seen, now.revision_applied, now.power_cap_w, self._why)
         if head == self._last_head and _news(models) == _news(self._last_models):
             return
         self._last_head, self._last_models = head, models
         reported = Reported(
-            revision_seen=manager.revision_seen,
-            revision_applied=manager.revision_applied,
-            time=time.time(),
+            revision_seen=now.revision_seen,
+            revision_applied=now.revision_applied,
+            time=now.time,
             models=list(models),
-            power_cap_w=manager.power_cap_w,
+            power_cap_w=now.power_cap_w,
             why=self._why,
         )
         self._link.publish(self._node.reported, reported.encode(), 1, retain=True)
 
-    def _tell_systemd(self) -> None:
-        models = self._manager.statuses() if self._manager else ()
-        serving = sum(1 for model in models if model.ready)
+    def _tell_systemd(self, now: Snapshot) -> None:
+        serving = sum(1 for model in now.models if model.ready)
         link = "" if self._link is None else f", broker {'connected' if self.connected else 'not connected'}"
-        notify.status(f"{serving} of {len(models)} models serving{link}")
+        notify.status(f"{serving} of {len(now.models)} models serving{link}")
 
     def snapshot(self) -> Snapshot:
         """The node at this instant."""
@@ -151,8 +150,11 @@ class Reporter:
 
     def write_snapshot(self) -> None:
         """For ``overlaid status`` while the daemon is down."""
+        self._write(self.snapshot())
+
+    def _write(self, now: Snapshot) -> None:
         try:
-            snapshot.write(self.snapshot_path, self.snapshot())
+            snapshot.write(self.snapshot_path, now)
         except StoreError:
             return  # the disk is full or read-only: telemetry says so, and status still works over the socket
 
