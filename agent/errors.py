@@ -21,6 +21,9 @@ OverlaidError
 │   ├── TensorError        name, type or shape does not fit
 │   ├── InferenceError
 │   ├── DeviceMismatch     the device that ran is not the one that was chosen
+│   ├── DeviceLost         it was there and answers no more
+│   ├── OverlayLoadError   the FPGA does not take the bitstream
+│   ├── DmaTimeout         a transfer to or from the device did not end
 │   └── MeterError         a power sensor that cannot be read
 ├── PlacementError
 │   └── NoFeasibleCandidate
@@ -112,6 +115,15 @@ class InferenceError(DeviceError): ...
 
 
 class DeviceMismatch(DeviceError): ...
+
+
+class DeviceLost(DeviceError): ...
+
+
+class OverlayLoadError(DeviceError): ...
+
+
+class DmaTimeout(DeviceError): ...
 
 
 class MeterError(DeviceError): ...

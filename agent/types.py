@@ -187,7 +187,9 @@ class Measurement:
     """A profiled candidate. Times in ms of device time, energy in joules per inference, memory in MB.
 
     ``p99_ms`` is the upper confidence bound of the 99th percentile; ``confidence`` says how sure (0..1).
-    ``energy`` tags ``joules``: "measured", "estimated" or "missing" (then ``joules`` is None).
+    ``joules`` is what a run costs above the loaded model's idling, ``holding_w`` what keeping it loaded costs, and
+    ``rest_w`` what the node drew without it. ``energy`` tags them: "measured", "estimated", "simulated" or "missing"
+    (then they are None).
     """
 
     candidate: Candidate
@@ -201,6 +203,12 @@ class Measurement:
     accuracy: float | None
     joules: float | None = None
     energy: str = "missing"
+    holding_w: float | None = None
+    rest_w: float | None = None
+
+    def average_w(self, rate_hz: float) -> float | None:
+        """Watts that the model adds to the node at this rate; None without an energy figure."""
+        return None if self.joules is None else rate_hz * self.joules + (self.holding_w or 0.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +256,10 @@ class BackendInfo:
 
 @dataclass(frozen=True, slots=True)
 class DeviceInfo:
-    """A device as it is shown to people and told to the operator. ``kind``: cpu, gpu or fpga."""
+    """A device as it is shown to people and told to the operator. ``kind``: cpu, gpu or fpga.
+
+    ``note``: one line on its speed and watts, where they are known without measuring (simulated boards).
+    """
 
     id: str
     kind: str
@@ -256,6 +267,7 @@ class DeviceInfo:
     backends: tuple[BackendInfo, ...]
     simulated: bool = False
     memory_mb: int | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True, slots=True)

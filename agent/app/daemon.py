@@ -8,7 +8,8 @@ import logging
 import os
 import signal
 import uuid
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from pathlib import Path
 from typing import Any, TextIO
 
 from agent import __version__, notify
@@ -32,7 +33,8 @@ from agent.link.messages import Status
 from agent.link.outbox import Outbox
 from agent.package.store import Store
 from agent.serving.front_door import FrontDoor
-from agent.serving.pool import Pool, PoolEvent
+from agent.serving.pool import MakeWorker, Pool, PoolEvent
+from agent.serving.process import Worker
 from agent.telemetry import sampler
 from agent.telemetry.writer import Telemetry
 from agent.trust import PublicKey, keyring
@@ -46,10 +48,17 @@ def main(config: Config) -> int:
     """Run until SIGTERM or SIGINT."""
     lock = _prepare(config)
     try:
-        asyncio.run(Daemon(config).run())
+        asyncio.run(_until_signal(config))
     finally:
         lock.close()
     return 0
+
+
+async def _until_signal(config: Config) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    await Daemon(config).run(stop)
 
 
 def _prepare(config: Config) -> TextIO:
@@ -76,14 +85,21 @@ def _prepare(config: Config) -> TextIO:
 class Daemon:
     """Owns every part of the running agent."""
 
-    def __init__(self, config: Config) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: Config,
+        make_worker: MakeWorker = Worker,
+        probe: Callable[[str, Path], BoardInfo] = probe_board,
+    ) -> None:
+        """Many simulated nodes in one process (``overlaid sim nodes``) bring workers and probing without processes."""
+        self.config, self._probe = config, probe
         state, runtime = config.paths.state, config.paths.runtime
         self.boot_id = uuid.uuid4().hex
         self.telemetry = Telemetry(state / "telemetry.db", config.telemetry.max_mb)
-        self.journal = Journal(state / "state.db")
-        self.store = Store(state / "store", config.store.max_mb << 20)
-        self.pool = Pool(runtime, self._pool_event)
+        self.board = open_board(config.node.board, runtime)
+        self.journal = Journal(state / "state.db", self.board.wall_time)
+        self.store = Store(state / "store", config.store.max_mb << 20, self.board.before_write)
+        self.pool = Pool(runtime, self._pool_event, make_worker)
         self.front_door = FrontDoor(self.pool, config.serving.http, runtime / "http.sock")
         self.power_w: float | None = None
         self.node = node_target(config)
@@ -95,12 +111,8 @@ class Daemon:
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
 
-    async def run(self) -> None:
-        """Start, wait for a signal or for a part to die, stop in order."""
-        stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Start, wait for ``stop`` or for a part to die, stop in order."""
         try:
             await self._start()
             await self._wait(stop)
@@ -113,10 +125,10 @@ class Daemon:
         await self.front_door.start()
         notify.ready(f"probing board {self.config.node.board}")
         self._spawn(self._feed_watchdog())
-        board = await asyncio.to_thread(probe_board, self.config.node.board)
+        board = await asyncio.to_thread(self._probe, self.config.node.board, self.config.paths.runtime)
         for problem in board.problems:
             log.warning("%s", problem)
-        meters = open_board(self.config.node.board).meters()
+        meters = self.board.meters()
         manager = self._manager(board, meters)
         self.local.attach(manager, board)
         self._connect(manager, board)
@@ -130,6 +142,7 @@ class Daemon:
         config = self.config
         settings = Settings(
             board=config.node.board,
+            board_folder=config.paths.runtime,
             threads=config.serving.threads,
             max_body_bytes=config.serving.max_body_mb << 20,
             soak_s=config.deploy.soak_s,

@@ -159,7 +159,8 @@ def _devices(args: argparse.Namespace) -> int:
         from agent.devices.probe import probe_board
         from agent.types import to_jsonable
 
-        board = to_jsonable(probe_board(load_config(args.config).node.board))
+        config = load_config(args.config)
+        board = to_jsonable(probe_board(config.node.board, config.paths.runtime))
     if args.json:
         print_json(board)
     else:

@@ -125,6 +125,7 @@ def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) 
         version=manifest.version,
         digest=package.digest,
         board=res.settings.board,
+        board_folder=res.settings.board_folder,
         candidate=candidate,
         file=ModelFile(
             path(variant.file), variant.format, manifest.inputs, manifest.outputs, res.settings.threads

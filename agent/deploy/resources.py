@@ -55,6 +55,7 @@ class Settings:
     """Deadlines in seconds and limits of deployments (config sections deploy and serving)."""
 
     board: str
+    board_folder: Path
     threads: int
     max_body_bytes: int
     soak_s: float

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import cast
 
 from agent.devices.cpu import CpuDevice
@@ -15,12 +17,12 @@ from agent.types import BoardInfo
 GROUP = "overlaid.boards"
 
 
-def open_board(name: str) -> Board:
+def open_board(name: str, folder: Path) -> Board:
     """The board called ``name``: an entry point of ``overlaid.boards``, with an argument after ':' where it takes one.
 
-    Raises RuntimeUnavailable, naming the boards that exist.
+    ``folder``: see ``hal.Board``. Raises RuntimeUnavailable, naming the boards that exist.
     """
-    kind, colon, argument = name.partition(":")
+    kind, _, argument = name.partition(":")
     found = {point.name: point for point in entry_points(group=GROUP)}
     if kind not in found:
         raise RuntimeUnavailable(
@@ -28,15 +30,17 @@ def open_board(name: str) -> Board:
         )
     try:
         factory = found[kind].load()
-        return cast(Board, factory(argument) if colon else factory())
+        return cast(Board, factory(argument, folder))
     except (ImportError, AttributeError, TypeError) as error:
         raise RuntimeUnavailable(f"board {name!r} cannot be opened: {one_line(error)}") from error
 
 
 class LocalBoard:
-    """This machine: its CPU and its power sensors."""
+    """This machine: its CPU and its power sensors. It keeps nothing in its folder."""
 
-    def __init__(self) -> None:
+    def __init__(self, argument: str, _folder: Path) -> None:
+        if argument:
+            raise RuntimeUnavailable(f"board local takes no argument, not {argument!r}: set board to local")
         self._cpu = CpuDevice()
 
     def describe(self) -> BoardInfo:
@@ -59,3 +63,10 @@ class LocalBoard:
     def meters(self) -> Sequence[PowerMeter]:
         """See ``hal.Board.meters``: those that can be read; the others are among ``describe().problems``."""
         return open_meters()[0]
+
+    def wall_time(self) -> float:
+        """See ``hal.Board.wall_time``."""
+        return time.time()
+
+    def before_write(self, nbytes: int) -> None:
+        """See ``hal.Board.before_write``: the disk speaks for itself."""

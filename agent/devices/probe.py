@@ -1,4 +1,4 @@
-"""Look at a board in a helper process: ``python -m agent.devices.probe BOARD`` prints its BoardInfo as JSON.
+"""Look at a board in a helper process: ``python -m agent.devices.probe BOARD FOLDER`` prints its BoardInfo as JSON.
 
 A simulated board's modules and every runtime stay out of the process that asks.
 """
@@ -9,6 +9,7 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -16,12 +17,12 @@ from agent.errors import OverlaidError, RuntimeUnavailable, from_name
 from agent.types import BoardInfo, to_jsonable
 
 
-def probe_board(name: str, timeout_s: float = 30.0) -> BoardInfo:
-    """Describe the board called ``name``. Blocks for seconds: call it in a thread.
+def probe_board(name: str, folder: Path, timeout_s: float = 30.0) -> BoardInfo:
+    """Describe the board called ``name`` (``folder``: see ``hal.Board``). Blocks for seconds: call it in a thread.
 
     Raises RuntimeUnavailable (no such board, the helper hung or crashed) or what the board itself raised.
     """
-    command = [sys.executable, "-m", "agent.devices.probe", name]
+    command = [sys.executable, "-m", "agent.devices.probe", name, str(folder)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
     except subprocess.TimeoutExpired:
@@ -43,12 +44,12 @@ def probe_board(name: str, timeout_s: float = 30.0) -> BoardInfo:
         raise RuntimeUnavailable(f"probing board {name!r} failed: {last[:400]}") from error
 
 
-def main(name: str) -> int:
+def main(name: str, folder: Path) -> int:
     """Print the board, or the error that it raised, as one JSON object."""
     from agent.devices.board import open_board
 
     try:
-        answer = to_jsonable(open_board(name).describe())
+        answer = to_jsonable(open_board(name, folder).describe())
     except OverlaidError as error:
         answer = {"error": {"name": error.name, "text": str(error)}}
     print(json.dumps(answer))
@@ -56,4 +57,4 @@ def main(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

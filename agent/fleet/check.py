@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from agent.devices.board import open_board
-from agent.devices.cpu import BACKENDS
+from agent.devices.cpu import BACKENDS, CpuDevice
 from agent.devices.golden import compare, worst_difference
 from agent.errors import DeviceError, GoldenMismatch, RuntimeUnavailable
 from agent.fleet.source import Array, ModelFolder, SourceVariant
@@ -37,7 +36,7 @@ def check_variant(
     backend = next(name for name, each in BACKENDS.items() if variant.format in each.formats)
     file = ModelFile(folder.file(variant.file), variant.format, folder.toml.inputs, folder.toml.outputs)
     try:
-        session = open_board("local").device("cpu").open(file, backend)
+        session = CpuDevice().open(file, backend)
         try:
             worst = _run_samples(session, variant, inputs, outputs, progress)
         finally:

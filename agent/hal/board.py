@@ -13,7 +13,9 @@ from agent.types import BoardInfo
 class Board(Protocol):
     """Found by its configured name through the entry-point group ``overlaid.boards``.
 
-    The part of the name after ``:`` is passed to the factory (``sim:pynq-z2`` → ``factory("pynq-z2")``).
+    The factory gets the part of the name after ``:`` and a folder (``sim:pynq-z2`` → ``factory("pynq-z2", folder)``).
+    The folder is the node's own and need not survive a reboot; the processes of a node meet there (a simulated board
+    keeps its state in it).
     """
 
     def describe(self) -> BoardInfo:
@@ -27,4 +29,13 @@ class Board(Protocol):
 
     def meters(self) -> Sequence[PowerMeter]:
         """Readable power meters; standard library only, used inside the daemon."""
+        ...
+
+    def wall_time(self) -> float:
+        """Unix seconds as this board's clock shows them, right or wrong."""
+        ...
+
+    def before_write(self, nbytes: int) -> None:
+        """Called before the block store writes ``nbytes``: a board whose disk is slow takes its time, one whose disk is
+        full raises OSError."""
         ...

@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,13 @@ class _Span:
 class Store:
     """Usable from several threads. One process at a time: opening removes what interrupted writes left."""
 
-    def __init__(self, root: Path, max_bytes: int) -> None:
-        """Open or create; StoreError when the folder cannot be made or written."""
+    def __init__(
+        self, root: Path, max_bytes: int, before_write: Callable[[int], None] = lambda _: None
+    ) -> None:
+        """Open or create; StoreError when the folder cannot be made or written. ``before_write``: see ``hal.Board``."""
         self._root = root
         self._max_bytes = max_bytes
+        self._before_write = before_write
         self._lock = threading.RLock()
         self._spans: dict[str, _Span] | None = None
         self._damaged: set[str] = set()
@@ -65,6 +68,7 @@ class Store:
         path = self._block_path(block.sha256)
         if path.exists():
             return
+        self._announce(path, len(data))
         disk.make_folder(path.parent)
         # No sync of the folder: a power cut may cost a block, which is fetched again.
         disk.write(path, data, sync_folder=False)
@@ -113,6 +117,7 @@ class Store:
                 self._spans = None
         if not self._has_file(file):
             self.reserve(file.size)
+            self._announce(path, file.size)
             with disk.replacing(path) as target:
                 digest = hashlib.sha256()
                 for block in file.blocks:
@@ -143,6 +148,7 @@ class Store:
         """Keep a signed manifest; StoreError when the disk refuses."""
         path = self._manifest_path(package.digest)
         if _read(path) != package.envelope:
+            self._announce(path, len(package.envelope))
             disk.write(path, package.envelope)
         with self._lock:
             self._spans = None
@@ -213,6 +219,12 @@ class Store:
                 freed += _drop((self._root / "blocks").glob("*/*"), blocks)
             self._spans = None
             return freed
+
+    def _announce(self, path: Path, nbytes: int) -> None:
+        try:
+            self._before_write(nbytes)
+        except OSError as error:
+            raise disk.store_error(path, error) from error
 
     def _needed(self, keep: Collection[str]) -> tuple[set[str], bool]:
         """Digests of manifests to keep, and whether every version file could be read."""

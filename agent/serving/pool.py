@@ -15,13 +15,15 @@ from typing import Literal
 from agent.errors import OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
 from agent.serving.listeners import listen_unix
-from agent.serving.process import Worker
+from agent.serving.process import OnConnection, OnStats, Worker
 from agent.serving.recent import Recent
 from agent.serving.restart import Backoff
 from agent.serving.spec import WorkerSpec
 from agent.types import Candidate
 
 log = logging.getLogger(__name__)
+
+MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection], Worker]
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +76,12 @@ class _Route:
 class Pool:
     """``runtime_dir/models/<name>.sock`` are the models' own sockets. Use from one event loop."""
 
-    def __init__(self, runtime_dir: Path, on_event: Callable[[PoolEvent], None]) -> None:
+    def __init__(
+        self, runtime_dir: Path, on_event: Callable[[PoolEvent], None], make_worker: MakeWorker = Worker
+    ) -> None:
         self._dir = runtime_dir / "models"
         self._on_event = on_event
+        self._make_worker = make_worker
         self._routes: dict[str, _Route] = {}
         self._workers: set[Worker] = set()
         self._expected: set[str] = set()
@@ -91,7 +96,7 @@ class Pool:
         """
         if self._closed:
             raise WorkerError("the daemon is stopping: no worker is started any more")
-        worker = Worker(spec, self._stats, self._returned)
+        worker = self._make_worker(spec, self._stats, self._returned)
         self._workers.add(worker)
         try:
             await worker.start()

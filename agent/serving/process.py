@@ -31,18 +31,17 @@ MAX_PROFILE_RUNS = 8192  # their times must fit one control message
 log = logging.getLogger(__name__)
 
 
+OnStats = Callable[["Worker", Histogram, int], None]
+OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
+
+
 class Worker:
     """A running worker. Every wait has a deadline; a worker that misses one is killed (WorkerTimeout).
 
     ``load_s``: seconds to import the runtime and load the model. ``memory_mb``: resident memory when it last answered.
     """
 
-    def __init__(
-        self,
-        spec: WorkerSpec,
-        on_stats: Callable[[Worker, Histogram, int], None],
-        on_connection: Callable[[Worker, socket.socket, bytes, bool, bool], None],
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection) -> None:
         self.spec = spec
         self.pid = 0
         self.load_s = 0.0

@@ -28,12 +28,14 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
-    """``digest``: the package's; ``max_body_bytes``: larger request bodies are refused with 413."""
+    """``digest``: the package's; ``board_folder``: see ``hal.Board``; ``max_body_bytes``: larger request bodies are
+    refused with 413."""
 
     model: str
     version: str
     digest: str
     board: str
+    board_folder: Path
     candidate: Candidate
     file: ModelFile
     golden: Golden
@@ -53,6 +55,7 @@ class WorkerSpec:
         value: dict[str, Any] = json.loads(data)
         golden, file = value.pop("golden"), value.pop("file")
         return cls(
+            board_folder=Path(value.pop("board_folder")),
             candidate=Candidate(**value.pop("candidate")),
             file=ModelFile(
                 path=Path(file.pop("path")),

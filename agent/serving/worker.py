@@ -91,7 +91,7 @@ class Service:
             from agent.devices.board import open_board
 
             candidate = self._spec.candidate
-            device = open_board(self._spec.board).device(candidate.device)
+            device = open_board(self._spec.board, self._spec.board_folder).device(candidate.device)
             return device.open(self._spec.file, candidate.backend)
 
         session = await self._loop.run_in_executor(None, load)

@@ -42,8 +42,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 @pytest.fixture
-def device(case: Case) -> Device:
-    return open_board(case.board).device(case.device)
+def device(case: Case, tmp_path: Path) -> Device:
+    return open_board(case.board, tmp_path).device(case.device)
 
 
 @pytest.fixture

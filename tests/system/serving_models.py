@@ -38,6 +38,7 @@ def make_spec(
         version=version,
         digest="0" * 64,
         board="local",
+        board_folder=Path("/nonexistent"),
         candidate=Candidate("fp32", "onnxruntime", "cpu"),
         file=ModelFile(model, "onnx", INPUTS, OUTPUTS),
         golden=Golden(2, {"x": root / f"{name}-{version}.x"}, {"y": root / f"{name}-{version}.y"}, 1e-6, 0.0),

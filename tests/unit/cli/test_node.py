@@ -171,7 +171,7 @@ def test_devices_without_a_daemon_are_probed(
 ) -> None:
     asked = []
 
-    def probe(name: str) -> Any:
+    def probe(name: str, _folder: Path) -> Any:
         asked.append(name)
         return BOARD
 

@@ -30,8 +30,9 @@ def test_is_a_device() -> None:
 def test_the_daemon_stays_light() -> None:
     """Opening the board and its meters imports neither numpy nor a runtime."""
     code = (
-        "import sys; from agent.devices.board import open_board; from agent.devices import probe;"
-        "open_board('local').meters(); open_board('local').device('cpu');"
+        "import sys; from pathlib import Path;"
+        "from agent.devices.board import open_board; from agent.devices import probe;"
+        "board = open_board('local', Path('/nonexistent')); board.meters(); board.device('cpu');"
         "print([m for m in ('numpy', 'onnxruntime', 'ai_edge_litert') if m in sys.modules])"
     )
     done = subprocess.run(

@@ -51,7 +51,7 @@ def make_spec(root: Path, answers: Any) -> WorkerSpec:
     (root / "x").write_bytes(np.arange(6, dtype=np.float32).tobytes())
     (root / "y").write_bytes(np.array(answers, np.float32).tobytes())
     return WorkerSpec(
-        "m", "1", "0" * 64, "local", Candidate("fp32", "none", "cpu"),
+        "m", "1", "0" * 64, "local", root, Candidate("fp32", "none", "cpu"),
         ModelFile(root / "m", "onnx", Doubler.inputs, Doubler.outputs),
         Golden(3, {"x": root / "x"}, {"y": root / "y"}, 0.01, 0.0), 1000,
     )  # fmt: skip

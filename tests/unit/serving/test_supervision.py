@@ -55,6 +55,7 @@ def test_spec_crosses_to_the_worker(tmp_path: Path) -> None:
         version="1.0+x",
         digest="a" * 64,
         board="local",
+        board_folder=Path("/nonexistent"),
         candidate=Candidate("int8", "litert", "cpu"),
         file=ModelFile(
             tmp_path / "m.tflite",
