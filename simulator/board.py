@@ -1,0 +1,246 @@
+"""A simulated board behind ``hal``: the node's own code runs on it unchanged. ``board = "sim:NAME"``."""
+
+from __future__ import annotations
+
+import errno
+import functools
+import math
+import os
+import random
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent.devices.cpu import CpuDevice
+from agent.devices.tensors import check_inputs
+from agent.errors import (
+    DeviceLost,
+    DmaTimeout,
+    MeterError,
+    ModelLoadError,
+    OverlayLoadError,
+    RuntimeUnavailable,
+)
+from agent.hal import Device, ModelFile, PowerMeter, Run, Session
+from agent.hal.device import Tensors
+from agent.types import BoardInfo, DeviceInfo
+from simulator.cell import Cell, SharedCell
+from simulator.clock import RealClock
+from simulator.profile import BASE, BoardProfile, load_profile
+from simulator.profile import Device as DeviceProfile
+from simulator.speed import run_seconds
+from simulator.work import Work, count_work
+
+
+class SimBoard:
+    """The board called ``name``; its processes share their state in ``folder``."""
+
+    def __init__(self, name: str, folder: Path, cell: Cell | None = None) -> None:
+        """RuntimeUnavailable that lists the boards when there is none of this name."""
+        self._cell = cell or SharedCell(folder, load_profile(name), RealClock())
+        self._host = CpuDevice()
+
+    @property
+    def profile(self) -> BoardProfile:
+        return self._cell.profile
+
+    def describe(self) -> BoardInfo:
+        """See ``hal.Board.describe``. A device that is lost at the moment is a problem, not a device."""
+        lost = self._cell.conditions().lost
+        there = [
+            self.device(d.id).info for d, gone in zip(self.profile.devices, lost, strict=True) if not gone
+        ]
+        gone = [
+            f"{d.id}: lost (simulated)" for d, gone in zip(self.profile.devices, lost, strict=True) if gone
+        ]
+        none = (
+            [] if self.profile.rails else ["no power sensor: energy is missing and placement goes by latency"]
+        )
+        return BoardInfo(
+            name=f"sim:{self.profile.name}",
+            simulated=True,
+            devices=tuple(there),
+            meters=tuple(self.profile.rail_names),
+            problems=(*gone, *none, *self._host.proof.problems),
+        )
+
+    def device(self, device_id: str) -> Device:
+        """See ``hal.Board.device``."""
+        self.profile.device(device_id)
+        return SimDevice(self._cell, device_id, self._host)
+
+    def meters(self) -> Sequence[PowerMeter]:
+        """See ``hal.Board.meters``."""
+        return [SimMeter(self._cell, index) for index in range(len(self.profile.rails))]
+
+    def wall_time(self) -> float:
+        """See ``hal.Board.wall_time``."""
+        return time.time() + self._cell.conditions().clock_jump_s
+
+    def before_write(self, nbytes: int) -> None:
+        """See ``hal.Board.before_write``."""
+        now = self._cell.conditions()
+        if now.disk_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        if now.disk_mb_s < math.inf:
+            time.sleep(nbytes / (now.disk_mb_s * 1e6))
+
+
+class SimDevice:
+    """A device with the profile's speed and watts; ``host`` computes the true outputs. See ``hal.Device``."""
+
+    def __init__(self, cell: Cell, device_id: str, host: CpuDevice) -> None:
+        self._cell, self._host = cell, host
+        self._profile = cell.profile.device(device_id)
+        self._index = cell.profile.devices.index(self._profile)
+
+    @functools.cached_property
+    def info(self) -> DeviceInfo:
+        """See ``hal.Device.info``: the host's runtimes that open what this device opens."""
+        device = self._profile
+        backends = tuple(b for b in self._host.proof.backends if set(b.formats) & set(device.formats))
+        return DeviceInfo(
+            device.id, device.kind, device.name, backends, True, device.memory_mb, describe(device)
+        )
+
+    def open(self, model: ModelFile, backend: str) -> Session:
+        """See ``hal.Device.open``; DeviceLost and OverlayLoadError when they are injected."""
+        device = self._profile
+        if model.format not in device.formats:
+            raise RuntimeUnavailable(f"{device.id} opens {', '.join(device.formats)}, not {model.format}")
+        self._check_lost()
+        host = self._host.open(model, backend)
+        try:
+            work = count_work(model.path, model.format)
+            run_seconds(device, work)
+            if work.nbytes > device.memory_mb * 1e6:
+                raise ModelLoadError(
+                    f"{model.path.name} moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
+                )
+            self._load()
+            self._cell.hold(self._index)
+        except BaseException:
+            host.close()
+            raise
+        return SimSession(self._cell, self._index, work, host)
+
+    def _check_lost(self) -> None:
+        if self._cell.conditions().lost[self._index]:
+            raise DeviceLost(f"{self._profile.id} of {self._cell.profile.name} does not answer (simulated)")
+
+    def _load(self) -> None:
+        """Take the time and energy of loading: the overlay if another one is loaded, then the model."""
+        device, index = self._profile, self._index
+        with self._cell.update() as moment:
+            seconds, joules = device.load_s, device.load_s * device.active_w
+            if device.overlay is not None and moment.state.overlay[index] != 0:
+                if moment.conditions.overlay_fails[index]:
+                    raise OverlayLoadError(
+                        f"{device.id} does not take the overlay {device.overlay.names[0]} (simulated); "
+                        "load it again, or let another device serve"
+                    )
+                seconds += device.overlay.load_s
+                joules += device.overlay.load_j
+                moment.state.overlay[index] = 0
+            interval = moment.physics.load(moment.state, index, seconds, joules, moment.now)
+        self._cell.clock.wait_until(interval.end)
+        self._check_lost()
+
+
+class SimSession:
+    """True outputs from the host, at the modelled time and power. See ``hal.Session``."""
+
+    def __init__(self, cell: Cell, device: int, work: Work, host: Session) -> None:
+        self._cell, self._device, self._work, self._host = cell, device, work, host
+        self._profile = cell.profile.devices[device]
+        self.inputs, self.outputs = host.inputs, host.outputs
+        self._open = True
+
+    def run(self, tensors: Tensors) -> Run:
+        """See ``hal.Session.run``: held back until the modelled time has passed. DeviceLost, DmaTimeout."""
+        started = time.perf_counter()
+        if self._open:
+            check_inputs(self.inputs, tensors)
+            end, device_s = self._reserve(self._batch(tensors))
+        outputs = self._host.run(tensors).outputs
+        self._cell.clock.wait_until(end)
+        self._check_lost()
+        return Run(outputs, device_s, time.perf_counter() - started)
+
+    def close(self) -> None:
+        """See ``hal.Session.close``."""
+        self._host.close()
+        if self._open:
+            self._open = False
+            self._cell.release(self._device)
+
+    def _reserve(self, batch: int) -> tuple[float, float]:
+        """When the run ends, in board time, and how long the device works on it."""
+        self._check_lost()
+        with self._cell.update() as moment:
+            timeout_s = moment.conditions.dma_timeout_s[self._device]
+            if not timeout_s:
+                seconds = run_seconds(self._profile, self._work, batch)
+                interval = moment.physics.run(moment.state, self._device, seconds, moment.now)
+                return interval.end, interval.seconds
+            interval = moment.physics.load(moment.state, self._device, timeout_s, 0.0, moment.now)
+        self._cell.clock.wait_until(interval.end)
+        raise DmaTimeout(
+            f"a transfer to {self._profile.id} did not end within {timeout_s:g} s (simulated); the run was given up"
+        )
+
+    def _batch(self, tensors: Tensors) -> int:
+        spec = self.inputs[0]
+        return int(tensors[spec.name].shape[0]) if spec.dynamic else 1
+
+    def _check_lost(self) -> None:
+        if self._cell.conditions().lost[self._device]:
+            raise DeviceLost(f"{self._profile.id} of {self._cell.profile.name} does not answer (simulated)")
+
+
+class SimMeter:
+    """A rail's sensor: averages over its own period, in its own steps. See ``hal.PowerMeter``."""
+
+    tag = "simulated"
+
+    def __init__(self, cell: Cell, rail: int) -> None:
+        self._cell, self._index = cell, rail
+        self._rail = cell.profile.rails[rail]
+        self.rail = self._rail.name
+        self._devices = [i for i, d in enumerate(cell.profile.devices) if d.id in self._rail.measures]
+        self._nonsense = random.Random(f"{cell.profile.name}/{self.rail}")  # noqa: S311
+        self._total_j = 0.0
+        self._last: tuple[float, float] | None = None  # board time and true joules of the last conversion
+
+    def joules(self) -> float:
+        """See ``hal.PowerMeter``."""
+        with self._cell.update() as moment:
+            state, conditions = moment.state, moment.conditions
+            now, true_j = state.time, sum(state.device_j[i] for i in self._devices)
+            if BASE in self._rail.measures:
+                true_j += state.base_j
+        if conditions.missing[self._index]:
+            raise MeterError(f"{self.rail} does not answer (simulated)")
+        if conditions.nonsense[self._index]:
+            return self._nonsense.choice((math.nan, -1.0, self._total_j + 1e9))
+        if (
+            self._last is None or true_j < self._last[1]
+        ):  # the first reading, or a board that was started anew
+            self._last = now, true_j
+        then, before_j = self._last
+        if now - then >= 1 / self._rail.rate_hz:
+            steps = round((true_j - before_j) / (now - then) / self._rail.resolution_w)
+            self._total_j += steps * self._rail.resolution_w * (now - then)
+            self._last = now, true_j
+        return self._total_j
+
+
+def describe(device: DeviceProfile) -> str:
+    """Speed and watts in one line, for ``overlaid devices``."""
+    peak = ", ".join(f"{name} {value:g}" for name, value in device.peak.items())
+    watts = f"{device.active_w:g} W at work, {device.holding_w:g} W with a model, {device.idle_w:g} W idle"
+    text = f"{peak} GMAC/s, {device.bandwidth_gb_s:g} GB/s, {device.overhead_us:g} us a run; {watts}"
+    if device.overlay is not None:
+        overlay = device.overlay
+        text += f"; overlay {'/'.join(overlay.names)}: {overlay.load_s:g} s and {overlay.load_j:g} J to load"
+    return text

@@ -1,0 +1,274 @@
+"""Where a board's state lives: in one process's memory, or in a file that all processes of a node share."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import struct
+import threading
+import time
+import zlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from agent.errors import DeviceError
+from simulator.clock import Clock
+from simulator.faultfile import FaultFile
+from simulator.faults import Conditions
+from simulator.physics import BoardState, Physics
+from simulator.profile import BoardProfile
+
+STATE_NAME = "board.state"
+MAGIC = b"ovlboard"
+VERSION = 1
+HEADER = struct.Struct("<8sII16s")  # magic, version, numbers per slot, digest of the profile
+SLOT = struct.Struct("<QI4x")  # sequence, CRC-32 of the numbers
+MAX_LEASES = 64  # models loaded at once, by all processes of the node
+LOCK_TIMEOUT_S = 2.0
+PRUNE_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """A board at one instant, exclusively: what is done to ``state`` is kept."""
+
+    state: BoardState
+    physics: Physics
+    now: float
+
+    @property
+    def conditions(self) -> Conditions:
+        return self.physics.timeline.at(self.now)
+
+
+class Cell(Protocol):
+    """One board's state. ``update`` brings it to the present, gives it to one caller at a time and keeps the changes
+    when the block ends without an error."""
+
+    profile: BoardProfile
+    clock: Clock
+
+    def update(self) -> AbstractContextManager[Moment]: ...
+
+    def conditions(self) -> Conditions:
+        """What holds now, without waiting for others."""
+        ...
+
+    def hold(self, device: int) -> None:
+        """A model is loaded on the device, by this process."""
+        ...
+
+    def release(self, device: int) -> None:
+        """One model less; a process that ends releases what it holds."""
+        ...
+
+
+class MemoryCell:
+    """A board of one process: scenarios in event time, light nodes."""
+
+    def __init__(self, physics: Physics, clock: Clock) -> None:
+        self.profile, self.clock = physics.profile, clock
+        self.physics = physics
+        self.state = BoardState.at_rest(self.profile, clock.now())
+        self._lock = threading.RLock()
+
+    @contextmanager
+    def update(self) -> Iterator[Moment]:
+        with self._lock:
+            now = self.clock.now()
+            self.physics.advance(self.state, now)
+            yield Moment(self.state, self.physics, now)
+
+    def conditions(self) -> Conditions:
+        with self._lock:
+            return self.physics.timeline.at(self.clock.now())
+
+    def hold(self, device: int) -> None:
+        with self.update() as moment:
+            moment.state.held[device] += 1
+
+    def release(self, device: int) -> None:
+        with self.update() as moment:
+            moment.state.held[device] -= 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Lease:
+    """A model that a process has loaded; ``born`` (clock ticks since boot) tells it from a later one of its pid."""
+
+    pid: int
+    born: int
+    device: int
+
+
+class SharedCell:
+    """A board whose state the processes of a node share through ``folder/board.state``.
+
+    The file holds two slots. A writer, alone by flock (which the kernel frees when it dies), writes the slot that is
+    not the newest and last its sequence with a CRC: a writer killed at any point leaves the newest whole slot as it
+    was. Board time is the machine's monotonic clock; after a reboot the board starts at rest.
+    """
+
+    def __init__(self, folder: Path, profile: BoardProfile, clock: Clock) -> None:
+        self.profile, self.clock = profile, clock
+        self._path = folder / STATE_NAME
+        self._faults = FaultFile(folder, profile)
+        self._seed, self._timeline = self._faults.read()
+        self._physics = Physics(profile, self._timeline, self._seed)
+        self._numbers = struct.Struct(f"<{_count(profile)}d")
+        digest = hashlib.sha256(profile.model_dump_json().encode()).digest()[:16]
+        self._header = HEADER.pack(MAGIC, VERSION, _count(profile), digest)
+        self._lock = threading.RLock()
+        self._file = -1
+        self._pruned = 0.0
+
+    def __del__(self) -> None:
+        if self._file >= 0:
+            os.close(self._file)
+
+    @contextmanager
+    def update(self) -> Iterator[Moment]:
+        with self._exclusive() as (moment, _):
+            yield moment
+
+    def conditions(self) -> Conditions:
+        with self._lock:
+            self._refresh()
+            return self._physics.timeline.at(self.clock.now())
+
+    def hold(self, device: int) -> None:
+        with self._exclusive() as (moment, leases):
+            if len(leases) >= MAX_LEASES:
+                raise DeviceError(f"{MAX_LEASES} models are loaded on this simulated board; undeploy one")
+            leases.append(_Lease(os.getpid(), _born(os.getpid()), device))
+            moment.state.held[device] += 1
+
+    def release(self, device: int) -> None:
+        with self._exclusive() as (moment, leases):
+            mine = next(
+                (lease for lease in leases if (lease.pid, lease.device) == (os.getpid(), device)), None
+            )
+            if mine is not None:
+                leases.remove(mine)
+                moment.state.held[device] -= 1
+
+    @contextmanager
+    def _exclusive(self) -> Iterator[tuple[Moment, list[_Lease]]]:
+        with self._lock, self._locked() as file:
+            self._refresh()
+            now = self.clock.now()
+            sequence, state, leases = self._load(file, now)
+            self._physics.advance(state, now)
+            self._prune(state, leases, now)
+            yield Moment(state, self._physics, now), leases
+            self._store(file, sequence + 1, state, leases)
+
+    @contextmanager
+    def _locked(self) -> Iterator[int]:
+        if self._file < 0:
+            try:
+                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            except OSError as error:
+                raise DeviceError(
+                    f"{self._path}: {error.strerror}; a simulated board keeps its state there"
+                ) from error
+        deadline = time.monotonic() + LOCK_TIMEOUT_S
+        while True:
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DeviceError(
+                        f"{self._path} is locked by a process that hangs; restart the node"
+                    ) from None
+                time.sleep(0.0002)
+        try:
+            yield self._file
+        finally:
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _refresh(self) -> None:
+        if self._faults.changed():
+            self._seed, self._timeline = self._faults.read()
+            self._physics = Physics(self.profile, self._timeline, self._seed)
+
+    def _load(self, file: int, now: float) -> tuple[int, BoardState, list[_Lease]]:
+        """The newest whole slot; the board at rest when there is none of this profile and boot."""
+        slot_bytes = SLOT.size + self._numbers.size
+        data = os.pread(file, HEADER.size + 2 * slot_bytes, 0)
+        newest = 0, b""
+        if data[: HEADER.size] == self._header and len(data) == HEADER.size + 2 * slot_bytes:
+            for start in (HEADER.size, HEADER.size + slot_bytes):
+                sequence, crc = SLOT.unpack_from(data, start)
+                numbers = data[start + SLOT.size : start + slot_bytes]
+                if sequence > newest[0] and crc == zlib.crc32(numbers, sequence & 0xFFFFFFFF):
+                    newest = sequence, numbers
+        else:
+            os.ftruncate(file, 0)
+            os.pwrite(file, self._header + bytes(2 * slot_bytes), 0)
+        if newest[0]:
+            state, leases = self._decode(newest[1])
+            if state.time <= now:
+                return newest[0], state, leases
+        return newest[0], BoardState.at_rest(self.profile, now), []
+
+    def _store(self, file: int, sequence: int, state: BoardState, leases: list[_Lease]) -> None:
+        numbers = self._encode(state, leases)
+        offset = HEADER.size + (sequence % 2) * (SLOT.size + self._numbers.size)
+        # The old CRC does not fit the new numbers, so a kill between the two writes leaves a slot that counts as torn.
+        os.pwrite(file, numbers, offset + SLOT.size)
+        os.pwrite(file, SLOT.pack(sequence, zlib.crc32(numbers, sequence & 0xFFFFFFFF)), offset)
+
+    def _encode(self, state: BoardState, leases: list[_Lease]) -> bytes:
+        flat = [float(number) for lease in leases for number in (lease.pid, lease.born, lease.device)]
+        flat += [0.0] * (3 * MAX_LEASES - len(flat))
+        return self._numbers.pack(
+            state.time, state.base_j, *state.temp_c, *state.level, *state.busy_until, *state.busy_w, *state.held,
+            *state.overlay, *state.runs, *state.busy_s, *state.device_j, *flat,
+        )  # fmt: skip
+
+    def _decode(self, data: bytes) -> tuple[BoardState, list[_Lease]]:
+        numbers = list(self._numbers.unpack(data))
+        zones, devices = len(self.profile.zones), len(self.profile.devices)
+
+        def take(count: int) -> list[float]:
+            taken, numbers[:] = numbers[:count], numbers[count:]
+            return taken
+
+        def whole(count: int) -> list[int]:
+            return [int(number) for number in take(count)]
+
+        clock, base_j = take(2)
+        state = BoardState(
+            clock, take(zones), whole(zones), take(devices), take(devices), whole(devices), whole(devices),
+            whole(devices), take(devices), take(devices), base_j,
+        )  # fmt: skip
+        leases = [_Lease(*whole(3)) for _ in range(MAX_LEASES)]
+        return state, [lease for lease in leases if lease.pid]
+
+    def _prune(self, state: BoardState, leases: list[_Lease], now: float) -> None:
+        """Release what dead processes held."""
+        if now - self._pruned < PRUNE_S:
+            return
+        self._pruned = now
+        for lease in list(leases):
+            if _born(lease.pid) != lease.born:
+                leases.remove(lease)
+                state.held[lease.device] -= 1
+
+
+def _count(profile: BoardProfile) -> int:
+    return 2 + 2 * len(profile.zones) + 7 * len(profile.devices) + 3 * MAX_LEASES
+
+
+def _born(pid: int) -> int:
+    """When the process started, in clock ticks since boot (proc(5), stat, field 22); -1 when there is none."""
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+    return -1
