@@ -23,7 +23,7 @@ from agent.errors import (
 )
 from agent.hal import Device, ModelFile, PowerMeter, Run, Session
 from agent.hal.device import Tensors
-from agent.types import BoardInfo, DeviceInfo
+from agent.types import BackendInfo, BoardInfo, DeviceInfo
 from simulator.cell import Cell, SharedCell
 from simulator.clock import RealClock
 from simulator.profile import BASE, BoardProfile, load_profile
@@ -233,6 +233,29 @@ class SimMeter:
             self._total_j += steps * self._rail.resolution_w * (now - then)
             self._last = now, true_j
         return self._total_j
+
+
+BACKENDS = {
+    "onnx": BackendInfo("onnxruntime", "modelled", ("onnx",)),
+    "tflite": BackendInfo("litert", "modelled", ("tflite",)),
+}
+
+
+def modelled_board(profile: BoardProfile) -> BoardInfo:
+    """The board with the runtimes that its devices would have, none of them looked for on this machine."""
+    devices = tuple(
+        DeviceInfo(
+            d.id,
+            d.kind,
+            d.name,
+            tuple(BACKENDS[format] for format in d.formats),
+            True,
+            d.memory_mb,
+            describe(d),
+        )
+        for d in profile.devices
+    )
+    return BoardInfo(f"sim:{profile.name}", True, devices, tuple(profile.rail_names))
 
 
 def describe(device: DeviceProfile) -> str:
