@@ -89,7 +89,7 @@ golden = {{ outputs = {{ logits = "golden/fp32/logits.npy" }}, atol = 1e-3, rtol
 name = "int8"
 format = "onnx"
 precision = "int8"
-devices = ["cpu"]
+devices = ["cpu", "fpga"]
 accuracy = {int8_accuracy:.4f}             # measured, on test.npz
 file = "digits-int8.onnx"
 # atol: {steps} steps of the output's quantisation scale, {scale:.6f}, rounded up: room for runtimes that
