@@ -187,14 +187,14 @@ class Stage:
             stop_process(self.server)
             self.server = None
 
-    def node(self, name: str, extra: str = "", *, mqtt: bool = True) -> Node:
+    def node(self, name: str, extra: str = "", *, mqtt: bool = True, board: str = "local") -> Node:
         """Write a node's config (not started yet)."""
         node = Node(self.folder / name, name, free_port())
         node.folder.mkdir()
         broker = f'[mqtt]\nhost = "{self.broker.host}"\nport = {self.broker.port}\n' if mqtt else ""
         broker += "".join(f'{key} = "{value}"\n' for key, value in self.logins.get(name, {}).items())
         node.config.write_text(
-            f'[node]\nsite = "{SITE}"\nname = "{name}"\ngroups = ["all"]\n'
+            f'[node]\nsite = "{SITE}"\nname = "{name}"\ngroups = ["all"]\nboard = "{board}"\n'
             f'[paths]\nstate = "{node.state}"\nruntime = "{node.runtime}"\n{broker}'
             f'[trust]\npackage_keys = ["{self.key("packages")}"]\ncommand_keys = ["{self.key("commands")}"]\n'
             f'[serving]\nhttp = "127.0.0.1:{node.port}"\n'

@@ -1,0 +1,53 @@
+"""A client that never stops asking: what it was told while something happened to the node."""
+
+from __future__ import annotations
+
+import http.client
+import threading
+import time
+from collections import Counter
+from types import TracebackType
+
+
+class Steady:
+    """Asks ``model`` once every ``every_s`` on one keep-alive connection, from a thread, until the block ends.
+
+    ``statuses`` counts the HTTP answers, ``broken`` the connections that broke; ``seconds`` are the answers' times.
+    """
+
+    def __init__(self, port: int, model: str, body: bytes, every_s: float = 0.02) -> None:
+        self._port, self._path, self._body, self._every_s = port, f"/v2/models/{model}/infer", body, every_s
+        self.statuses: Counter[int] = Counter()
+        self.broken = 0
+        self.seconds: list[float] = []
+        self.retry_after: set[str | None] = set()  # of the 503s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="steady client", daemon=True)
+
+    def __enter__(self) -> Steady:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=10)
+        while not self._stop.wait(self._every_s):
+            started = time.perf_counter()
+            try:
+                connection.request("POST", self._path, self._body, {"Content-Type": "application/json"})
+                answer = connection.getresponse()
+                answer.read()
+            except (OSError, http.client.HTTPException):
+                self.broken += 1
+                connection.close()
+                continue
+            self.statuses[answer.status] += 1
+            self.seconds.append(time.perf_counter() - started)
+            if answer.status == 503:
+                self.retry_after.add(answer.headers.get("Retry-After"))
+        connection.close()
