@@ -41,6 +41,12 @@ class Overlay(Part):
     load_s: Seconds
     load_j: float = Field(ge=0, le=10_000)
 
+    @model_validator(mode="after")
+    def _different(self) -> Overlay:
+        if len(set(self.names)) != len(self.names):
+            raise ValueError("names: a name appears twice")
+        return self
+
 
 class Device(Part):
     """One device. A run takes overhead + max(MACs / peak of its precision, bytes / bandwidth) at full clock.
@@ -132,6 +138,8 @@ class BoardProfile(Part):
         ):
             if len(set(names)) != len(names):
                 raise ValueError(f"{what}: a name appears twice")
+        if BASE in ids:
+            raise ValueError(f"a device cannot have the id {BASE!r}: rails mean the rest of the board by it")
         for where, zone in (("base", self.base.zone), *((f"device {d.id}", d.zone) for d in self.devices)):
             if zone not in zones:
                 raise ValueError(f"{where}: there is no zone {zone!r}; there are {', '.join(sorted(zones))}")
