@@ -112,7 +112,7 @@ BROKEN = {
     "factor of one": ("factor = 0.75", "factor = 1.0", r"zones\.0\.throttle\.0\.factor"),
     "factor of zero": ("factor = 0.5", "factor = 0.0", r"zones\.0\.throttle\.1\.factor"),
     "more than the supply": ("supply_w = 10.0", "supply_w = 4.9", "draw 5 W in all, the supply gives 4.9 W"),
-    "device in no zone": ('name = "a core"\nzone = "soc"', 'name = "a core"\nzone = "case"', "device cpu: .*no zone 'case'"),
+    "device in no zone": ('a core"\nzone = "soc"', 'a core"\nzone = "case"', "device cpu: .*no zone 'case'"),
     "base in no zone": ('watts = 2.0\nzone = "soc"', 'watts = 2.0\nzone = "case"', "base: there is no zone 'case'"),
     "rail of nothing known": ('"cpu", "fpga"]', '"gpu"]', "rail total: measures 'gpu'; there are base, cpu, fpga"),
     "rail of nothing": ('measures = ["base", "cpu", "fpga"]', "measures = []", r"rails\.0\.measures"),
