@@ -105,32 +105,40 @@ class SimDevice:
 
     def open(self, model: ModelFile, backend: str) -> Session:
         """See ``hal.Device.open``; DeviceLost and OverlayLoadError when they are injected."""
-        device = self._profile
-        if model.format not in device.formats:
-            raise RuntimeUnavailable(f"{device.id} opens {', '.join(device.formats)}, not {model.format}")
-        self._check_lost()
+        self.check_format(model.format)
+        self.check_lost()
         host = self._host.open(model, backend)
         try:
             work = count_work(model.path, model.format)
-            run_seconds(device, work)
-            if work.nbytes > device.memory_mb * 1e6:
-                raise ModelLoadError(
-                    f"{model.path.name} moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
-                )
-            self._load()
+            self._cell.clock.wait_until(self.begin_load(work))
+            self.check_lost()
             self._cell.hold(self._index)
         except BaseException:
             host.close()
             raise
         return SimSession(self._cell, self._index, work, host)
 
-    def _check_lost(self) -> None:
+    def check_format(self, format: str) -> None:
+        """RuntimeUnavailable when the device does not open such files."""
+        if format not in self._profile.formats:
+            raise RuntimeUnavailable(
+                f"{self._profile.id} opens {', '.join(self._profile.formats)}, not {format}"
+            )
+
+    def check_lost(self) -> None:
+        """DeviceLost when it is."""
         if self._cell.conditions().lost[self._index]:
             raise DeviceLost(f"{self._profile.id} of {self._cell.profile.name} does not answer (simulated)")
 
-    def _load(self) -> None:
-        """Take the time and energy of loading: the overlay if another one is loaded, then the model."""
+    def begin_load(self, work: Work) -> float:
+        """Reserve the time and energy of loading: the overlay if another one is loaded, then the model. Returns when
+        it ends, in board time. Raises ModelLoadError (precision, memory), OverlayLoadError."""
         device, index = self._profile, self._index
+        run_seconds(device, work)
+        if work.nbytes > device.memory_mb * 1e6:
+            raise ModelLoadError(
+                f"the model moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
+            )
         with self._cell.update() as moment:
             seconds, joules = device.load_s, device.load_s * device.active_w
             if device.overlay is not None and moment.state.overlay[index] != 0:
@@ -142,9 +150,7 @@ class SimDevice:
                 seconds += device.overlay.load_s
                 joules += device.overlay.load_j
                 moment.state.overlay[index] = 0
-            interval = moment.physics.load(moment.state, index, seconds, joules, moment.now)
-        self._cell.clock.wait_until(interval.end)
-        self._check_lost()
+            return moment.physics.load(moment.state, index, seconds, joules, moment.now).end
 
 
 class SimSession:
