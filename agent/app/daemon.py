@@ -103,6 +103,7 @@ class Daemon:
         self.front_door = FrontDoor(self.pool, config.serving.http, runtime / "http.sock")
         self.power_w: float | None = None
         self.node = node_target(config)
+        self.wire = WireSource(config) if config.mqtt else None
         self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power_w)
         self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
@@ -158,7 +159,7 @@ class Daemon:
             resources,
             str(self.node),
             tuple(str(group) for group in group_targets(config)),
-            WireSource(config) if config.mqtt else None,
+            self.wire,
             self.reporter.changed,
             config.power.cap_w,
         )

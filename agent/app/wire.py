@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from agent.config import Config
 from agent.errors import ConfigError
-from agent.link.blocks import BlockFetcher
+from agent.link.blocks import BlockFetcher, Counters
 from agent.link.client import MqttSettings
 from agent.link.topics import Target
 
@@ -49,9 +49,11 @@ class WireSource:
     def __init__(self, config: Config) -> None:
         self._config = config
         self.turn = asyncio.Semaphore(PARALLEL_FETCHES)
+        self.counters = Counters()  # of all fetches
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
-        fetcher = BlockFetcher(mqtt_settings(self._config, data=True), self._config.node.site)
+        settings = mqtt_settings(self._config, data=True)
+        fetcher = BlockFetcher(settings, self._config.node.site, counters=self.counters)
         await fetcher.fetch(digest, wanted, deliver)

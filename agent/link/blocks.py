@@ -59,8 +59,15 @@ class BlockFetcher:
     ``settings.client_id`` is followed by the package, so that two fetches do not push each other out.
     """
 
-    def __init__(self, settings: MqttSettings, site: str, *, backoff: Backoff | None = None) -> None:
-        self.counters = Counters()
+    def __init__(
+        self,
+        settings: MqttSettings,
+        site: str,
+        *,
+        backoff: Backoff | None = None,
+        counters: Counters | None = None,
+    ) -> None:
+        self.counters = counters or Counters()
         self._settings = settings
         self._site = site
         self._backoff = backoff
