@@ -1,0 +1,128 @@
+"""Workers that are no processes: a modelled load and modelled runs on the node's simulated board; nobody is served."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from pathlib import Path
+
+from agent.devices.cpu import CpuDevice
+from agent.errors import DmaTimeout, GoldenMismatch
+from agent.serving.pool import MakeWorker
+from agent.serving.process import OnConnection, OnStats, Worker
+from agent.serving.spec import WorkerSpec
+from simulator.board import SimDevice
+from simulator.cell import Cell, SharedCell
+from simulator.clock import Clock, RealClock
+from simulator.nodes.truth import Truth
+from simulator.profile import load_profile
+from simulator.speed import run_seconds
+
+CHUNK_S = 0.25  # reserved at once: what happens to a board meanwhile is felt by the next chunk
+
+
+def light_workers(truth: Truth) -> MakeWorker:
+    """What makes a node's workers. Those of one folder share its board with the node's meters and store."""
+    cells: dict[Path, Cell] = {}
+
+    def make(spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection) -> Worker:
+        cell = cells.get(spec.board_folder)
+        if cell is None:
+            profile = load_profile(spec.board.partition(":")[2])
+            cell = cells[spec.board_folder] = SharedCell(spec.board_folder, profile, RealClock())
+        return LightWorker(spec, on_stats, on_connection, truth, cell)
+
+    return make
+
+
+class LightWorker(Worker):
+    """See ``Worker``. Outputs are computed only for golden vectors, once for all nodes (``Truth``)."""
+
+    def __init__(
+        self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection, truth: Truth, cell: Cell
+    ) -> None:
+        super().__init__(spec, on_stats, on_connection)
+        self.pid = os.getpid()
+        self._truth, self._cell = truth, cell
+        self._device = SimDevice(cell, spec.candidate.device, CpuDevice())
+        self._profile = cell.profile.device(spec.candidate.device)
+        self._index = cell.profile.devices.index(self._profile)
+        self._holds = False
+
+    async def start(self) -> None:
+        """Take the modelled time of loading. Raises what opening a model on a simulated device raises."""
+        self._device.check_format(self.spec.file.format)
+        self._device.check_lost()
+        work = await self._truth.work(self.spec)
+        started = self._cell.clock.now()
+        await _sleep_until(self._cell.clock, self._device.begin_load(work))
+        self._device.check_lost()
+        self._cell.hold(self._index)
+        self._holds = True
+        self._run_s = run_seconds(self._profile, work)
+        self.load_s = self._cell.clock.now() - started
+        self.memory_mb = self.spec.file.path.stat().st_size / 1e6
+
+    async def check(self) -> None:
+        """See ``Worker.check``; DeviceLost and DmaTimeout too."""
+        await self.profile(0.0, 1)
+        problem = await self._truth.problem(self.spec)
+        if problem is not None:
+            raise GoldenMismatch(f"{self.spec}: {problem}")
+
+    async def profile(self, seconds: float, max_runs: int) -> list[float]:
+        """Device seconds of runs back to back, none of them computed."""
+        runs: list[float] = []
+        clock = self._cell.clock
+        end = clock.now() + seconds
+        while not runs or (len(runs) < max_runs and clock.now() < end):
+            most = max_runs - len(runs)
+            until = self._reserve(min(clock.now() + CHUNK_S, end), most, runs)
+            await _sleep_until(clock, until)
+            self._device.check_lost()
+        return runs
+
+    def _reserve(self, end: float, most: int, runs: list[float]) -> float:
+        """Reserve one run at least, at most ``most`` and none that begins after ``end``; when the last one ends."""
+        self._device.check_lost()
+        with self._cell.update() as moment:
+            timeout_s = moment.conditions.dma_timeout_s[self._index]
+            if timeout_s:
+                raise DmaTimeout(
+                    f"transfers to {self._profile.id} do not end within {timeout_s:g} s (simulated); "
+                    "deploy again when it answers"
+                )
+            until = moment.now
+            for _ in range(most):
+                interval = moment.physics.run(moment.state, self._index, self._run_s, moment.now)
+                runs.append(interval.seconds)
+                until = interval.end
+                if until >= end:
+                    break
+        return until
+
+    async def serve(self, listener: socket.socket) -> None:
+        """Nothing: clients of a light node wait in vain."""
+
+    async def drain(self) -> None:
+        """Nothing is served."""
+
+    async def stop(self) -> None:
+        """See ``Worker.stop``."""
+        await self.end()
+
+    async def end(self) -> None:
+        """Free the device."""
+        if self._holds:
+            self._holds = False
+            self._cell.release(self._index)
+        self.gone.set()
+
+    def pass_connection(self, fd: int, unread: bytes, door: bool) -> None:
+        """Leave it to the sender to close: nobody is served."""
+
+
+async def _sleep_until(clock: Clock, moment: float) -> None:
+    while (left := moment - clock.now()) > 0:
+        await asyncio.sleep(left)
