@@ -10,12 +10,14 @@ import random
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.devices.cpu import CpuDevice
-from agent.devices.tensors import check_inputs
 from agent.errors import (
+    DeviceError,
     DeviceLost,
     DmaTimeout,
+    InferenceError,
     MeterError,
     ModelLoadError,
     OverlayLoadError,
@@ -24,12 +26,18 @@ from agent.errors import (
 from agent.hal import Device, ModelFile, PowerMeter, Run, Session
 from agent.hal.device import Tensors
 from agent.types import BackendInfo, BoardInfo, DeviceInfo
-from simulator.cell import Cell, SharedCell
+from simulator.cell import Cell, Moment, SharedCell
 from simulator.clock import RealClock
+from simulator.faults import Conditions
+from simulator.physics import NO_OVERLAY, Interval
 from simulator.profile import BASE, BoardProfile, load_profile
 from simulator.profile import Device as DeviceProfile
 from simulator.speed import run_seconds
-from simulator.work import Work, count_work
+
+if TYPE_CHECKING:
+    from simulator.work import Work
+
+SLICE_S = 0.1  # a slow write looks that often whether the disk is slow still
 
 
 class SimBoard:
@@ -79,11 +87,16 @@ class SimBoard:
 
     def before_write(self, nbytes: int) -> None:
         """See ``hal.Board.before_write``."""
-        now = self._cell.conditions()
-        if now.disk_full:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        if now.disk_mb_s < math.inf:
-            time.sleep(nbytes / (now.disk_mb_s * 1e6))
+        left = float(nbytes)
+        while True:
+            now = self._cell.conditions()
+            if now.disk_full:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            slice_s = min(left / (now.disk_mb_s * 1e6), SLICE_S)
+            if slice_s <= 0:  # the disk is as fast as it is
+                return
+            time.sleep(slice_s)
+            left -= slice_s * now.disk_mb_s * 1e6
 
 
 class SimDevice:
@@ -105,13 +118,16 @@ class SimDevice:
 
     def open(self, model: ModelFile, backend: str) -> Session:
         """See ``hal.Device.open``; DeviceLost and OverlayLoadError when they are injected."""
+        from simulator.work import count_work
+
         self.check_format(model.format)
+        started = self._cell.clock.now()
         self.check_lost()
         host = self._host.open(model, backend)
         try:
             work = count_work(model.path, model.format)
             self._cell.clock.wait_until(self.begin_load(work))
-            self.check_lost()
+            self.check_lost(started)
             self._cell.hold(self._index)
         except BaseException:
             host.close()
@@ -125,53 +141,48 @@ class SimDevice:
                 f"{self._profile.id} opens {', '.join(self._profile.formats)}, not {format}"
             )
 
-    def check_lost(self) -> None:
-        """DeviceLost when it is."""
-        if self._cell.conditions().lost[self._index]:
-            raise DeviceLost(f"{self._profile.id} of {self._cell.profile.name} does not answer (simulated)")
+    def check_lost(self, since: float = math.inf) -> None:
+        """DeviceLost when it is lost now, or was after ``since`` (board time)."""
+        _check_lost(self._cell, self._index, since)
 
     def begin_load(self, work: Work) -> float:
         """Reserve the time and energy of loading: the overlay if another one is loaded, then the model. Returns when
         it ends, in board time. Raises ModelLoadError (precision, memory), OverlayLoadError."""
-        device, index = self._profile, self._index
+        device = self._profile
         run_seconds(device, work)
         if work.nbytes > device.memory_mb * 1e6:
             raise ModelLoadError(
                 f"the model moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
             )
         with self._cell.update() as moment:
-            seconds, joules = device.load_s, device.load_s * device.active_w
-            if device.overlay is not None and moment.state.overlay[index] != 0:
-                if moment.conditions.overlay_fails[index]:
-                    raise OverlayLoadError(
-                        f"{device.id} does not take the overlay {device.overlay.names[0]} (simulated); "
-                        "load it again, or let another device serve"
-                    )
-                seconds += device.overlay.load_s
-                joules += device.overlay.load_j
-                moment.state.overlay[index] = 0
-            return moment.physics.load(moment.state, index, seconds, joules, moment.now).end
+            _load_overlay(moment, self._index)
+            joules = device.load_s * device.active_w
+            return moment.physics.load(moment.state, self._index, device.load_s, joules, moment.now).end
 
 
 class SimSession:
     """True outputs from the host, at the modelled time and power. See ``hal.Session``."""
 
     def __init__(self, cell: Cell, device: int, work: Work, host: Session) -> None:
+        from agent.devices.tensors import check_inputs  # numpy, which the daemon never imports
+
+        self._check_inputs = check_inputs
         self._cell, self._device, self._work, self._host = cell, device, work, host
         self._profile = cell.profile.devices[device]
         self.inputs, self.outputs = host.inputs, host.outputs
         self._open = True
 
     def run(self, tensors: Tensors) -> Run:
-        """See ``hal.Session.run``: held back until the modelled time has passed. DeviceLost, DmaTimeout."""
-        started = time.perf_counter()
-        if self._open:
-            check_inputs(self.inputs, tensors)
-            end, device_s = self._reserve(self._batch(tensors))
+        """See ``hal.Session.run``: held back until the modelled time has passed. DeviceLost and DmaTimeout when they
+        are injected; OverlayLoadError when the overlay was lost and cannot be loaded again."""
+        if not self._open:
+            raise InferenceError("the session is closed; open the model again")
+        wall, started = time.perf_counter(), self._cell.clock.now()
+        interval = self._reserve(self._check_inputs(self.inputs, tensors))
         outputs = self._host.run(tensors).outputs
-        self._cell.clock.wait_until(end)
-        self._check_lost()
-        return Run(outputs, device_s, time.perf_counter() - started)
+        self._cell.clock.wait_until(interval.end)
+        _check_lost(self._cell, self._device, started)
+        return Run(outputs, interval.seconds, time.perf_counter() - wall)
 
     def close(self) -> None:
         """See ``hal.Session.close``."""
@@ -180,28 +191,41 @@ class SimSession:
             self._open = False
             self._cell.release(self._device)
 
-    def _reserve(self, batch: int) -> tuple[float, float]:
-        """When the run ends, in board time, and how long the device works on it."""
-        self._check_lost()
+    def _reserve(self, batch: int) -> Interval:
+        """When the device works on the run."""
+        _check_lost(self._cell, self._device)
         with self._cell.update() as moment:
+            _load_overlay(moment, self._device)
             timeout_s = moment.conditions.dma_timeout_s[self._device]
             if not timeout_s:
                 seconds = run_seconds(self._profile, self._work, batch)
-                interval = moment.physics.run(moment.state, self._device, seconds, moment.now)
-                return interval.end, interval.seconds
+                return moment.physics.run(moment.state, self._device, seconds, moment.now)
             interval = moment.physics.load(moment.state, self._device, timeout_s, 0.0, moment.now)
         self._cell.clock.wait_until(interval.end)
         raise DmaTimeout(
             f"a transfer to {self._profile.id} did not end within {timeout_s:g} s (simulated); the run was given up"
         )
 
-    def _batch(self, tensors: Tensors) -> int:
-        spec = self.inputs[0]
-        return int(tensors[spec.name].shape[0]) if spec.dynamic else 1
 
-    def _check_lost(self) -> None:
-        if self._cell.conditions().lost[self._device]:
-            raise DeviceLost(f"{self._profile.id} of {self._cell.profile.name} does not answer (simulated)")
+def _check_lost(cell: Cell, device: int, since: float = math.inf) -> None:
+    now = cell.conditions()
+    if now.lost[device] or now.back_at[device] > since:
+        profile = cell.profile
+        raise DeviceLost(f"{profile.devices[device].id} of {profile.name} does not answer (simulated)")
+
+
+def _load_overlay(moment: Moment, index: int) -> None:
+    """Reserve an FPGA for loading its overlay, unless it has it: before the first model, and after a brown-out."""
+    device = moment.physics.profile.devices[index]
+    if device.overlay is None or moment.state.overlay[index] != NO_OVERLAY:
+        return
+    if moment.conditions.overlay_fails[index]:
+        raise OverlayLoadError(
+            f"{device.id} does not take the overlay {device.overlay.names[0]} (simulated); "
+            "load it again, or let another device serve"
+        )
+    moment.state.overlay[index] = 0
+    moment.physics.load(moment.state, index, device.overlay.load_s, device.overlay.load_j, moment.now)
 
 
 class SimMeter:
@@ -220,18 +244,12 @@ class SimMeter:
 
     def joules(self) -> float:
         """See ``hal.PowerMeter``."""
-        with self._cell.update() as moment:
-            state, conditions = moment.state, moment.conditions
-            now, true_j = state.time, sum(state.device_j[i] for i in self._devices)
-            if BASE in self._rail.measures:
-                true_j += state.base_j
+        now, true_j, conditions = self._look()
         if conditions.missing[self._index]:
             raise MeterError(f"{self.rail} does not answer (simulated)")
         if conditions.nonsense[self._index]:
             return self._nonsense.choice((math.nan, -1.0, self._total_j + 1e9))
-        if (
-            self._last is None or true_j < self._last[1]
-        ):  # the first reading, or a board that was started anew
+        if self._last is None or true_j < self._last[1]:  # the first reading, or a board that started anew
             self._last = now, true_j
         then, before_j = self._last
         if now - then >= 1 / self._rail.rate_hz:
@@ -239,6 +257,17 @@ class SimMeter:
             self._total_j += steps * self._rail.resolution_w * (now - then)
             self._last = now, true_j
         return self._total_j
+
+    def _look(self) -> tuple[float, float, Conditions]:
+        """Board time, the joules that went through the rail until then, and what holds."""
+        try:
+            with self._cell.update() as moment:
+                true_j = sum(moment.state.device_j[i] for i in self._devices)
+                if BASE in self._rail.measures:
+                    true_j += moment.state.base_j
+                return moment.now, true_j, moment.conditions
+        except DeviceError as error:
+            raise MeterError(f"{self.rail}: {error}") from error
 
 
 BACKENDS = {

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
+import itertools
+import logging
 import os
 import struct
 import threading
@@ -16,17 +19,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from agent.errors import DeviceError
+from agent.errors import ConfigError, DeviceError
 from simulator.clock import Clock
 from simulator.faultfile import FaultFile
-from simulator.faults import Conditions
+from simulator.faults import Conditions, Timeline
 from simulator.physics import BoardState, Physics
 from simulator.profile import BoardProfile
 
+log = logging.getLogger("simulator")
 STATE_NAME = "board.state"
 MAGIC = b"ovlboard"
 VERSION = 1
-HEADER = struct.Struct("<8sII16s")  # magic, version, numbers per slot, digest of the profile
+HEADER = struct.Struct("<8sII16s")  # magic, version, numbers per slot, digest of the profile and of the boot
 SLOT = struct.Struct("<QI4x")  # sequence, CRC-32 of the numbers
 MAX_LEASES = 64  # models loaded at once, by all processes of the node
 LOCK_TIMEOUT_S = 2.0
@@ -64,7 +68,7 @@ class Cell(Protocol):
         ...
 
     def release(self, device: int) -> None:
-        """One model less; a process that ends releases what it holds."""
+        """One model less, if this process holds one; a process that ends releases what it holds."""
         ...
 
 
@@ -85,8 +89,7 @@ class MemoryCell:
             yield Moment(self.state, self.physics, now)
 
     def conditions(self) -> Conditions:
-        with self._lock:
-            return self.physics.timeline.at(self.clock.now())
+        return self.physics.timeline.at(self.clock.now())
 
     def hold(self, device: int) -> None:
         with self.update() as moment:
@@ -94,7 +97,7 @@ class MemoryCell:
 
     def release(self, device: int) -> None:
         with self.update() as moment:
-            moment.state.held[device] -= 1
+            moment.state.held[device] = max(0, moment.state.held[device] - 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,21 +113,21 @@ class SharedCell:
     """A board whose state the processes of a node share through ``folder/board.state``.
 
     The file holds two slots. A writer, alone by flock (which the kernel frees when it dies), writes the slot that is
-    not the newest and last its sequence with a CRC: a writer killed at any point leaves the newest whole slot as it
-    was. Board time is the machine's monotonic clock; after a reboot the board starts at rest.
+    not the newest: killed at any point, it leaves the newest whole slot as it was, and a CRC tells the torn one. Board
+    time is the machine's monotonic clock; after a reboot the board starts at rest. Not to be used across a fork.
+    Raises DeviceError when the file cannot be used or a process that hangs has it locked.
     """
 
     def __init__(self, folder: Path, profile: BoardProfile, clock: Clock) -> None:
         self.profile, self.clock = profile, clock
+        self._file = -1
         self._path = folder / STATE_NAME
         self._faults = FaultFile(folder, profile)
-        self._seed, self._timeline = self._faults.read()
-        self._physics = Physics(profile, self._timeline, self._seed)
+        self._physics = self._read_faults()
         self._numbers = struct.Struct(f"<{_count(profile)}d")
-        digest = hashlib.sha256(profile.model_dump_json().encode()).digest()[:16]
+        digest = hashlib.sha256(profile.model_dump_json().encode() + _boot_id()).digest()[:16]
         self._header = HEADER.pack(MAGIC, VERSION, _count(profile), digest)
         self._lock = threading.RLock()
-        self._file = -1
         self._pruned = 0.0
 
     def __del__(self) -> None:
@@ -137,49 +140,50 @@ class SharedCell:
             yield moment
 
     def conditions(self) -> Conditions:
-        with self._lock:
-            self._refresh()
-            return self._physics.timeline.at(self.clock.now())
+        return self._current().timeline.at(self.clock.now())
 
     def hold(self, device: int) -> None:
         with self._exclusive() as (moment, leases):
             if len(leases) >= MAX_LEASES:
+                leases[:] = [lease for lease in leases if lease.born == _born(lease.pid)]
+            if len(leases) >= MAX_LEASES:
                 raise DeviceError(f"{MAX_LEASES} models are loaded on this simulated board; undeploy one")
             leases.append(_Lease(os.getpid(), _born(os.getpid()), device))
-            moment.state.held[device] += 1
+            _count_held(moment.state, leases)
 
     def release(self, device: int) -> None:
         with self._exclusive() as (moment, leases):
-            mine = next(
-                (lease for lease in leases if (lease.pid, lease.device) == (os.getpid(), device)), None
-            )
-            if mine is not None:
-                leases.remove(mine)
-                moment.state.held[device] -= 1
+            mine = (lease for lease in leases if (lease.pid, lease.device) == (os.getpid(), device))
+            if (lease := next(mine, None)) is not None:
+                leases.remove(lease)
+            _count_held(moment.state, leases)
 
     @contextmanager
     def _exclusive(self) -> Iterator[tuple[Moment, list[_Lease]]]:
         with self._lock, self._locked() as file:
-            self._refresh()
-            now = self.clock.now()
-            sequence, state, leases = self._load(file, now)
-            self._physics.advance(state, now)
-            self._prune(state, leases, now)
-            yield Moment(state, self._physics, now), leases
-            self._store(file, sequence + 1, state, leases)
+            physics, now = self._current(), self.clock.now()
+            try:
+                sequence, state, leases = self._load(file, now)
+            except OSError as error:
+                raise self._unusable(error) from error
+            physics.advance(state, now)
+            if now - self._pruned >= PRUNE_S:
+                self._pruned = now
+                leases = [lease for lease in leases if lease.born == _born(lease.pid)]
+                _count_held(state, leases)
+            yield Moment(state, physics, now), leases
+            try:
+                self._store(file, sequence + 1, state, leases)
+            except OSError as error:
+                raise self._unusable(error) from error
 
     @contextmanager
     def _locked(self) -> Iterator[int]:
-        if self._file < 0:
-            try:
-                self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-            except OSError as error:
-                raise DeviceError(
-                    f"{self._path}: {error.strerror}; a simulated board keeps its state there"
-                ) from error
         deadline = time.monotonic() + LOCK_TIMEOUT_S
         while True:
             try:
+                if self._file < 0:
+                    self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
@@ -188,15 +192,29 @@ class SharedCell:
                         f"{self._path} is locked by a process that hangs; restart the node"
                     ) from None
                 time.sleep(0.0002)
+            except OSError as error:
+                raise self._unusable(error) from error
         try:
             yield self._file
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
 
-    def _refresh(self) -> None:
+    def _unusable(self, error: OSError) -> DeviceError:
+        return DeviceError(f"{self._path}: {error.strerror}; a simulated board keeps its state there")
+
+    def _current(self) -> Physics:
         if self._faults.changed():
-            self._seed, self._timeline = self._faults.read()
-            self._physics = Physics(self.profile, self._timeline, self._seed)
+            self._physics = self._read_faults()
+        return self._physics
+
+    def _read_faults(self) -> Physics:
+        """A broken file counts as none, in every process: a node does not stop for it."""
+        try:
+            seed, timeline = self._faults.read()
+        except ConfigError as error:
+            log.warning("no faults are injected: %s", error)
+            seed, timeline = 0, Timeline(self.profile)
+        return Physics(self.profile, timeline, seed)
 
     def _load(self, file: int, now: float) -> tuple[int, BoardState, list[_Lease]]:
         """The newest whole slot; the board at rest when there is none of this profile and boot."""
@@ -211,7 +229,7 @@ class SharedCell:
                     newest = sequence, numbers
         else:
             os.ftruncate(file, 0)
-            os.pwrite(file, self._header + bytes(2 * slot_bytes), 0)
+            _write(file, self._header + bytes(2 * slot_bytes), 0)
         if newest[0]:
             state, leases = self._decode(newest[1])
             if state.time <= now:
@@ -220,55 +238,61 @@ class SharedCell:
 
     def _store(self, file: int, sequence: int, state: BoardState, leases: list[_Lease]) -> None:
         numbers = self._encode(state, leases)
+        crc = zlib.crc32(numbers, sequence & 0xFFFFFFFF)
         offset = HEADER.size + (sequence % 2) * (SLOT.size + self._numbers.size)
-        # The old CRC does not fit the new numbers, so a kill between the two writes leaves a slot that counts as torn.
-        os.pwrite(file, numbers, offset + SLOT.size)
-        os.pwrite(file, SLOT.pack(sequence, zlib.crc32(numbers, sequence & 0xFFFFFFFF)), offset)
+        _write(file, SLOT.pack(sequence, crc) + numbers, offset)
 
     def _encode(self, state: BoardState, leases: list[_Lease]) -> bytes:
-        flat = [float(number) for lease in leases for number in (lease.pid, lease.born, lease.device)]
-        flat += [0.0] * (3 * MAX_LEASES - len(flat))
+        flat = [number for lease in leases for number in (lease.pid, lease.born, lease.device)]
         return self._numbers.pack(
-            state.time, state.base_j, *state.temp_c, *state.level, *state.busy_until, *state.busy_w, *state.held,
-            *state.overlay, *state.runs, *state.busy_s, *state.device_j, *flat,
+            state.time, state.base_j, *state.temp_c, *state.level, *state.busy_until, *state.busy_w, *state.overlay,
+            *state.runs, *state.busy_s, *state.device_j, len(leases), *flat, *[0.0] * (3 * MAX_LEASES - len(flat)),
         )  # fmt: skip
 
     def _decode(self, data: bytes) -> tuple[BoardState, list[_Lease]]:
-        numbers = list(self._numbers.unpack(data))
+        numbers = iter(self._numbers.unpack(data))
         zones, devices = len(self.profile.zones), len(self.profile.devices)
 
         def take(count: int) -> list[float]:
-            taken, numbers[:] = numbers[:count], numbers[count:]
-            return taken
+            return list(itertools.islice(numbers, count))
 
         def whole(count: int) -> list[int]:
-            return [int(number) for number in take(count)]
+            return [int(number) for number in itertools.islice(numbers, count)]
 
         clock, base_j = take(2)
         state = BoardState(
-            clock, take(zones), whole(zones), take(devices), take(devices), whole(devices), whole(devices),
-            whole(devices), take(devices), take(devices), base_j,
+            clock, take(zones), whole(zones), take(devices), take(devices), [], whole(devices), whole(devices),
+            take(devices), take(devices), base_j,
         )  # fmt: skip
-        leases = [_Lease(*whole(3)) for _ in range(MAX_LEASES)]
-        return state, [lease for lease in leases if lease.pid]
-
-    def _prune(self, state: BoardState, leases: list[_Lease], now: float) -> None:
-        """Release what dead processes held."""
-        if now - self._pruned < PRUNE_S:
-            return
-        self._pruned = now
-        for lease in list(leases):
-            if _born(lease.pid) != lease.born:
-                leases.remove(lease)
-                state.held[lease.device] -= 1
+        leases = [_Lease(*whole(3)) for _ in range(int(next(numbers)))]
+        _count_held(state, leases)
+        return state, leases
 
 
 def _count(profile: BoardProfile) -> int:
-    return 2 + 2 * len(profile.zones) + 7 * len(profile.devices) + 3 * MAX_LEASES
+    return 3 + 2 * len(profile.zones) + 6 * len(profile.devices) + 3 * MAX_LEASES
+
+
+def _count_held(state: BoardState, leases: list[_Lease]) -> None:
+    state.held = [0] * len(state.overlay)
+    for lease in leases:
+        state.held[lease.device] += 1
+
+
+def _write(file: int, data: bytes, offset: int) -> None:
+    if os.pwrite(file, data, offset) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _born(pid: int) -> int:
-    """When the process started, in clock ticks since boot (proc(5), stat, field 22); -1 when there is none."""
+    """When the process started, in clock ticks since boot (proc(5), stat, fields 3 and 22); -1 when it has ended."""
     with contextlib.suppress(OSError, ValueError, IndexError):
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return -1 if fields[0] in "ZX" else int(fields[19])
     return -1
+
+
+def _boot_id() -> bytes:
+    with contextlib.suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_bytes()
+    return b""

@@ -16,6 +16,7 @@ from simulator.profile import BoardProfile, Part
 
 NAME = "board.faults.json"
 MAX_FAULTS = 1000
+MAX_BYTES = 1 << 20
 
 
 class _Happening(Part):
@@ -35,7 +36,7 @@ class FaultFile:
     def __init__(self, folder: Path, profile: BoardProfile) -> None:
         self._path = folder / NAME
         self._profile = profile
-        self._seen: tuple[int, int] | None = None
+        self._seen: tuple[int, int, int] | None = None
 
     def changed(self) -> bool:
         """True when the file is another one than the one that was read last."""
@@ -45,17 +46,17 @@ class FaultFile:
         """The seed and the faults; none without a file. ConfigError for a file that is none of ours."""
         self._seen = self._stamp()
         try:
-            text = self._path.read_text()
+            with self._path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+            if len(data) > MAX_BYTES:
+                raise ConfigError(f"it is larger than {MAX_BYTES >> 20} MiB")
+            found = _File.model_validate_json(data)
+            check_faults([item.fault for item in found.happenings], self._profile)
         except FileNotFoundError:
             return 0, Timeline(self._profile)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{self._path}: {error}; remove it to clear the injected faults") from error
-        try:
-            found = _File.model_validate_json(text)
-        except ValidationError as error:
-            problem = explain_validation(error)
+        except (OSError, ConfigError, ValidationError) as error:
+            problem = explain_validation(error) if isinstance(error, ValidationError) else error
             raise ConfigError(f"{self._path}: {problem}; remove it to clear the injected faults") from error
-        check_faults([item.fault for item in found.happenings], self._profile)
         happenings = [
             Happening(item.start, FOREVER if item.end is None else item.end, item.fault)
             for item in found.happenings
@@ -63,7 +64,7 @@ class FaultFile:
         return found.seed, Timeline(self._profile, happenings)
 
     def write(self, seed: int, happenings: Sequence[Happening]) -> None:
-        """Replace what is injected. ConfigError: too many, or they name what the board has not."""
+        """Replace what is injected. ConfigError: too many, naming what the board has not, or not writable."""
         if len(happenings) > MAX_FAULTS:
             raise ConfigError(
                 f"{len(happenings)} faults are more than {MAX_FAULTS}; clear them: overlaid sim clear"
@@ -73,15 +74,26 @@ class FaultFile:
             _Happening(start=h.start, end=None if h.end == FOREVER else h.end, fault=h.fault)
             for h in happenings
         ]
-        text = _File(seed=seed, happenings=tuple(items)).model_dump_json()
-        descriptor, name = tempfile.mkstemp(".tmp", NAME, self._path.parent)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
-        Path(name).replace(self._path)
+        data = _File(seed=seed, happenings=tuple(items)).model_dump_json().encode()
+        try:
+            self._replace(data)
+        except OSError as error:
+            raise ConfigError(f"{self._path} cannot be written: {error.strerror}") from error
 
-    def _stamp(self) -> tuple[int, int] | None:
+    def _replace(self, data: bytes) -> None:
+        descriptor, name = tempfile.mkstemp(".tmp", NAME, self._path.parent)
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                os.fchmod(descriptor, 0o644)  # the node's user reads what root injects
+                file.write(data)
+            Path(name).replace(self._path)
+        except OSError:
+            Path(name).unlink(missing_ok=True)
+            raise
+
+    def _stamp(self) -> tuple[int, int, int] | None:
         try:
             status = os.stat(self._path)  # noqa: PTH116 (hot: at every run)
         except OSError:
             return None
-        return status.st_ino, status.st_mtime_ns
+        return status.st_ino, status.st_mtime_ns, status.st_size

@@ -48,8 +48,8 @@ KINDS = {
 class Fault(Part):
     """``at_s`` after the scenario's start or the injection; without ``for_s`` it lasts until the end."""
 
-    kind: str
-    target: str = ""
+    kind: str = Field(max_length=64)
+    target: str = Field("", max_length=64)
     value: float | None = None
     at_s: float = Field(0.0, ge=0, le=1e9)
     for_s: float | None = Field(None, gt=0, le=1e9)
@@ -109,12 +109,13 @@ class Happening:
 
 @dataclass(frozen=True, slots=True)
 class Conditions:
-    """What holds from one change to the next, which comes at ``until``. Lists are by device or rail, in order.
+    """What holds from one change, at ``since``, to the next, at ``until``. Lists are by device or rail, in order.
 
-    Several faults of a kind add up: clocks multiply, shares of co-tenants leave what the one before left, the lowest
-    cap and disk rate count, ambient steps and clock jumps are summed.
+    Several faults of a kind add up, within its range: clocks multiply, shares of co-tenants leave what the one before
+    left, the lowest cap and disk rate count, ambient steps and clock jumps are summed.
     """
 
+    since: float
     until: float
     ambient_c: float  # added to the profile's
     clock: tuple[float, ...]
@@ -122,6 +123,7 @@ class Conditions:
     cap_w: float
     brown_out: bool
     lost: tuple[bool, ...]
+    back_at: tuple[float, ...]  # when the device came back from its last loss; minus infinity: never lost
     overlay_fails: tuple[bool, ...]
     dma_timeout_s: tuple[float, ...]  # 0: none
     missing: tuple[bool, ...]
@@ -144,12 +146,11 @@ class Timeline:
     def at(self, time: float) -> Conditions:
         """The conditions at ``time``. Fast when times do not go back."""
         now = self._now
-        if not self._since <= time < now.until:
+        if not now.since <= time < now.until:
             now = self._now = self._make(time)
         return now
 
     def _make(self, time: float) -> Conditions:
-        self._since = max((t for t in self._changes if t <= time), default=-FOREVER)
         active = [h.fault for h in self.happenings if h.start <= time < h.end]
 
         def amounts(kind: str, target: str = "") -> list[float]:
@@ -158,21 +159,38 @@ class Timeline:
         def hit(kind: str, names: Sequence[str]) -> tuple[bool, ...]:
             return tuple(bool(amounts(kind, name)) for name in names)
 
+        def total(kind: str) -> float:
+            return min(max(sum(amounts(kind)), KINDS[kind].low), KINDS[kind].high)
+
         devices = self._devices
         brown_out = bool(amounts("brown-out"))
+        slowest, fullest = KINDS["throttle"].low, KINDS["co-tenant"].high
         return Conditions(
+            since=max((t for t in self._changes if t <= time), default=-FOREVER),
             until=next(t for t in self._changes if t > time),
-            ambient_c=sum(amounts("thermal-step")),
-            clock=tuple(math.prod(amounts("throttle", d)) for d in devices),
-            share=tuple(1.0 - math.prod(1.0 - s for s in amounts("co-tenant", d)) for d in devices),
+            ambient_c=total("thermal-step"),
+            clock=tuple(max(slowest, math.prod(amounts("throttle", d))) for d in devices),
+            share=tuple(
+                min(fullest, 1.0 - math.prod(1.0 - s for s in amounts("co-tenant", d))) for d in devices
+            ),
             cap_w=min(amounts("power-cap"), default=FOREVER),
             brown_out=brown_out,
             lost=tuple(brown_out or lost for lost in hit("device-lost", devices)),
+            back_at=tuple(self._back_at(d, time) for d in devices),
             overlay_fails=hit("overlay-load-failure", devices),
             dma_timeout_s=tuple(max(amounts("dma-timeout", d), default=0.0) for d in devices),
             missing=tuple(brown_out or missing for missing in hit("sensor-missing", self._rails)),
             nonsense=hit("sensor-nonsense", self._rails),
             disk_mb_s=min(amounts("disk-slow"), default=FOREVER),
             disk_full=bool(amounts("disk-full")),
-            clock_jump_s=sum(amounts("clock-jump")),
+            clock_jump_s=total("clock-jump"),
         )
+
+    def _back_at(self, device: str, time: float) -> float:
+        ends = (
+            h.end
+            for h in self.happenings
+            if h.end <= time
+            and (h.fault.kind, h.fault.target) in (("device-lost", device), ("brown-out", ""))
+        )
+        return max(ends, default=-FOREVER)

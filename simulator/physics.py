@@ -7,14 +7,17 @@ energy and temperature have closed forms and no step size enters:
 
 (Incropera, Fundamentals of Heat and Mass Transfer, "lumped capacitance"). A device at a share f of its clock takes
 1 / f as long and draws f^2 of its active power: between f (clock alone) and f^3 (clock and voltage). Leakage that grows
-with temperature is left out. A run keeps the clock that it started with.
+with temperature is left out. A run keeps the clock at which it was reserved; loading goes by no clock. A device that is
+lost drops what is reserved. Throttle points slow a co-tenant as they slow the node's own runs; a power cap does not.
 """
 
 from __future__ import annotations
 
+import functools
 import math
 import random
-from dataclasses import dataclass, field
+from array import array
+from dataclasses import dataclass
 from statistics import NormalDist
 
 from simulator.faults import Conditions, Timeline
@@ -80,7 +83,7 @@ class _Zone:
     base_w: float
     up: list[float]  # level n ends at up[n], going up
     down: list[float]  # level n + 1 ends at down[n], going down
-    factors: list[float] = field(default_factory=list)  # clock by level
+    factors: list[float]  # clock by level
 
 
 class Physics:
@@ -102,7 +105,7 @@ class Physics:
             )
             for zone in profile.zones
         ]
-        self._variation = [_variation(device.jitter, seed, i) for i, device in enumerate(profile.devices)]
+        self._seed = seed
 
     def draw(self, state: BoardState) -> tuple[float, list[float]]:
         """Watts of the base and of each device at the state's time."""
@@ -113,6 +116,8 @@ class Physics:
         """Move the state to ``time``; nothing happens when that lies behind it."""
         while state.time < time:
             conditions = self.timeline.at(state.time)
+            if True in conditions.lost:
+                _drop(state, conditions)
             watts = self._draw(state, conditions)
             base_w = 0.0 if conditions.brown_out else self.profile.base.watts
             end = min(time, conditions.until)
@@ -124,14 +129,13 @@ class Physics:
     def clock(self, state: BoardState, device: int) -> float:
         """The share of its clock at which a run would start now."""
         conditions = self.timeline.at(state.time)
-        zone = self._zone_of[device]
-        clock = self._zones[zone].factors[state.level[zone]] * conditions.clock[device]
+        clock = self._throttled(state, device, conditions)
         if conditions.cap_w < math.inf:
-            watts = self._draw(state, conditions)
-            rest_w = self.profile.base.watts + sum(watts)
+            rest_w = self.profile.base.watts + sum(self._draw(state, conditions))
             if state.busy_until[device] > state.time:
                 rest_w -= state.busy_w[device]
-            room = max(0.0, conditions.cap_w - rest_w) / self.profile.devices[device].active_w
+            most_w = self.profile.devices[device].active_w * (1.0 - conditions.share[device])
+            room = max(0.0, conditions.cap_w - rest_w) / most_w
             clock = min(clock, max(math.sqrt(room), MIN_CLOCK))
         return clock
 
@@ -139,16 +143,16 @@ class Physics:
         """Reserve the device for a run that takes ``seconds`` at full clock, after what is reserved already."""
         self.advance(state, time)
         clock = self.clock(state, device)
-        share = self.timeline.at(state.time).share[device]
-        variation = self._variation[device]
-        taken = seconds * variation[state.runs[device] % QUANTILES] / (clock * (1.0 - share))
+        # A co-tenant's share is not ours; what it draws is in _draw.
+        left = 1.0 - self.timeline.at(state.time).share[device]
+        parameters = self.profile.devices[device]
+        factor = _variation(parameters.jitter, self._seed, device)[state.runs[device] % QUANTILES]
         state.runs[device] += 1
-        # The co-tenant's share of the device draws its part all the time, see _draw.
-        watts = self.profile.devices[device].active_w * clock * clock * (1.0 - share)
-        return self._reserve(state, device, taken, watts)
+        watts = parameters.active_w * clock * clock * left
+        return self._reserve(state, device, seconds * factor / (clock * left), watts)
 
     def load(self, state: BoardState, device: int, seconds: float, joules: float, time: float) -> Interval:
-        """Reserve the device while a model or an overlay is loaded, at the power that ``joules`` gives."""
+        """Reserve the device for ``seconds`` whatever its clock, at the power that ``joules`` gives."""
         self.advance(state, time)
         return self._reserve(state, device, seconds, joules / seconds if seconds else 0.0)
 
@@ -163,6 +167,11 @@ class Physics:
         state.busy_s[device] += seconds
         return Interval(start, end, watts * seconds)
 
+    def _throttled(self, state: BoardState, device: int, conditions: Conditions) -> float:
+        """The clock that heat and throttle faults leave."""
+        zone = self._zone_of[device]
+        return self._zones[zone].factors[state.level[zone]] * conditions.clock[device]
+
     def _draw(self, state: BoardState, conditions: Conditions) -> list[float]:
         watts = []
         for i, device in enumerate(self.profile.devices):
@@ -175,7 +184,7 @@ class Physics:
             if state.busy_until[i] > state.time:
                 drawn += state.busy_w[i]
             if conditions.share[i]:
-                drawn += conditions.share[i] * device.active_w
+                drawn += conditions.share[i] * device.active_w * self._throttled(state, i, conditions) ** 2
             watts.append(drawn)
         return watts
 
@@ -205,11 +214,17 @@ class Physics:
         state.base_j += base_w * seconds
         state.time = end
         if crossed >= 0:
-            zone, level = self._zones[crossed], state.level[crossed]
-            state.temp_c[crossed] = zone.up[level] if step > 0 else zone.down[level - 1]
             state.level[crossed] += step
-        if conditions.brown_out:
-            state.overlay = [NO_OVERLAY] * len(state.overlay)
+
+
+def _drop(state: BoardState, conditions: Conditions) -> None:
+    """What lost devices had reserved is done no more; without power, overlays are gone too."""
+    for i, lost in enumerate(conditions.lost):
+        if lost and state.busy_until[i] > state.time:
+            state.busy_s[i] -= state.busy_until[i] - state.time
+            state.busy_until[i] = state.time
+    if conditions.brown_out:
+        state.overlay = [NO_OVERLAY] * len(state.overlay)
 
 
 def _crossing(zone: _Zone, temp: float, level: int, goal: float) -> tuple[float, int]:
@@ -225,12 +240,12 @@ def _crossing(zone: _Zone, temp: float, level: int, goal: float) -> tuple[float,
     return math.inf, 0
 
 
-def _variation(jitter: float, seed: int, device: int) -> list[float]:
+@functools.cache
+def _variation(jitter: float, seed: int, device: int) -> array[float]:
     """Factors of mean 1 with relative standard deviation ``jitter``: each quantile once, shuffled."""
     sigma = math.sqrt(math.log(1.0 + jitter * jitter))
     normal = NormalDist()
-    factors = [
-        math.exp(sigma * normal.inv_cdf((i + 0.5) / QUANTILES) - sigma * sigma / 2) for i in range(QUANTILES)
-    ]
+    quantiles = (normal.inv_cdf((i + 0.5) / QUANTILES) for i in range(QUANTILES))
+    factors = array("d", (math.exp(sigma * each - sigma * sigma / 2) for each in quantiles))
     random.Random(f"{seed}/{device}").shuffle(factors)  # noqa: S311
     return factors

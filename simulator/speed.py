@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from agent.errors import ModelLoadError
 from simulator.profile import Device, Precision
-from simulator.work import Work
+
+if TYPE_CHECKING:
+    from simulator.work import Work
 
 # Where a device does not compute in a precision, the work is done in the next one up.
 NEXT: dict[str, tuple[Precision, ...]] = {
