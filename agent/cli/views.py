@@ -146,19 +146,34 @@ def show_placement(placement: Values) -> None:
 
 def show_verdicts(verdicts: Sequence[Values]) -> None:
     """A row for each candidate: its numbers and what was decided about it."""
-    columns = ("CANDIDATE", "P50 MS", "P99 MS <=", "SURE", "MJ/RUN", "ENERGY", "ACCURACY", "VERDICT")
-    print_table(columns, [_verdict_row(verdict) for verdict in verdicts])
+    held = any((verdict["measurement"] or {}).get("holding_w") for verdict in verdicts)
+    columns = (
+        "CANDIDATE",
+        "P50 MS",
+        "P99 MS <=",
+        "SURE",
+        "MJ/RUN",
+        "HELD W",
+        "ENERGY",
+        "ACCURACY",
+        "VERDICT",
+    )
+    shown = [place for place, column in enumerate(columns) if held or column != "HELD W"]
+    rows = [_verdict_row(verdict) for verdict in verdicts]
+    print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
 
 
 def _verdict_row(verdict: Values) -> list[object]:
     measured = verdict["measurement"] or {}
     joules, sure = measured.get("joules"), measured.get("confidence")
+    holding_w = measured.get("holding_w")
     return [
         runs(verdict["candidate"]),
         number(measured.get("p50_ms")),
         number(measured.get("p99_ms")),
         None if sure is None else f"{math.floor(sure * 1000) / 10:g}%",
         None if joules is None else number(joules * 1e3),
+        "0" if holding_w == 0 else number(holding_w),
         measured.get("energy"),
         measured.get("accuracy"),
         "chosen" if verdict["chosen"] else verdict["reason"],

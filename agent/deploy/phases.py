@@ -183,10 +183,12 @@ async def place(
 
 
 async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
+    seconds = res.settings.profile_s
+    rest_w = await profile.idle_watts(res.meters, seconds * profile.IDLE_SHARE)
     worker = await start_checked(res, package, candidate)
     try:
         accuracy = package.manifest.variant(candidate.variant).accuracy
-        return await profile.measure(candidate, accuracy, worker, res.meters, res.settings.profile_s)
+        return await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
     finally:
         await res.pool.stop(worker)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ WARM_UP_SHARE = 0.1  # of the time that was asked for
 IDLE_SHARE = 0.2  # on each side, when there is a meter
 METER_PERIOD_S = 0.05  # sensors that show watts are integrated between readings
 MIN_WATTS, MAX_WATTS = 1e-3, 1e3  # above idle: less is below what sensors resolve, more is a glitch
+MIN_HOLDING_W = 0.010  # what a loaded model costs at least to be told from noise
+MAX_METER_W = 1e4  # of one meter between two readings: more is a glitch
 T = TypeVar("T")
 
 
@@ -44,29 +47,43 @@ class Bracket:
     seconds: float
 
 
+async def idle_watts(
+    meters: Sequence[PowerMeter], seconds: float, clock: Callable[[], float] = time.monotonic
+) -> float | None:
+    """What all meters together show over ``seconds``; None without meters or when one could not be read."""
+    if not meters:
+        return None
+    bracket, _ = await _metered(asyncio.sleep(seconds), meters, clock)
+    return None if bracket is None or bracket.seconds <= 0 else bracket.joules / bracket.seconds
+
+
 async def measure(
     candidate: Candidate,
     accuracy: float | None,
     worker: Profiled,
     meters: Sequence[PowerMeter],
     seconds: float,
+    rest_w: float | None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Measurement:
     """Profile ``worker`` for about ``seconds`` in all: warm-up, then at most MAX_RUNS samples between idle brackets.
 
+    ``rest_w``: ``idle_watts`` before the worker was there; what idling costs more with it is its holding power.
     Raises what the worker raises; a meter that fails only makes the energy "missing". Cancelling is safe.
     """
     warm_up_s, idle_s = seconds * WARM_UP_SHARE, seconds * IDLE_SHARE if meters else 0.0
     run_s = seconds - warm_up_s - 2 * idle_s
     await worker.profile(warm_up_s, WARM_UP_RUNS)
-    joules: float | None = None
+    joules = holding_w = None
     if meters:
         before, _ = await _metered(asyncio.sleep(idle_s), meters, clock)
         during, (samples, runs) = await _metered(_fill(worker, run_s, clock), meters, clock)
         after, _ = await _metered(asyncio.sleep(idle_s), meters, clock)
         joules = energy_per_run((before, during, after), runs)
+        holding_w = holding_watts(before, after, rest_w)
     else:
         samples = await worker.profile(run_s, MAX_RUNS)
+    known = joules is not None and holding_w is not None
     p99, confidence = p99_upper(samples)
     return Measurement(
         candidate=candidate,
@@ -78,8 +95,10 @@ async def measure(
         load_s=worker.load_s,
         memory_mb=worker.memory_mb,
         accuracy=accuracy,
-        joules=joules,
-        energy=_tag(meters) if joules is not None else "missing",
+        joules=joules if known else None,
+        energy=_tag(meters) if known else "missing",
+        holding_w=holding_w if known else None,
+        rest_w=rest_w if known else None,
     )
 
 
@@ -111,34 +130,72 @@ def energy_per_run(brackets: Sequence[Bracket | None], runs: int) -> float | Non
     return above_w * during.seconds / runs
 
 
+def holding_watts(before: Bracket | None, after: Bracket | None, rest_w: float | None) -> float | None:
+    """Watts that the loaded model costs while idle, from the idle brackets around its runs and the rest before it.
+
+    0.0 below MIN_HOLDING_W or below what the brackets differ by; None when one of the three is missing.
+    """
+    if before is None or after is None or rest_w is None or not (before.seconds > 0 and after.seconds > 0):
+        return None
+    above_w = (before.joules + after.joules) / (before.seconds + after.seconds) - rest_w
+    drift_w = abs(before.joules / before.seconds - after.joules / after.seconds)
+    return above_w if above_w >= max(drift_w, MIN_HOLDING_W) else 0.0
+
+
 async def _metered(
     work: Awaitable[T], meters: Sequence[PowerMeter], clock: Callable[[], float]
 ) -> tuple[Bracket | None, T]:
     """The result of ``work`` and what the meters counted meanwhile (None when one could not be read)."""
     task = asyncio.ensure_future(work)
     try:
-        first_j, started = _joules(meters), clock()
-        last_j: float | None = first_j
+        counted = _Counted(meters, clock)
         while not task.done():
             await asyncio.wait({task}, timeout=METER_PERIOD_S)
-            last_j = _joules(meters) if last_j is not None else None
-        seconds = clock() - started
+            counted.read()
         result = await task
     finally:
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    if first_j is None or last_j is None:
-        return None, result
-    return Bracket(last_j - first_j, seconds), result
+    return counted.bracket, result
 
 
-def _joules(meters: Sequence[PowerMeter]) -> float | None:
-    try:
-        return sum(meter.joules() for meter in meters)
-    except MeterError:
-        return None
+class _Counted:
+    """What meters have counted since this was made. One reading that fails or makes no sense spoils it all: NaN,
+    a counter that went back, more than MAX_METER_W since the reading before."""
+
+    def __init__(self, meters: Sequence[PowerMeter], clock: Callable[[], float]) -> None:
+        self._meters, self._clock = meters, clock
+        self._last = self._first = self._joules()
+        self._time = self._started = clock()
+
+    def read(self) -> None:
+        """To be called often: sensors that show watts are integrated between readings."""
+        joules, now = self._joules(), self._clock()
+        # Counters step: between two readings in quick succession a step of a whole period may fall.
+        most = MAX_METER_W * max(now - self._time, METER_PERIOD_S)
+        if self._last is not None and joules is not None:
+            sane = all(0 <= b - a <= most for a, b in zip(self._last, joules, strict=True))
+            self._last = joules if sane else None
+        else:
+            self._last = None
+        self._time = now
+
+    @property
+    def bracket(self) -> Bracket | None:
+        """Until the last reading; None when it is spoilt."""
+        if self._first is None or self._last is None:
+            return None
+        return Bracket(sum(self._last) - sum(self._first), self._time - self._started)
+
+    def _joules(self) -> list[float] | None:
+        try:
+            joules = [meter.joules() for meter in self._meters]
+        except MeterError:
+            return None
+        return joules if all(map(math.isfinite, joules)) else None
 
 
 def _tag(meters: Sequence[PowerMeter]) -> str:
-    return "measured" if all(meter.tag == "measured" for meter in meters) else "estimated"
+    tags = {meter.tag for meter in meters}
+    return tags.pop() if len(tags) == 1 else "estimated"

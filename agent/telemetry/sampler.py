@@ -13,6 +13,7 @@ from agent.errors import MeterError, one_line
 from agent.types import PowerSample
 
 log = logging.getLogger("telemetry")
+MAX_WATTS = 1e4  # average of one rail: more is a glitch
 
 
 class Meter(Protocol):
@@ -55,13 +56,17 @@ class Sampler:
         except MeterError as error:
             self._tell(meter.rail, one_line(error))
             return None
-        self._tell(meter.rail, "")
         now = self._monotonic()
         before, self._last[meter.rail] = self._last.get(meter.rail), (now, joules)
-        # A counter that went back was reset: it starts anew.
-        if before is None or joules < before[1] or now <= before[0]:
+        if before is None or now <= before[0]:
+            self._tell(meter.rail, "")
             return None
-        return (joules - before[1]) / (now - before[0])
+        watts = (joules - before[1]) / (now - before[0])
+        if not 0 <= watts <= MAX_WATTS:  # a glitch or a reset: it starts anew from here
+            self._tell(meter.rail, "its counter jumped")
+            return None
+        self._tell(meter.rail, "")
+        return watts
 
     def _tell(self, rail: str, problem: str) -> None:
         if problem == self._problems.get(rail, ""):

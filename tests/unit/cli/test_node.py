@@ -191,6 +191,20 @@ def test_explain_gives_every_candidate_its_verdict(overlaid: Any, folders: Folde
     assert other.endswith("p99 25 ms is over 20 ms") and " - " in other
 
 
+def test_explain_shows_holding_power_where_there_is_any(overlaid: Any, folders: Folders) -> None:
+    chosen, other = PLACEMENT.verdicts
+    assert chosen.measurement is not None
+    free = replace(chosen, measurement=replace(chosen.measurement, holding_w=0.0))
+    held = replace(other, measurement=replace(chosen.measurement, holding_w=0.35, energy="simulated"))
+    for verdicts, shown in (((free, other), False), ((free, held), True)):
+        with daemon(folders, {"explain": replace(PLACEMENT, verdicts=verdicts)}):
+            _, out, _ = overlaid("explain", "digits")
+        assert ("HELD W" in out) == shown
+    lines = [line.split() for line in out.splitlines()]
+    assert next(line for line in lines if line[:1] == ["int8"])[-5:-2] == ["1.2", "0", "measured"]
+    assert next(line for line in lines if line[:1] == ["fp32"])[8:11] == ["0.35", "simulated", "0.981"]
+
+
 def test_explain_without_a_daemon_uses_the_record(overlaid: Any, folders: Folders) -> None:
     telemetry = Telemetry(folders.state / "telemetry.db", 1)
     telemetry.placement(PLACEMENT)

@@ -7,7 +7,7 @@ import pytest
 
 from agent.errors import MeterError, WorkerCrashed
 from agent.placement import profile
-from agent.placement.profile import Bracket, energy_per_run, measure
+from agent.placement.profile import Bracket, energy_per_run, holding_watts, idle_watts, measure
 from agent.types import Candidate, Measurement
 
 CANDIDATE = Candidate("fp32", "onnxruntime", "cpu")
@@ -74,11 +74,22 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 
 def run(
-    world: World, *meters: FakeMeter, seconds: float = 2.0, worker: FakeWorker | None = None
+    world: World,
+    *meters: FakeMeter,
+    seconds: float = 2.0,
+    worker: FakeWorker | None = None,
+    loading_w: float = 0.0,
 ) -> Measurement:
-    return asyncio.run(
-        measure(CANDIDATE, 0.98, worker or FakeWorker(world), meters, seconds, clock=world.clock)
-    )
+    """As a deployment does: the rest first, then a worker that is loaded, which adds ``loading_w``."""
+
+    async def both() -> Measurement:
+        rest_w = await idle_watts(meters, 0.4, world.clock)
+        world.idle_w += loading_w
+        return await measure(
+            CANDIDATE, 0.98, worker or FakeWorker(world), meters, seconds, rest_w, clock=world.clock
+        )
+
+    return asyncio.run(both())
 
 
 def test_latency_without_meters(world: World) -> None:
@@ -88,7 +99,7 @@ def test_latency_without_meters(world: World) -> None:
     assert (got.mean_ms, got.p50_ms, got.p99_ms) == pytest.approx((1.0, 1.0, 1.0))
     assert got.runs == 1800
     assert got.confidence >= 0.99
-    assert (got.joules, got.energy) == (None, "missing")
+    assert (got.joules, got.energy, got.holding_w, got.rest_w) == (None, "missing", None, None)
     assert [call[0] for call in worker.calls] == pytest.approx([0.2, 1.8])  # warm-up, then the runs
     assert [call[1] for call in worker.calls] == [20, 2000]
 
@@ -109,11 +120,37 @@ def test_energy_above_idle(world: World) -> None:
     got = run(world, FakeMeter(world))
     assert got.joules == pytest.approx(2.0 * 0.001)
     assert got.energy == "measured"
+    assert got.rest_w == pytest.approx(3.0)
+
+
+def test_what_loading_adds_to_idling_is_holding_power(world: World) -> None:
+    got = run(world, FakeMeter(world, 0.5), FakeMeter(world, 0.5), loading_w=0.7)
+    assert got.holding_w == pytest.approx(0.7)
+    assert got.rest_w == pytest.approx(3.0)
+    assert got.joules == pytest.approx(2.0 * 0.001)  # a run does not pay for it again
+    assert got.average_w(10.0) == pytest.approx(0.72)
+
+
+@pytest.mark.parametrize("loading_w", [0.009, 0.0, -1.0])
+def test_holding_power_within_the_noise_is_none(world: World, loading_w: float) -> None:
+    assert run(world, FakeMeter(world), loading_w=loading_w).holding_w == 0.0
+
+
+def test_holding_power_is_not_told_from_a_drift_as_large() -> None:
+    assert holding_watts(Bracket(3.0, 1), Bracket(3.2, 1), 3.0) == 0.0
+    assert holding_watts(Bracket(3.0, 1), Bracket(3.2, 1), 2.5) == pytest.approx(0.6)
+    assert holding_watts(None, Bracket(3.2, 1), 3.0) is None
+    assert holding_watts(Bracket(3.0, 1), Bracket(3.2, 1), None) is None
 
 
 def test_rails_are_summed(world: World) -> None:
     got = run(world, FakeMeter(world, 0.25), FakeMeter(world, 0.75))
     assert got.joules == pytest.approx(2.0 * 0.001)
+
+
+def test_a_simulated_board_says_so(world: World) -> None:
+    got = run(world, FakeMeter(world, 0.5, "simulated"), FakeMeter(world, 0.5, "simulated"))
+    assert got.energy == "simulated"
 
 
 @pytest.mark.parametrize("tag", ["estimated", "simulated"])
@@ -128,7 +165,7 @@ def test_a_fast_model_runs_until_slow_meters_have_seen_it(world: World) -> None:
     got = run(world, FakeMeter(world), worker=worker)
     assert got.runs == profile.MAX_RUNS
     assert len(worker.calls) > 10
-    assert world.time - started == pytest.approx(2.0, abs=0.2)
+    assert world.time - started == pytest.approx(0.4 + 2.0, abs=0.25)
     assert got.joules == pytest.approx(2.0 * 1e-5)
 
 
@@ -137,6 +174,40 @@ def test_a_meter_that_fails_makes_energy_missing(world: World, fails_at: int) ->
     got = run(world, FakeMeter(world), FakeMeter(world, fails_at=fails_at))
     assert (got.joules, got.energy) == (None, "missing")
     assert got.p50_ms == pytest.approx(1.0)
+
+
+class Glitch(FakeMeter):
+    """Shows something else at one reading."""
+
+    def __init__(self, world: World, at: int, value: Callable[[float], float]) -> None:
+        super().__init__(world)
+        self._at, self._value = at, value
+
+    def joules(self) -> float:
+        joules = super().joules()
+        return self._value(joules) if self._readings == self._at else joules
+
+
+@pytest.mark.parametrize(
+    "value", [lambda _: float("nan"), lambda j: j + 1e6, lambda j: j - 1e6, lambda _: float("inf")]
+)
+def test_a_glitch_at_any_reading_makes_energy_missing_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch, value: Callable[[float], float]
+) -> None:
+    async def sleep(seconds: float) -> None:
+        world.pass_time(seconds, world.idle_w)
+        await real_sleep(0)
+
+    real_sleep = asyncio.sleep
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    world = World()
+    steady = FakeMeter(world)
+    run(world, steady)
+    for at in range(1, steady._readings + 1):
+        world.idle_w, world.busy_w = 3.0, 2.0
+        got = run(world, Glitch(world, at, value))
+        assert (got.joules, got.holding_w, got.rest_w, got.energy) == (None, None, None, "missing"), at
+        assert got.p50_ms == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("busy_w", [-1.0, 0.0, 5000.0])
@@ -185,7 +256,7 @@ def test_cancelling_stops_the_worker_call(world: World, with_meter: bool) -> Non
         nonlocal started
         started = asyncio.Event()
         task = asyncio.ensure_future(
-            measure(CANDIDATE, None, Endless(world), meters(), 1.0, clock=world.clock)
+            measure(CANDIDATE, None, Endless(world), meters(), 1.0, 3.0, clock=world.clock)
         )
         await asyncio.wait_for(started.wait(), 10)
         task.cancel()

@@ -52,6 +52,17 @@ def test_a_counter_that_went_back_starts_anew() -> None:
     assert [[s.watts for s in samples] for samples in found] == [[], [], [1.0]]
 
 
+def test_glitches_give_no_sample_and_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    readings: list[float | None] = [0, 1, 1e9, 3, 4, 5]  # up, which is back for the next one
+    with caplog.at_level(logging.INFO):
+        found = sample_all(Scripted("cpu", readings), times=range(6))
+    assert [[s.watts for s in samples] for samples in found] == [[], [1.0], [], [], [1.0], [1.0]]
+    assert [record.getMessage() for record in caplog.records] == [
+        "power of cpu is not recorded: its counter jumped",
+        "power of cpu is recorded again",
+    ]
+
+
 def test_a_clock_that_stands_still_gives_no_sample() -> None:
     assert sample_all(Scripted("cpu", [1, 2]), times=[5, 5]) == [[], []]
 
