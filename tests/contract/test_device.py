@@ -1,7 +1,8 @@
-"""What every Device x backend promises (``agent/hal/device.py``), over the same tiny model in each format."""
+"""What every Device x backend promises (``agent/hal/device.py``), real or simulated, over one tiny model per format."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,40 +11,83 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.devices import litert_cpu, onnx_cpu
+from agent.devices import cpu, litert_cpu, onnx_cpu
 from agent.devices.board import open_board
 from agent.errors import InferenceError, ModelLoadError, RuntimeUnavailable, TensorError
 from agent.hal import Device, ModelFile, Session
 from agent.types import TensorSpec
+from simulator.board import SimBoard
+from simulator.cell import MemoryCell
+from simulator.clock import EventClock
+from simulator.faults import Timeline
+from simulator.physics import Physics
+from simulator.profile import board_names, load_profile
 from tests.contract.tiny import onnx_double, tflite_double
 
 X, Y = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1, 4))
+
+
+BACKENDS = {"onnx": "onnxruntime", "tflite": "litert"}
+DOUBLES: dict[str, Callable[..., bytes]] = {
+    "onnx": onnx_double,
+    "tflite": tflite_double,
+}  # (shape, dtype) -> file
 
 
 @dataclass(frozen=True)
 class Case:
     board: str
     device: str
-    backend: str
     format: str
-    double: Callable[..., bytes]  # (shape, dtype) -> file
+    event_time: bool = False  # a simulated board whose clock jumps, so that loading takes no time here
+
+    @property
+    def backend(self) -> str:
+        return BACKENDS[self.format]
+
+    @property
+    def double(self) -> Callable[..., bytes]:
+        return DOUBLES[self.format]
+
+    def __str__(self) -> str:
+        return f"{self.board}/{self.device}/{self.backend}{'/event-time' if self.event_time else ''}"
+
+
+def simulated() -> list[Case]:
+    """Every device of every board, once per format that it opens."""
+    return [
+        Case(f"sim:{board}", device.id, format, event_time=True)
+        for board in board_names()
+        for device in load_profile(board).devices
+        for format in device.formats
+    ]
 
 
 CASES = [
-    Case("local", "cpu", "onnxruntime", "onnx", onnx_double),
-    Case("local", "cpu", "litert", "tflite", tflite_double),
+    Case("local", "cpu", "onnx"),
+    Case("local", "cpu", "tflite"),
+    # In real time, with the state that processes share: the device that loads in least time.
+    Case("sim:x86-dgpu", "cpu", "onnx"),
+    Case("sim:x86-dgpu", "cpu", "tflite"),
+    *simulated(),
 ]
+prove_once = functools.cache(cpu.prove_backends)  # a second of subprocesses, for all cases together
 
 
-@pytest.fixture(params=CASES, ids=lambda case: f"{case.board}/{case.device}/{case.backend}")
+@pytest.fixture(params=CASES, ids=str)
 def case(request: pytest.FixtureRequest) -> Case:
     found: Case = request.param
     return found
 
 
 @pytest.fixture
-def device(case: Case, tmp_path: Path) -> Device:
-    return open_board(case.board, tmp_path).device(case.device)
+def device(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
+    monkeypatch.setattr(cpu, "prove_backends", prove_once)
+    if not case.event_time:
+        return open_board(case.board, tmp_path).device(case.device)
+    profile = load_profile(case.board.removeprefix("sim:"))
+    cell = MemoryCell(Physics(profile, Timeline(profile)), EventClock())
+    return SimBoard(profile.name, tmp_path, cell).device(case.device)
 
 
 @pytest.fixture
@@ -71,6 +115,14 @@ def test_info_lists_the_backend_for_the_format(case: Case, device: Device) -> No
     formats = {backend.name: backend.formats for backend in device.info.backends}
     assert case.format in formats[case.backend]
     assert device.info.id == case.device
+    assert device.info.simulated == case.board.startswith("sim:")
+
+
+def test_every_simulated_board_is_here() -> None:
+    devices = {(case.board, case.device) for case in simulated()}
+    kinds = {load_profile(board.removeprefix("sim:")).device(device).kind for board, device in devices}
+    assert len({board for board, _ in devices}) >= 5
+    assert kinds == {"cpu", "gpu", "fpga"}
 
 
 def test_runs_and_tells_the_times(session: Session) -> None:
