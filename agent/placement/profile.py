@@ -18,7 +18,11 @@ MAX_RUNS = 2000
 WARM_UP_RUNS = 20
 WARM_UP_SHARE = 0.1  # of the time that was asked for
 IDLE_SHARE = 0.2  # on each side, when there is a meter
-METER_PERIOD_S = 0.05  # sensors that show watts are integrated between readings
+METER_PERIOD_S = (
+    0.02  # between readings: sensors that show watts are integrated, and a sensor's new value is dated
+)
+FRESH = 3  # new values of each meter that an idle bracket waits for,
+MORE_S = 1.0  # for at most this long
 MIN_WATTS, MAX_WATTS = 1e-3, 1e3  # above idle: less is below what sensors resolve, more is a glitch
 MIN_HOLDING_W = 0.010  # what a loaded model costs at least to be told from noise
 MAX_METER_W = 1e4  # of one meter between two readings: more is a glitch
@@ -41,9 +45,9 @@ class Profiled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """Energy of all meters together over a stretch of time."""
+    """What all meters together showed on average over a stretch of time."""
 
-    joules: float
+    watts: float
     seconds: float
 
 
@@ -51,10 +55,8 @@ async def idle_watts(
     meters: Sequence[PowerMeter], seconds: float, clock: Callable[[], float] = time.monotonic
 ) -> float | None:
     """What all meters together show over ``seconds``; None without meters or when one could not be read."""
-    if not meters:
-        return None
-    bracket, _ = await _metered(asyncio.sleep(seconds), meters, clock)
-    return None if bracket is None or bracket.seconds <= 0 else bracket.joules / bracket.seconds
+    bracket = await _idle(meters, seconds, clock) if meters else None
+    return None if bracket is None else bracket.watts
 
 
 async def measure(
@@ -76,10 +78,10 @@ async def measure(
     await worker.profile(warm_up_s, WARM_UP_RUNS)
     joules = holding_w = None
     if meters:
-        before, _ = await _metered(asyncio.sleep(idle_s), meters, clock)
+        before = await _idle(meters, idle_s, clock)
         during, (samples, runs) = await _metered(_fill(worker, run_s, clock), meters, clock)
-        after, _ = await _metered(asyncio.sleep(idle_s), meters, clock)
-        joules = energy_per_run((before, during, after), runs)
+        after = await _idle(meters, idle_s, clock)
+        joules = energy_per_run(before, during, after, runs)
         holding_w = holding_watts(before, after, rest_w)
     else:
         samples = await worker.profile(run_s, MAX_RUNS)
@@ -112,20 +114,18 @@ async def _fill(worker: Profiled, seconds: float, clock: Callable[[], float]) ->
     return samples, runs
 
 
-def energy_per_run(brackets: Sequence[Bracket | None], runs: int) -> float | None:
-    """Joules of one run above idle: (J - P_idle * T) / runs, from (idle, run, idle).
+def energy_per_run(
+    before: Bracket | None, during: Bracket | None, after: Bracket | None, runs: int
+) -> float | None:
+    """Joules of one run above idle: (P - P_idle) * T / runs, from (idle, run, idle).
 
     None when a bracket is missing, when the watts above idle are not within MIN_WATTS and MAX_WATTS, or when the idle
     brackets differ by more than that: then something else was busy.
     """
-    known = [bracket for bracket in brackets if bracket is not None and bracket.seconds > 0]
-    if len(known) != 3 or not runs:
+    if before is None or during is None or after is None or not runs:
         return None
-    before, during, after = known
-    idle_w = (before.joules + after.joules) / (before.seconds + after.seconds)
-    drift_w = abs(before.joules / before.seconds - after.joules / after.seconds)
-    above_w = during.joules / during.seconds - idle_w
-    if not max(drift_w, MIN_WATTS) <= above_w <= MAX_WATTS:
+    above_w = during.watts - _mean_watts(before, after)
+    if not max(abs(before.watts - after.watts), MIN_WATTS) <= above_w <= MAX_WATTS:
         return None
     return above_w * during.seconds / runs
 
@@ -135,11 +135,24 @@ def holding_watts(before: Bracket | None, after: Bracket | None, rest_w: float |
 
     0.0 below MIN_HOLDING_W or below what the brackets differ by; None when one of the three is missing.
     """
-    if before is None or after is None or rest_w is None or not (before.seconds > 0 and after.seconds > 0):
+    if before is None or after is None or rest_w is None:
         return None
-    above_w = (before.joules + after.joules) / (before.seconds + after.seconds) - rest_w
-    drift_w = abs(before.joules / before.seconds - after.joules / after.seconds)
-    return above_w if above_w >= max(drift_w, MIN_HOLDING_W) else 0.0
+    above_w = _mean_watts(before, after) - rest_w
+    return above_w if above_w >= max(abs(before.watts - after.watts), MIN_HOLDING_W) else 0.0
+
+
+def _mean_watts(one: Bracket, other: Bracket) -> float:
+    return (one.watts * one.seconds + other.watts * other.seconds) / (one.seconds + other.seconds)
+
+
+async def _idle(meters: Sequence[PowerMeter], seconds: float, clock: Callable[[], float]) -> Bracket | None:
+    """What the meters show while nothing is asked for; longer than ``seconds`` where a meter is slow."""
+    counted = _Counted(meters, clock)
+    end = clock() + seconds
+    while (now := clock()) < end or (not counted.enough and now < end + MORE_S):
+        await asyncio.sleep(METER_PERIOD_S)
+        counted.read()
+    return counted.bracket()
 
 
 async def _metered(
@@ -157,7 +170,33 @@ async def _metered(
         if not task.done():
             task.cancel()
             await asyncio.wait({task})
-    return counted.bracket, result
+    return counted.bracket(), result
+
+
+@dataclass(slots=True)
+class _Seen:
+    """What one meter showed: at the start, then its first and its last new value, as (time, joules).
+
+    A sensor has something new only now and then, and its reading at the start may be as old as it is slow. So its
+    watts are those between two new values where there were two.
+    """
+
+    start: tuple[float, float]
+    first: tuple[float, float]
+    last: tuple[float, float]
+    news: int = 0
+
+    def show(self, time: float, joules: float) -> None:
+        if joules != self.last[1]:
+            self.last = time, joules
+            self.first = self.last if not self.news else self.first
+            self.news += 1
+
+    def watts(self, until: float) -> float:
+        (then, before), (now, joules) = self.first, self.last
+        if self.news < 2:
+            (then, before), now = self.start, until
+        return (joules - before) / (now - then)
 
 
 class _Counted:
@@ -166,34 +205,41 @@ class _Counted:
 
     def __init__(self, meters: Sequence[PowerMeter], clock: Callable[[], float]) -> None:
         self._meters, self._clock = meters, clock
-        self._last = self._first = self._joules()
-        self._time = self._started = clock()
+        self._started = self._time = clock()
+        starts = [(self._started, joules) for joules in self._joules()]
+        self._seen = [_Seen(start, start, start) for start in starts]
+        self._spoilt = not starts
 
     def read(self) -> None:
         """To be called often: sensors that show watts are integrated between readings."""
         joules, now = self._joules(), self._clock()
         # Counters step: between two readings in quick succession a step of a whole period may fall.
-        most = MAX_METER_W * max(now - self._time, METER_PERIOD_S)
-        if self._last is not None and joules is not None:
-            sane = all(0 <= b - a <= most for a, b in zip(self._last, joules, strict=True))
-            self._last = joules if sane else None
-        else:
-            self._last = None
+        most = MAX_METER_W * max(now - self._time, 0.1)
+        steps = [value - seen.last[1] for seen, value in zip(self._seen, joules, strict=False)]
+        self._spoilt = self._spoilt or not joules or not all(0 <= step <= most for step in steps)
         self._time = now
+        if not self._spoilt:
+            for seen, value in zip(self._seen, joules, strict=True):
+                seen.show(now, value)
 
     @property
-    def bracket(self) -> Bracket | None:
-        """Until the last reading; None when it is spoilt."""
-        if self._first is None or self._last is None:
-            return None
-        return Bracket(sum(self._last) - sum(self._first), self._time - self._started)
+    def enough(self) -> bool:
+        """Every meter has shown FRESH new values, or there is nothing to wait for."""
+        return self._spoilt or all(seen.news >= FRESH for seen in self._seen)
 
-    def _joules(self) -> list[float] | None:
+    def bracket(self) -> Bracket | None:
+        """Until the last reading; None when it is spoilt or took no time."""
+        if self._spoilt or self._time <= self._started:
+            return None
+        return Bracket(sum(seen.watts(self._time) for seen in self._seen), self._time - self._started)
+
+    def _joules(self) -> list[float]:
+        """Of every meter; empty when one cannot be read."""
         try:
             joules = [meter.joules() for meter in self._meters]
         except MeterError:
-            return None
-        return joules if all(map(math.isfinite, joules)) else None
+            return []
+        return joules if all(map(math.isfinite, joules)) else []
 
 
 def _tag(meters: Sequence[PowerMeter]) -> str:

@@ -204,7 +204,7 @@ def test_a_glitch_at_any_reading_makes_energy_missing_and_nothing_else(
     steady = FakeMeter(world)
     run(world, steady)
     for at in range(1, steady._readings + 1):
-        world.idle_w, world.busy_w = 3.0, 2.0
+        world.time, world.energy = 100.0, 0.0
         got = run(world, Glitch(world, at, value))
         assert (got.joules, got.holding_w, got.rest_w, got.energy) == (None, None, None, "missing"), at
         assert got.p50_ms == pytest.approx(1.0)
@@ -217,10 +217,40 @@ def test_absurd_energy_is_missing(world: World, busy_w: float) -> None:
 
 
 def test_idle_brackets_that_disagree_make_energy_missing() -> None:
-    assert energy_per_run((Bracket(3, 1), Bracket(5, 1), Bracket(3, 1)), 10) == pytest.approx(0.2)
-    assert energy_per_run((Bracket(1, 1), Bracket(5, 1), Bracket(9, 1)), 10) is None
-    assert energy_per_run((Bracket(3, 1), None, Bracket(3, 1)), 10) is None
-    assert energy_per_run((Bracket(3, 1), Bracket(5, 0), Bracket(3, 1)), 10) is None
+    assert energy_per_run(Bracket(3, 1), Bracket(5, 1), Bracket(3, 1), 10) == pytest.approx(0.2)
+    assert energy_per_run(Bracket(1, 1), Bracket(5, 1), Bracket(9, 1), 10) is None
+    assert energy_per_run(Bracket(3, 1), None, Bracket(3, 1), 10) is None
+    assert energy_per_run(Bracket(3, 1), Bracket(5, 1), Bracket(3, 1), 0) is None
+
+
+class SlowSensor(FakeMeter):
+    """Converts every ``period_s``, and shows the last conversion until the next."""
+
+    def __init__(self, world: World, period_s: float) -> None:
+        super().__init__(world)
+        self._period_s, self._shown = period_s, (-1e9, 0.0)
+
+    def joules(self) -> float:
+        now, joules = self._world.clock(), super().joules()
+        if now - self._shown[0] >= self._period_s:
+            self._shown = now, joules
+        return self._shown[1]
+
+
+@pytest.mark.parametrize("period_s", [0.1, 0.25])
+def test_a_slow_sensor_is_waited_for(world: World, period_s: float) -> None:
+    """Ten conversions a second, as a Raspberry Pi's: brackets of 0.1 s would hold one of them, or none."""
+    world.energy = 7.0
+    got = run(world, SlowSensor(world, period_s), seconds=0.5, loading_w=0.5)
+    assert got.rest_w == pytest.approx(3.0, rel=0.05)
+    assert got.holding_w == pytest.approx(0.5, rel=0.2)
+
+
+def test_a_sensor_that_shows_nothing_new_is_not_waited_for_for_ever(world: World) -> None:
+    started = world.time
+    got = run(world, FakeMeter(world, 0.0), seconds=0.5)
+    assert (got.joules, got.rest_w) == (None, None)  # nothing above idle was seen
+    assert world.time - started < 0.4 + 0.5 + 3 * profile.MORE_S + 0.2
 
 
 def test_a_crash_comes_through(world: World) -> None:
