@@ -362,6 +362,20 @@ def test_digits_moves_a_quarter_of_the_bytes_when_quantised() -> None:
     assert full.nbytes / 4 < quantised.nbytes < full.nbytes / 3.5
 
 
+@pytest.mark.parametrize(
+    ("file", "precision"), [("fp32.onnx", "fp32"), ("int8.onnx", "int8"), ("int8.tflite", "int8")]
+)
+def test_camera_digits_is_the_same_work_in_every_format(file: str, precision: str) -> None:
+    """The ResNet-8 of below on 64x64x1, its shortcuts included."""
+    stem, first = 64 * 64 * 9 * 16, 2 * 64 * 64 * 9 * 16 * 16
+    second = 32 * 32 * (9 * 16 * 32 + 9 * 32 * 32 + 16 * 32)
+    third = 16 * 16 * (9 * 32 * 64 + 9 * 64 * 64 + 32 * 64)
+    path = ROOT / "models/camera-digits" / f"camera-digits-{file}"
+    got = count_work(path, path.suffix[1:])
+    assert (got.macs, got.precision) == (stem + first + second + third + 64 * 10, precision)
+    assert got.macs == 48_824_960
+
+
 @pytest.mark.skipif(reason_to_skip() is not None, reason=str(reason_to_skip()))
 @pytest.mark.parametrize(("name", "precision"), [("resnet8", "fp32"), ("resnet8-int8", "int8")])
 def test_resnet8(name: str, precision: str) -> None:
