@@ -111,6 +111,7 @@ class Daemon:
         self.link: MqttLink | None = None
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
+        self.manager: Manager | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
         """Start, wait for ``stop`` or for a part to die, stop in order."""
@@ -130,7 +131,7 @@ class Daemon:
         for problem in board.problems:
             log.warning("%s", problem)
         meters = self.board.meters()
-        manager = self._manager(board, meters)
+        manager = self.manager = self._manager(board, meters)
         self.local.attach(manager, board)
         self._connect(manager, board)
         self._spawn(self.reporter.run())
@@ -240,6 +241,10 @@ class Daemon:
                 self.telemetry.latency(
                     event.model, event.version, event.candidate, event.histogram, event.errors
                 )
+            return
+        if event.kind == "unwell":
+            if self.manager is not None and event.failure is not None:
+                self.manager.unwell(event.model, event.candidate.device, event.failure)
             return
         log.warning("%s: worker %s: %s", event.model, event.kind, event.text)
         self.telemetry.event(f"worker-{event.kind}", event.text, event.model)

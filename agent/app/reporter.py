@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import time
@@ -23,6 +22,7 @@ from agent.link.topics import Target
 from agent.telemetry.writer import Telemetry
 from agent.types import MAX_MODELS, BoardInfo, ModelStatus, Snapshot
 from agent.validation import explain_validation
+from agent.waiting import set_within
 
 log = logging.getLogger("link")
 MIN_INTERVAL_S = 0.25  # progress is news four times a second, not more
@@ -89,8 +89,7 @@ class Reporter:
     async def run(self) -> None:
         """Report changes until cancelled."""
         while True:
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._changed.wait(), SNAPSHOT_EVERY_S)
+            await set_within(self._changed, SNAPSHOT_EVERY_S)
             self._changed.clear()
             now = self.snapshot()
             self._write(now)
@@ -128,6 +127,8 @@ class Reporter:
         """The node at this instant."""
         config, manager = self._config, self._manager
         warnings = [text for text in (self._why, self.link_problem, self._telemetry.problem) if text]
+        lost = manager.lost_devices if manager else {}
+        warnings += [f"device {device} is lost: {why}" for device, why in sorted(lost.items())]
         return Snapshot(
             time=time.time(),
             node=config.node.name,

@@ -9,19 +9,21 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import time
 from collections import defaultdict
-from collections.abc import Callable, Coroutine
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from agent.deploy import phases
-from agent.deploy.attempt import Attempt, final_state
+from agent.deploy.attempt import Attempt
 from agent.deploy.journal import Deployment
+from agent.deploy.ledger import Ledger
 from agent.deploy.reconcile import Effective, Installed, effective, reconcile
-from agent.deploy.recovery import Service, restore
+from agent.deploy.recovery import restore
+from agent.deploy.replace import Replacer
 from agent.deploy.resources import BlockSource, FolderSource, Resources
+from agent.deploy.service import Service
 from agent.deploy.status import model_status
 from agent.errors import (
     Canceled,
@@ -31,7 +33,6 @@ from agent.errors import (
     StoreError,
     Superseded,
     UsageError,
-    one_line,
 )
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
@@ -42,15 +43,13 @@ from agent.types import (
     DesiredModel,
     DesiredState,
     ModelStatus,
-    Phase,
     Placement,
-    State,
     Verdict,
 )
+from agent.waiting import set_within
 
 log = logging.getLogger("deploy")
 RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
-RETRY_S = 300.0
 MAX_ATTEMPTS = 3  # a deployment that the daemon never survives is the reboot loop's cause
 
 
@@ -73,8 +72,7 @@ class Manager:
         self._base_cap_w = base_cap_w
         self.restored = asyncio.Event()  # what was installed serves again, or is known not to
         self._services: dict[str, Service] = {}
-        self._latest: dict[str, Deployment] = {}
-        self._progress: dict[str, float] = {}
+        self._ledger = Ledger(res, on_change)
         self._open: dict[int, tuple[str, asyncio.Task[None]]] = {}  # deployments by id: model, task
         self._removing: dict[str, asyncio.Task[None]] = {}
         self._stop_with: dict[int, DeployError] = {}
@@ -82,9 +80,17 @@ class Manager:
         self._measuring = asyncio.Lock()
         self._again = asyncio.Event()
         self._chores: set[asyncio.Task[None]] = set()
-        self._ended: dict[str, float] = {}  # the newest deployment of each model: monotonic seconds
         self._seen = self._applied = 0
         self.effective = Effective({}, None)
+        self._replacer = Replacer(
+            res,
+            self._services,
+            self._turn,
+            self._measuring,
+            lambda: self.power_cap_w,
+            on_change,
+            self._again.set,
+        )
 
     # -- the outside's calls -------------------------------------------------------------------------------------
 
@@ -92,8 +98,9 @@ class Manager:
         """Bring back what was installed, resume what was interrupted, keep to the desired states until cancelled."""
         try:
             self._read_desired()
-            self._services = await restore(self._res, self.power_cap_w)
-            self._latest = self._res.journal.latest()
+            self._services.update(await restore(self._res, self.power_cap_w, self._replacer))
+            self._ledger.load()
+            self._replacer.resume()
             for deployment in self._res.journal.unfinished():
                 self._start(deployment)
             self.restored.set()
@@ -103,13 +110,12 @@ class Manager:
                     self._reconcile()
                 except StoreError as error:  # e.g. a full disk, which may heal
                     log.error("%s", error)
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._again.wait(), RECONCILE_S)
+                await set_within(self._again, RECONCILE_S)
         finally:
             tasks = [*(task for _, task in self._open.values()), *self._removing.values(), *self._chores]
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.gather(self._replacer.stop(), *tasks, return_exceptions=True)
 
     def reconcile(self) -> None:
         """A desired state was accepted: compare it soon with what is installed and start the difference."""
@@ -122,7 +128,7 @@ class Manager:
             for name, s in self._services.items()
             if name not in self._removing
         }
-        actions = reconcile(self.effective.models, installed, self._latest, self._may_retry())
+        actions = reconcile(self.effective.models, installed, self._ledger.latest, self._ledger.may_retry())
         for name in actions.supersede:
             self._stop(name, Superseded("a newer desired state replaced it"))
         for name in actions.remove:
@@ -133,22 +139,10 @@ class Manager:
             placement = self._services[name].placement
             self._res.journal.save_placement("fleet", placement)
             self._services[name] = Service(placement, "fleet")
-        if not self._open and not self._removing:
+        self._replacer.keep_up()
+        if not self._open and not self._removing and not self._replacer.busy:
             self._applied = self._seen
         self._on_change()
-
-    def _may_retry(self) -> set[int]:
-        """What may have healed by itself, a silent server or a full disk: what is desired stays desired."""
-        now = time.monotonic()
-        return {
-            last.id
-            for last in self._latest.values()
-            if (
-                (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
-                or (last.state is State.FAILED and last.why.startswith(StoreError.__name__))
-            )
-            and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
-        }
 
     def admit(self, target: str, state: DesiredState) -> None:
         """MessageError when the node would have to run more models than it can report."""
@@ -177,7 +171,8 @@ class Manager:
 
     @property
     def revision_applied(self) -> int:
-        """``revision_seen`` of the last moment at which every deployment and removal had ended; 0 when none was."""
+        """``revision_seen`` of the last moment at which every deployment, removal and move had ended; 0 when none
+        was."""
         return self._applied
 
     def deploy_local(self, folder: Path, budget: Budget) -> Deployment:
@@ -231,7 +226,7 @@ class Manager:
 
     def outcome(self, deployment_id: int) -> Deployment | None:
         """A deployment by id while it is its model's newest."""
-        return next((d for d in self._latest.values() if d.id == deployment_id), None)
+        return self._ledger.find(deployment_id)
 
     def statuses(self) -> tuple[ModelStatus, ...]:
         """Every model that is in service, being deployed, or whose last deployment failed and is still wanted."""
@@ -239,14 +234,23 @@ class Manager:
             model_status(
                 name,
                 self._services.get(name),
-                self._latest.get(name),
-                self._progress.get(name),
+                self._ledger.latest.get(name),
+                self._ledger.progress.get(name),
                 self.effective.models.get(name),
                 self._res.pool.status(name),
             )
-            for name in sorted({*self._services, *self._latest})
+            for name in sorted({*self._services, *self._ledger.latest})
         )
         return tuple(status for status in found if status is not None)
+
+    @property
+    def lost_devices(self) -> Mapping[str, str]:
+        """Devices that do not answer any more: why."""
+        return self._replacer.lost
+
+    def unwell(self, model: str, device: str, error: OverlaidError) -> None:
+        """A worker of the model failed for its device's sake (DeviceLost, DmaTimeout, OverlayLoadError)."""
+        self._replacer.unwell(model, device, error)
 
     def placement(self, model: str) -> Placement | None:
         service = self._services.get(model)
@@ -255,11 +259,9 @@ class Manager:
     # -- deployments ---------------------------------------------------------------------------------------------
 
     def _start(self, deployment: Deployment) -> None:
-        name = deployment.model.name
-        self._latest[name] = deployment
-        self._record(deployment)
+        self._ledger.opened(deployment)
         task = self._task(self._work(deployment))
-        self._open[deployment.id] = (name, task)
+        self._open[deployment.id] = (deployment.model.name, task)
         task.add_done_callback(lambda _: self._close(deployment))
 
     def _close(self, deployment: Deployment) -> None:
@@ -312,11 +314,12 @@ class Manager:
             lambda: self.power_cap_w,
             lambda: self._make_room(name),
             service.placement.candidate if service else None,
-            lambda phase, share: self._advance(deployment, phase, share),
+            partial(self._ledger.advance, deployment),
         )
         placement = await attempt.run()
         # Committed: from here on nothing may end it as anything but SUCCEEDED, so nothing is awaited before that.
         self._services[name] = Service(placement, deployment.origin)
+        self._replacer.placed(name)
         self._res.telemetry.placement(placement)
         self._finish(deployment, None, placement.reason)
         chore = self._task(self._clean_up(name, attempt.replaced))
@@ -341,37 +344,9 @@ class Manager:
             raise DeployError("this node has no broker: add [mqtt] to its config")
         return self._wire
 
-    def _advance(self, deployment: Deployment, phase: Phase, share: float) -> None:
-        name = deployment.model.name
-        self._progress[name] = share
-        last = self._latest[name]
-        if last.id == deployment.id and last.phase is not phase:
-            self._latest[name] = replace(last, state=State.IN_PROGRESS, phase=phase)
-            self._record(self._latest[name])
-        self._on_change()
-
     def _finish(self, deployment: Deployment, error: OverlaidError | None, why: str = "") -> None:
-        name = deployment.model.name
-        state = final_state(error) if error else State.SUCCEEDED
-        why = f"{error.name}: {one_line(error)}" if error else why
-        try:
-            self._res.journal.finish(deployment, state, why)
-        except StoreError as failed:  # still open in the journal: the next start tries again
-            log.error("%s: %s", name, failed)
+        self._ledger.closed(deployment, error, why)
         self._stop_with.pop(deployment.id, None)  # however it was to be stopped, this is how it ended
-        last = self._latest[name]
-        done = replace(last if last.id == deployment.id else deployment, state=state, why=why)
-        if last.id == deployment.id:
-            self._latest[name] = done
-            self._progress.pop(name, None)
-        self._ended[name] = time.monotonic()
-        self._record(done)
-
-    def _record(self, deployment: Deployment) -> None:
-        model, phase, why = deployment.model, deployment.phase, deployment.why
-        where = "" if phase is None or deployment.state.final else f" {phase.value}"
-        log.info("%s %s: %s%s %s", model.name, model.version, deployment.state.value, where, why)
-        self._res.telemetry.deployment(model.name, model.version, model.digest, deployment.state, phase, why)
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)
@@ -413,4 +388,4 @@ class Manager:
 
     def _open_digests(self) -> set[str]:
         open_names = {name for name, _ in self._open.values()}
-        return {d.model.digest for name, d in self._latest.items() if name in open_names}
+        return {d.model.digest for name, d in self._ledger.latest.items() if name in open_names}

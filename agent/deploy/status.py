@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from agent.deploy.journal import Deployment
 from agent.deploy.reconcile import Wanted
-from agent.deploy.recovery import Service
+from agent.deploy.service import Service
 from agent.serving.pool import WorkerStatus
 from agent.types import ModelStatus, State
 

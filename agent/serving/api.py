@@ -16,9 +16,10 @@ from agent.histogram import Histogram
 from agent.serving.codec import HEADER_LENGTH, InferRequest, decode, encode
 from agent.serving.connection import Connection
 from agent.serving.engine import Engine
-from agent.serving.http import Head, Reply, RequestError, json_reply
+from agent.serving.http import RETRY, Head, Reply, RequestError, json_reply
 from agent.serving.spec import WorkerSpec
 from agent.serving.targets import Target, check_method, parse_target, server_metadata
+from agent.serving.unwell import UNWELL
 from agent.types import TensorSpec
 
 CONTENT_TYPES = ("", "application/json", "application/octet-stream")
@@ -28,8 +29,8 @@ class ModelApi:
     """Handler of a worker's connections.
 
     ``give_back(connection, elsewhere)`` returns one to the daemon: while ``draining``, or because its next request is
-    for someone else. ``latency`` (seconds from the complete request to its answer) and ``errors`` (500s) add up until
-    they are taken.
+    for someone else. ``unwell(error)`` hears of runs that failed for the device. ``latency`` (seconds from the complete
+    request to its answer) and ``errors`` (failed runs) add up until they are taken.
     """
 
     def __init__(
@@ -38,11 +39,13 @@ class ModelApi:
         engine: Engine,
         give_back: Callable[[Connection, bool], None],
         forget: Callable[[Connection], None],
+        unwell: Callable[[OverlaidError], None],
     ) -> None:
         self._spec = spec
         self._engine = engine
         self._give_back = give_back
         self._forget = forget
+        self._unwell = unwell
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.latency = Histogram()
@@ -116,6 +119,9 @@ class ModelApi:
         if isinstance(error, TensorError):
             return RequestError(400, one_line(error)).reply()
         self.errors += 1
+        if isinstance(error, UNWELL):  # the daemon looks for another device: the next try may succeed
+            self._unwell(error)
+            return RequestError(503, one_line(error), RETRY).reply()
         text = (
             one_line(error)
             if isinstance(error, OverlaidError)

@@ -12,18 +12,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from agent.errors import OverlaidError, WorkerError, one_line
+from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
 from agent.serving.listeners import listen_unix
-from agent.serving.process import OnConnection, OnStats, Worker
+from agent.serving.process import OnConnection, OnStats, OnUnwell, Worker
 from agent.serving.recent import Recent
-from agent.serving.restart import Backoff
+from agent.serving.restart import GIVEN_UP_S, Backoff
 from agent.serving.spec import WorkerSpec
 from agent.types import Candidate
+from agent.waiting import set_within
 
 log = logging.getLogger(__name__)
 
-MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection], Worker]
+MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection, OnUnwell], Worker]
+Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +33,17 @@ class PoolEvent:
     """``stats``: latencies (seconds of request handling) and failed requests since the last one, each second at most.
 
     crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
+    unwell: a worker that serves or starts failed for its device's sake, with ``failure``.
     """
 
-    kind: Literal["crashed", "restarted", "stats", "gave-up"]
+    kind: Kind
     model: str
     version: str
     candidate: Candidate
     text: str = ""
     histogram: Histogram | None = None
     errors: int = 0
+    failure: OverlaidError | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +88,7 @@ class Pool:
         self._make_worker = make_worker
         self._routes: dict[str, _Route] = {}
         self._workers: set[Worker] = set()
+        self._retired: set[Worker] = set()  # replaced, not ended yet
         self._expected: set[str] = set()
         self._closed = False
         # The front door takes back keep-alive connections whose next request is for someone else.
@@ -96,7 +101,7 @@ class Pool:
         """
         if self._closed:
             raise WorkerError("the daemon is stopping: no worker is started any more")
-        worker = self._make_worker(spec, self._stats, self._returned)
+        worker = self._make_worker(spec, self._stats, self._returned, self._unwell)
         self._workers.add(worker)
         try:
             await worker.start()
@@ -120,6 +125,7 @@ class Pool:
 
     async def unroute(self, model: str) -> None:
         """Serve ``model`` no more: requests in flight finish, the worker ends, the socket goes."""
+        self._expected.discard(model)
         route = self._routes.get(model)
         if route is None:
             return
@@ -136,6 +142,7 @@ class Pool:
         """End a worker that serves nobody (any more); its requests in flight finish first."""
         await worker.stop()
         self._workers.discard(worker)
+        self._retired.discard(worker)
 
     async def restart(self, model: str) -> None:
         """Replace the worker by a fresh one of the same spec without refusing a request.
@@ -221,12 +228,14 @@ class Pool:
                 raise
             self._routes[model] = route
             old, route.worker, route.spec = route.worker, worker, worker.spec
+            self._retired.discard(worker)
             route.backoff.started(time.monotonic())
             if old is worker:
                 return old
             supervisor, route.supervisor = route.supervisor, self._watch(route, worker)
             await _cancel(supervisor)
             if old is not None:
+                self._retired.add(old)
                 with contextlib.suppress(WorkerError):  # it may have died just now: nothing to drain
                     await old.drain()
         return old
@@ -239,26 +248,31 @@ class Pool:
         await worker.gone.wait()
         route.worker = None
         self._workers.discard(worker)
-        fresh, cause = None, worker.cause
+        fresh, delay = None, self._crashed(route, worker.cause)
         while fresh is None:
-            delay = route.backoff.crashed(time.monotonic())
-            self._emit("crashed", route.spec, cause)
-            if route.backoff.given_up:
-                self._emit(
-                    "gave-up", route.spec, f"crashes again and again; next start in {delay:g} s: {cause}"
-                )
             route.retry_now.clear()
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(route.retry_now.wait(), delay)
+            await set_within(route.retry_now, delay)
             try:
                 fresh = await self._start_checked(route.spec, route.listener)
+            except (
+                DeviceLost
+            ):  # told already; whoever was told moves the model, or asks for a restart in good time
+                delay = GIVEN_UP_S
             except (OverlaidError, OSError) as error:  # OSError: no descriptor or no process to be had
-                cause = f"start failed: {one_line(error)}"
+                delay = self._crashed(route, f"start failed: {one_line(error)}")
         route.worker = fresh
         route.restarts += 1
         route.backoff.started(time.monotonic())
         route.supervisor = self._watch(route, fresh)
         self._emit("restarted", route.spec, f"serves again as process {fresh.pid}")
+
+    def _crashed(self, route: _Route, cause: str) -> float:
+        """Tell, and say how many seconds to wait before the next start."""
+        delay = route.backoff.crashed(time.monotonic())
+        self._emit("crashed", route.spec, cause)
+        if route.backoff.given_up:
+            self._emit("gave-up", route.spec, f"crashes again and again; next start in {delay:g} s: {cause}")
+        return delay
 
     async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:
         """A worker whose golden vectors agree, serving on ``listener`` if there is one; none is left on an error."""
@@ -287,6 +301,10 @@ class Pool:
             route.recent.add(time.monotonic(), latency, errors)
         self._emit("stats", worker.spec, histogram=latency, errors=errors)
 
+    def _unwell(self, worker: Worker, error: OverlaidError) -> None:
+        if worker not in self._retired:  # a worker that was moved off a device has nothing new to say of it
+            self._emit("unwell", worker.spec, f"{error.name}: {one_line(error)}", failure=error)
+
     def _returned(
         self, worker: Worker, connection: socket.socket, unread: bytes, door: bool, elsewhere: bool
     ) -> None:
@@ -302,14 +320,16 @@ class Pool:
 
     def _emit(
         self,
-        kind: Literal["crashed", "restarted", "stats", "gave-up"],
+        kind: Kind,
         spec: WorkerSpec,
         text: str = "",
         histogram: Histogram | None = None,
         errors: int = 0,
+        failure: OverlaidError | None = None,
     ) -> None:
+        event = PoolEvent(kind, spec.model, spec.version, spec.candidate, text, histogram, errors, failure)
         try:
-            self._on_event(PoolEvent(kind, spec.model, spec.version, spec.candidate, text, histogram, errors))
+            self._on_event(event)
         except Exception:  # a listener's fault must not cost a worker
             log.exception("listener of pool events failed")
 

@@ -21,6 +21,7 @@ from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout, from_name
 from agent.histogram import Histogram
 from agent.serving.channel import Channel, Message
 from agent.serving.spec import WorkerSpec
+from agent.serving.unwell import UNWELL
 
 LOAD_S = 120.0
 CHECK_S = 120.0
@@ -33,15 +34,19 @@ log = logging.getLogger(__name__)
 
 OnStats = Callable[["Worker", Histogram, int], None]
 OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
+OnUnwell = Callable[["Worker", OverlaidError], None]
 
 
 class Worker:
     """A running worker. Every wait has a deadline; a worker that misses one is killed (WorkerTimeout).
 
     ``load_s``: seconds to import the runtime and load the model. ``memory_mb``: resident memory when it last answered.
+    ``on_unwell`` hears of every failure that speaks of the device, while starting or serving.
     """
 
-    def __init__(self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection) -> None:
+    def __init__(
+        self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection, on_unwell: OnUnwell
+    ) -> None:
         self.spec = spec
         self.pid = 0
         self.load_s = 0.0
@@ -50,6 +55,7 @@ class Worker:
         self.cause = ""
         self._on_stats = on_stats
         self._on_connection = on_connection
+        self._on_unwell = on_unwell
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
@@ -59,7 +65,7 @@ class Worker:
     async def start(self) -> None:
         """Start the process and load the model.
 
-        Raises the worker's own error (ModelLoadError, TensorError, RuntimeUnavailable, DeviceMismatch),
+        Raises the worker's own error (ModelLoadError, TensorError, RuntimeUnavailable, DeviceMismatch, DeviceLost …),
         WorkerCrashed or WorkerTimeout; no process is left then.
         """
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -141,7 +147,10 @@ class Worker:
             )
         answer = future.result()
         if "error" in answer.head:
-            raise from_name(str(answer.head["error"]["name"]), str(answer.head["error"]["text"]))
+            error = from_name(str(answer.head["error"]["name"]), str(answer.head["error"]["text"]))
+            if isinstance(error, UNWELL):
+                self._on_unwell(self, error)
+            raise error
         self.memory_mb = float(answer.head["ok"]["memory_mb"])
         return answer
 
@@ -153,6 +162,11 @@ class Worker:
                 future.set_result(message)
         elif head["op"] == "stats":
             self._on_stats(self, Histogram.of(head["latency"]), int(head["errors"]))
+        elif head["op"] == "unwell":
+            error = from_name(str(head["name"]), str(head["text"]))
+            if not isinstance(error, UNWELL):
+                raise ValueError(f"{error.name} says nothing of the device")
+            self._on_unwell(self, error)
         elif head["op"] == "connection":
             elsewhere = bool(head["elsewhere"])
             self._on_connection(self, message.take_socket(), message.payload, bool(head["door"]), elsewhere)

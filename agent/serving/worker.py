@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import array
 import asyncio
+import contextlib
 import ctypes
 import os
 import resource
@@ -27,6 +28,7 @@ from agent.serving.engine import Engine
 from agent.serving.spec import WorkerSpec
 
 STATS_S = 1.0
+UNWELL_S = 1.0  # of each kind of error; one says it all
 PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 Answer = tuple[dict[str, float], bytes]  # fields and payload
@@ -39,6 +41,7 @@ class Service:
         self._channel = Channel(control, self._received, self._orphaned)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._told: dict[str, float] = {}  # name of an error that speaks of the device: monotonic s
         self._operations: dict[str, Callable[[Message], Awaitable[Answer]]] = {
             "load": self._load,
             "check": self._check,
@@ -96,7 +99,7 @@ class Service:
 
         session = await self._loop.run_in_executor(None, load)
         self._engine = Engine(session)
-        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget)
+        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget, self._unwell)
         self._connections = Connections(self._api)
         self._loop.call_later(STATS_S, self._report)
         return {"load_s": time.monotonic() - started}, b""
@@ -146,6 +149,14 @@ class Service:
 
     def _forget(self, connection: Connection) -> None:
         self._connections.forget(connection)
+
+    def _unwell(self, error: OverlaidError) -> None:
+        now = time.monotonic()
+        if now - self._told.get(error.name, -UNWELL_S) < UNWELL_S:
+            return
+        self._told[error.name] = now
+        with contextlib.suppress(WorkerError):  # the daemon does not read just now; the next one tells it
+            self._channel.send({"op": "unwell", "name": error.name, "text": str(error)[:4000]})
 
     def _report(self) -> None:
         self._loop.call_later(STATS_S, self._report)

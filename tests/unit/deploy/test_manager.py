@@ -1,259 +1,19 @@
-"""Deployments against a real store, journal and telemetry; only the worker processes are stood in for."""
+"""Deployments: success, failure, rollback, recovery."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from agent.deploy import manager
-from agent.deploy.journal import Deployment, Journal
-from agent.deploy.manager import Manager
-from agent.deploy.resources import Resources, Settings
-from agent.errors import BlockMissing, GoldenMismatch, MessageError, ModelLoadError, StoreError, UsageError
-from agent.histogram import Histogram
-from agent.package.blocks import file_entry
-from agent.package.manifest import Block, File, GoldenInputs, GoldenOutputs, Manifest, Variant
-from agent.package.store import Store
-from agent.package.verify import digest_of
-from agent.serving.pool import WorkerStatus
-from agent.serving.spec import WorkerSpec
-from agent.telemetry.writer import Telemetry
-from agent.trust import PrivateKey, keyring, seal
-from agent.types import (
-    BackendInfo,
-    BoardInfo,
-    Budget,
-    DesiredModel,
-    DesiredState,
-    DeviceInfo,
-    ModelStatus,
-    Phase,
-    State,
-    TensorSpec,
-)
-
-KEY = PrivateKey.generate()
-BUDGET = Budget(20.0, 10.0)
-BOARD = BoardInfo(
-    "local", False, (DeviceInfo("cpu", "cpu", "a CPU", (BackendInfo("onnxruntime", "1", ("onnx",)),)),)
-)
-TENSOR = TensorSpec("x", "FP32", (1, 4))
-
-
-@dataclass
-class Package:
-    """A signed package of one variant in memory."""
-
-    envelope: bytes
-    blocks: dict[str, bytes]
-
-    @property
-    def digest(self) -> str:
-        return digest_of(self.envelope)
-
-
-def make_package(
-    version: str, format_: str = "onnx", key: PrivateKey = KEY, model: str = "digits"
-) -> Package:
-    files: dict[str, File] = {}
-    blocks: dict[str, bytes] = {}
-    for name, data in {
-        "model.bin": version.encode() * 9,
-        "x.bin": bytes(16),
-        "y.bin": bytes(range(16)),
-    }.items():
-        files[name], parts = file_entry(data, [])
-        blocks |= {digest_of(part): part for part in parts}
-    variant: dict[str, Any] = {"name": "v", "format": format_, "precision": "fp32", "devices": ("cpu",)}
-    golden = GoldenOutputs(outputs={"y": "y.bin"}, atol=0.0, rtol=0.0)
-    manifest = Manifest(
-        schema="overlaid-package/1",
-        name=model,
-        version=version,
-        licence="Apache-2.0",
-        inputs=(TENSOR,),
-        outputs=(TensorSpec("y", "FP32", (1, 4)),),
-        golden=GoldenInputs(count=1, inputs={"x": "x.bin"}),
-        variants=(Variant(file="model.bin", golden=golden, **variant),),
-        files=files,
-    )
-    return Package(seal("manifest", manifest.encode(), key), blocks)
-
-
-def write_package(folder: Path, package: Package) -> Path:
-    """The folder that ``overlaid fleet pack`` would have written."""
-    (folder / "blocks").mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(package.envelope)
-    for sha, data in package.blocks.items():
-        (folder / "blocks" / sha).write_bytes(data)
-    return folder
-
-
-@dataclass
-class Source:
-    """Delivers packages from memory; ``hold`` keeps blocks back until it is set (of ``held`` only, if
-    named; never the manifest)."""
-
-    packages: list[Package]
-    hold: asyncio.Event | None = None
-    held: str = ""
-    asked: list[str] = field(default_factory=list)
-    turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
-
-    async def fetch(
-        self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
-    ) -> None:
-        package = next((p for p in self.packages if p.digest == digest), None)
-        if package is None:
-            raise BlockMissing(f"the server does not have {digest[:12]}")
-        for sha in wanted:
-            if sha != digest and self.hold is not None and self.held.encode() in package.blocks[sha]:
-                await self.hold.wait()
-            self.asked.append(sha)
-            deliver(sha, package.envelope if sha == digest else package.blocks[sha])
-
-
-@dataclass
-class StandInWorker:
-    spec: WorkerSpec
-    pid: int
-    pool: StandInPool
-    load_s: float = 0.01
-    memory_mb: float = 10.0
-
-    async def check(self) -> None:
-        rotten = self.pool.rotten
-        if self.spec.version in self.pool.wrong or (rotten and not rotten.read_bytes().startswith(b"1.0.0")):
-            raise GoldenMismatch("y differs by 3.0 > 0.0")
-
-    async def profile(self, seconds: float, max_runs: int) -> list[float]:
-        return [0.001] * min(500, max_runs)
-
-
-@dataclass
-class StandInPool:
-    """What Manager uses of the pool. ``wrong``, ``corrupt``: versions that misbehave."""
-
-    wrong: set[str] = field(default_factory=set)
-    corrupt: set[str] = field(default_factory=set)
-    routes: dict[str, StandInWorker] = field(default_factory=dict)
-    alive: list[StandInWorker] = field(default_factory=list)
-    dies_in_soak: set[str] = field(default_factory=set)
-    fails_requests: set[str] = field(default_factory=set)
-    started: int = 0
-    rotten: Path | None = None
-    slow_s: float = 0.0  # of route and unroute, as with a client that holds the old worker up
-
-    async def start(self, spec: WorkerSpec) -> StandInWorker:
-        if spec.version in self.corrupt:
-            raise ModelLoadError("not a model")
-        self.started += 1
-        worker = StandInWorker(spec, 1000 + self.started, self)
-        self.alive.append(worker)
-        return worker
-
-    async def route(self, model: str, worker: StandInWorker) -> StandInWorker | None:
-        old = self.routes.get(model)
-        self.routes[model] = worker
-        await asyncio.sleep(self.slow_s)
-        return old
-
-    def expect(self, models: Iterable[str]) -> None:
-        """What the front door says meanwhile is not tested here."""
-
-    async def unroute(self, model: str) -> None:
-        await asyncio.sleep(self.slow_s)
-        worker = self.routes.pop(model, None)
-        if worker:
-            self.alive.remove(worker)
-
-    async def stop(self, worker: StandInWorker) -> None:
-        await asyncio.sleep(self.slow_s)
-        self.alive.remove(worker)
-
-    def status(self, model: str) -> WorkerStatus | None:
-        worker = self.routes.get(model)
-        if worker is None:
-            return None
-        dead = worker.spec.version in self.dies_in_soak
-        spec = worker.spec
-        failed = 2 if spec.version in self.fails_requests else 0
-        pid = None if dead else worker.pid
-        return WorkerStatus(
-            not dead, pid, spec.version, spec.digest, spec.candidate, 0, 9, failed, Histogram(), 10.0
-        )
-
-
-class Rig:
-    """A manager on a temporary node."""
-
-    def __init__(
-        self, folder: Path, source: Source, pool: StandInPool | None = None, groups: tuple[str, ...] = ()
-    ) -> None:
-        self.folder, self.source = folder, source
-        self.pool = pool or StandInPool()
-        self.journal = Journal(folder / "state.db")
-        self.telemetry = Telemetry(folder / "telemetry.db", 8)
-        self.store = Store(folder / "store", 1 << 24)
-        settings = Settings("local", folder, 1, 1 << 20, 0.05, 0.1, 5.0, 5.0)
-        resources = Resources(
-            self.store,
-            self.pool,  # type: ignore[arg-type]
-            self.journal,
-            self.telemetry,
-            keyring([KEY.public]),
-            BOARD,
-            (),
-            settings,
-        )
-        self.manager = Manager(resources, "lab/n1", groups, source, lambda: None)
-        self.revision = 0
-
-    def want(self, *packages: tuple[Package, str], budget: Budget = BUDGET) -> None:
-        self.revision += 1
-        models = tuple(
-            DesiredModel("digits", version, package.digest, budget) for package, version in packages
-        )
-        self.journal.accept_desired("lab/n1", DesiredState(self.revision, 1.0, 1e10, models))
-        self.manager.reconcile()
-
-    def status(self) -> ModelStatus | None:
-        return next(iter(self.manager.statuses()), None)
-
-    async def settled(self) -> ModelStatus | None:
-        for _ in range(500):
-            if self.manager.revision_applied == self.revision:
-                return self.status()
-            await asyncio.sleep(0.01)
-        raise AssertionError(f"not settled: {self.status()}")
-
-    def close(self) -> None:
-        self.journal.close()
-        self.telemetry.close()
-
-
-def play(
-    folder: Path, scenario: Callable[[Rig], Any], source: Source, pool: StandInPool | None = None
-) -> None:
-    """Run a scenario beside a manager that works off its queue."""
-
-    async def run() -> None:
-        rig = Rig(folder, source, pool)
-        work = asyncio.create_task(rig.manager.run())
-        try:
-            await scenario(rig)
-        finally:
-            work.cancel()
-            await asyncio.gather(work, return_exceptions=True)
-            rig.close()
-
-    asyncio.run(run())
-
+from agent.deploy import ledger
+from agent.deploy.journal import Deployment
+from agent.errors import MessageError, StoreError, UsageError
+from agent.package.manifest import Block
+from agent.trust import PrivateKey
+from agent.types import DesiredModel, DesiredState, Phase, State
+from tests.unit.deploy.rig import BUDGET, Package, Rig, Source, StandInPool, make_package, play, write_package
 
 V1, V2, OTHER = make_package("1.0.0"), make_package("1.1.0"), make_package("2.0.0", model="kws")
 
@@ -692,7 +452,7 @@ def test_local_deployments_in_one_breath_leave_nothing_open(tmp_path: Path) -> N
 def test_what_a_full_store_refused_is_deployed_when_there_is_room_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(manager, "RETRY_S", 0.05)
+    monkeypatch.setattr(ledger, "RETRY_S", 0.05)
 
     async def scenario(rig: Rig) -> None:
         reserve = rig.store.reserve

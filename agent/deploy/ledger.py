@@ -1,0 +1,86 @@
+"""How deployments go: the newest of each model in memory, each step in the journal, the log and telemetry."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from agent.deploy.attempt import final_state
+from agent.deploy.journal import Deployment
+from agent.deploy.resources import Resources
+from agent.errors import OverlaidError, StoreError, one_line
+from agent.types import Phase, State
+
+log = logging.getLogger("deploy")
+RETRY_S = 300.0
+
+
+class Ledger:
+    """``latest``: the newest deployment by model; ``progress``: shares of the phases that are under way."""
+
+    def __init__(self, res: Resources, on_change: Callable[[], None]) -> None:
+        self._res, self._on_change = res, on_change
+        self.latest: dict[str, Deployment] = {}
+        self.progress: dict[str, float] = {}
+        self._ended: dict[str, float] = {}  # the newest deployment of each model: monotonic seconds
+
+    def load(self) -> None:
+        """What the journal remembers. Raises StoreError."""
+        self.latest = self._res.journal.latest()
+
+    def find(self, deployment_id: int) -> Deployment | None:
+        """A deployment by id while it is its model's newest."""
+        return next((d for d in self.latest.values() if d.id == deployment_id), None)
+
+    def opened(self, deployment: Deployment) -> None:
+        """A deployment that the journal has begins, or goes on after a restart."""
+        self.latest[deployment.model.name] = deployment
+        self._record(deployment)
+
+    def advance(self, deployment: Deployment, phase: Phase, share: float) -> None:
+        """A phase, which the journal knows, has come so far."""
+        name = deployment.model.name
+        self.progress[name] = share
+        last = self.latest[name]
+        if last.id == deployment.id and last.phase is not phase:
+            self.latest[name] = replace(last, state=State.IN_PROGRESS, phase=phase)
+            self._record(self.latest[name])
+        self._on_change()
+
+    def closed(self, deployment: Deployment, error: OverlaidError | None, why: str = "") -> None:
+        """It succeeded (``why``: the reason of its placement), or ``error`` ended it."""
+        name = deployment.model.name
+        state = final_state(error) if error else State.SUCCEEDED
+        why = f"{error.name}: {one_line(error)}" if error else why
+        try:
+            self._res.journal.finish(deployment, state, why)
+        except StoreError as failed:  # still open in the journal: the next start tries again
+            log.error("%s: %s", name, failed)
+        last = self.latest[name]
+        done = replace(last if last.id == deployment.id else deployment, state=state, why=why)
+        if last.id == deployment.id:
+            self.latest[name] = done
+            self.progress.pop(name, None)
+        self._ended[name] = time.monotonic()
+        self._record(done)
+
+    def may_retry(self) -> set[int]:
+        """What may have healed by itself, a silent server or a full disk: what is desired stays desired."""
+        now = time.monotonic()
+        return {
+            last.id
+            for last in self.latest.values()
+            if (
+                (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
+                or (last.state is State.FAILED and last.why.startswith(StoreError.__name__))
+            )
+            and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
+        }
+
+    def _record(self, deployment: Deployment) -> None:
+        model, phase, why = deployment.model, deployment.phase, deployment.why
+        where = "" if phase is None or deployment.state.final else f" {phase.value}"
+        log.info("%s %s: %s%s %s", model.name, model.version, deployment.state.value, where, why)
+        self._res.telemetry.deployment(model.name, model.version, model.digest, deployment.state, phase, why)

@@ -1,0 +1,7 @@
+"""Failures that speak of a device, not of the request or the model."""
+
+from __future__ import annotations
+
+from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
+
+UNWELL = (DeviceLost, DmaTimeout, OverlayLoadError)
