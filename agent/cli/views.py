@@ -125,7 +125,13 @@ def show_devices(board: Values) -> None:
         ]
         for device in board["devices"]
     ]
-    print_table(("DEVICE", "KIND", "MEMORY MB", "RUNTIMES", "NAME"), rows, f"board {board['name']}")
+    simulated = " (simulated: outputs are true, time and power are modelled)" if board["simulated"] else ""
+    print_table(
+        ("DEVICE", "KIND", "MEMORY MB", "RUNTIMES", "NAME"), rows, f"board {board['name']}{simulated}"
+    )
+    for device in board["devices"]:
+        if device.get("note"):
+            print(f"{device['id']}: {one_cell(device['note'])}")
     print(f"\npower meters: {', '.join(board['meters']) or 'none; energy is not known'}")
     for problem in board["problems"]:
         print(f"not usable: {problem}")
