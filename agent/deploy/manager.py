@@ -85,6 +85,7 @@ class Manager:
         self._replacer = Replacer(
             res,
             self._services,
+            lambda: {*self._services, *(name for name, _ in self._open.values())},
             self._turn,
             self._measuring,
             lambda: self.power_cap_w,

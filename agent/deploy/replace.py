@@ -29,21 +29,23 @@ MOVES = 2  # at once: each starts a process that loads a runtime
 
 
 class Replacer:
-    """``services`` is shared with the manager: models by name. ``turns``: one lock a model, held while its service
-    changes. ``measuring`` is held while a device is probed. ``on_change`` hears of everything that is shown,
-    ``on_idle`` of the end of the last move."""
+    """``services`` is shared with the manager: models by name; ``models`` names them and those being deployed.
+    ``turns``: one lock a model, held while its service changes. ``measuring`` is held while a device is probed.
+    ``on_change`` hears of everything that is shown, ``on_idle`` of the end of the last move."""
 
     def __init__(
         self,
         res: Resources,
         services: MutableMapping[str, Service],
+        models: Callable[[], Iterable[str]],
         turns: Mapping[str, asyncio.Lock],
         measuring: asyncio.Lock,
         power_cap_w: Callable[[], float | None],
         on_change: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self._res, self._services, self._turns, self._measuring = res, services, turns, measuring
+        self._res, self._services, self._models = res, services, models
+        self._turns, self._measuring = turns, measuring
         self._power_cap_w, self._on_change, self._on_idle = power_cap_w, on_change, on_idle
         self._health = DeviceHealth()
         self._moves = asyncio.Semaphore(MOVES)
@@ -72,7 +74,7 @@ class Replacer:
         """The models are restored: weigh them all, since the cap may have changed meanwhile."""
         self._resumed = True
         self._weighed_cap_w = self._power_cap_w()
-        self.weigh(self._services)
+        self.weigh(self._models())
         self._probe_soon()
 
     def keep_up(self) -> None:
@@ -80,7 +82,7 @@ class Replacer:
         cap_w, now = self._power_cap_w(), time.monotonic()
         if cap_w != self._weighed_cap_w:
             self._weighed_cap_w = cap_w
-            self.weigh(self._services)
+            self.weigh(self._models())
         else:
             self.weigh([name for name, failed in self._undone.items() if now - failed >= RETRY_S])
 
@@ -110,7 +112,7 @@ class Replacer:
         self._res.telemetry.event("device-lost", text)
         on_it = [name for name, s in self._services.items() if s.placement.candidate.device == device]
         self._stale.update(on_it)
-        self.weigh([*on_it, *self._services])
+        self.weigh([*on_it, *self._models()])
         self._probe_soon()
         self._on_change()
 
@@ -226,7 +228,7 @@ class Replacer:
                 )
                 log.info("%s", text)
                 self._res.telemetry.event("device-back", text)
-                self.weigh(self._services)
+                self.weigh(self._models())
                 self._on_change()
         self._probing = None
 
