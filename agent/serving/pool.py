@@ -15,7 +15,7 @@ from typing import Literal
 from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
 from agent.serving.listeners import listen_unix
-from agent.serving.process import OnConnection, OnStats, OnUnwell, Worker
+from agent.serving.process import OnConnection, OnStats, Worker
 from agent.serving.recent import Recent
 from agent.serving.restart import GIVEN_UP_S, Backoff
 from agent.serving.spec import WorkerSpec
@@ -24,7 +24,7 @@ from agent.waiting import set_within
 
 log = logging.getLogger(__name__)
 
-MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection, OnUnwell], Worker]
+MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection], Worker]
 Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
 
 
@@ -101,7 +101,8 @@ class Pool:
         """
         if self._closed:
             raise WorkerError("the daemon is stopping: no worker is started any more")
-        worker = self._make_worker(spec, self._stats, self._returned, self._unwell)
+        worker = self._make_worker(spec, self._stats, self._returned)
+        worker.on_unwell = self._unwell
         self._workers.add(worker)
         try:
             await worker.start()

@@ -44,9 +44,7 @@ class Worker:
     ``on_unwell`` hears of every failure that speaks of the device, while starting or serving.
     """
 
-    def __init__(
-        self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection, on_unwell: OnUnwell
-    ) -> None:
+    def __init__(self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection) -> None:
         self.spec = spec
         self.pid = 0
         self.load_s = 0.0
@@ -55,7 +53,7 @@ class Worker:
         self.cause = ""
         self._on_stats = on_stats
         self._on_connection = on_connection
-        self._on_unwell = on_unwell
+        self.on_unwell: OnUnwell = lambda worker, error: None
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
@@ -149,7 +147,7 @@ class Worker:
         if "error" in answer.head:
             error = from_name(str(answer.head["error"]["name"]), str(answer.head["error"]["text"]))
             if isinstance(error, UNWELL):
-                self._on_unwell(self, error)
+                self.on_unwell(self, error)
             raise error
         self.memory_mb = float(answer.head["ok"]["memory_mb"])
         return answer
@@ -166,7 +164,7 @@ class Worker:
             error = from_name(str(head["name"]), str(head["text"]))
             if not isinstance(error, UNWELL):
                 raise ValueError(f"{error.name} says nothing of the device")
-            self._on_unwell(self, error)
+            self.on_unwell(self, error)
         elif head["op"] == "connection":
             elsewhere = bool(head["elsewhere"])
             self._on_connection(self, message.take_socket(), message.payload, bool(head["door"]), elsewhere)
