@@ -53,7 +53,7 @@ class Worker:
         self.cause = ""
         self._on_stats = on_stats
         self._on_connection = on_connection
-        self.on_unwell: OnUnwell = lambda worker, error: None
+        self.on_unwell: OnUnwell = lambda _worker, _error: None
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -93,7 +94,7 @@ def placed(rig: Rig) -> Placement:
 
 def events(rig: Rig, *kinds: str) -> list[str]:
     assert rig.telemetry.flush()
-    with sqlite3.connect(rig.folder / "telemetry.db") as db:
+    with contextlib.closing(sqlite3.connect(rig.folder / "telemetry.db")) as db:
         rows = db.execute("SELECT kind, text FROM events ORDER BY id").fetchall()
     return [f"{kind}: {text}" for kind, text in rows if kind in kinds]
 
