@@ -27,7 +27,7 @@ from agent.errors import (
 )
 from agent.package.verify import VerifiedPackage
 from agent.serving.process import Worker
-from agent.types import Candidate, Phase, Placement, State
+from agent.types import Phase, Placement, State
 
 log = logging.getLogger("deploy")
 
@@ -58,8 +58,8 @@ def final_state(error: OverlaidError) -> State:
 class Attempt:
     """Runs the phases. Until it returns, the version that served before serves on or is put back.
 
-    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``replaced`` is the old
-    worker, loaded still, after a success.
+    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``running`` is the
+    placement so far, ``replaced`` the old worker, loaded still, after a success.
     """
 
     res: Resources
@@ -68,7 +68,7 @@ class Attempt:
     measuring: asyncio.Lock
     power_cap_w: Callable[[], float | None]
     make_room: Callable[[], Awaitable[None]]
-    incumbent: Candidate | None
+    running: Placement | None
     report: Report
     replaced: Worker | None = None
 
@@ -125,7 +125,7 @@ class Attempt:
         res, model = self.res, self.deployment.model
         placement = await self._phase(
             Phase.PROFILING,
-            partial(phases.place, res, package, model.budget, self.power_cap_w(), self.incumbent),
+            partial(phases.place, res, package, model.budget, self.power_cap_w(), self.running),
         )
         worker = await self._phase(
             Phase.ACTIVATING, lambda _: phases.start_checked(res, package, placement.candidate)

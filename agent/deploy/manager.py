@@ -221,7 +221,7 @@ class Manager:
         package = phases.installed_package(res, placement.digest)
         async with self._measuring:
             measured = await phases.place(
-                res, package, placement.budget, self.power_cap_w, placement.candidate, lambda _: None
+                res, package, placement.budget, self.power_cap_w, placement, lambda _: None
             )
         return measured.verdicts
 
@@ -314,7 +314,7 @@ class Manager:
             self._measuring,
             lambda: self.power_cap_w,
             lambda: self._make_room(name),
-            service.placement.candidate if service else None,
+            service.placement if service else None,
             partial(self._ledger.advance, deployment),
         )
         placement = await attempt.run()

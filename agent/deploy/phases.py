@@ -146,10 +146,12 @@ async def place(
     package: VerifiedPackage,
     budget: Budget,
     power_cap_w: float | None,
-    incumbent: Candidate | None,
+    running: Placement | None,
     progress: Progress,
 ) -> Placement:
     """PROFILING: measure every candidate in a worker and choose; NoFeasibleCandidate carries the numbers.
+
+    ``running``: the model's placement so far, whose worker is loaded meanwhile.
 
     GoldenMismatch when no candidate computes what the packer promised: the package or the runtimes are broken.
     """
@@ -159,13 +161,15 @@ async def place(
     errors: list[OverlaidError] = []
     for done, candidate in enumerate(candidates, start=1):
         try:
-            measurements.append(await _measure(res, package, candidate))
+            measured = await _measure(res, package, candidate)
+            measurements.append(profile.beside(measured, _running(running)))
         except OverlaidError as error:
             errors.append(error)
             verdicts.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
         progress(done / len(candidates))
     if not measurements and errors and all(isinstance(error, GoldenMismatch) for error in errors):
         raise GoldenMismatch(one_line(errors[0]))
+    incumbent = running.candidate if running else None
     choice = plan.choose(budget, measurements, verdicts, power_cap_w=power_cap_w, incumbent=incumbent)
     if choice.candidate is None:
         raise NoFeasibleCandidate(choice.reason)
@@ -180,6 +184,11 @@ async def place(
         tuple(choice.verdicts),
         time.time(),
     )
+
+
+def _running(placement: Placement | None) -> Measurement | None:
+    verdicts = placement.verdicts if placement else ()
+    return next((verdict.measurement for verdict in verdicts if verdict.chosen), None)
 
 
 async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:

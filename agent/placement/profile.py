@@ -6,7 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from agent.errors import MeterError
@@ -139,6 +139,22 @@ def holding_watts(before: Bracket | None, after: Bracket | None, rest_w: float |
         return None
     above_w = _mean_watts(before, after) - rest_w
     return above_w if above_w >= max(abs(before.watts - after.watts), MIN_HOLDING_W) else 0.0
+
+
+def beside(measured: Measurement, running: Measurement | None) -> Measurement:
+    """``measured`` without ``running``, the worker of the same model that was loaded meanwhile.
+
+    What that one holds is no part of the rest, and a candidate on its device, which seemed to be held for nothing,
+    holds at least as much.
+    """
+    if running is None or not running.holding_w or measured.holding_w is None or measured.rest_w is None:
+        return measured
+    same = measured.candidate.device == running.candidate.device
+    return replace(
+        measured,
+        rest_w=max(0.0, measured.rest_w - running.holding_w),
+        holding_w=max(measured.holding_w, running.holding_w) if same else measured.holding_w,
+    )
 
 
 def _mean_watts(one: Bracket, other: Bracket) -> float:

@@ -7,7 +7,7 @@ import pytest
 
 from agent.errors import MeterError, WorkerCrashed
 from agent.placement import profile
-from agent.placement.profile import Bracket, energy_per_run, holding_watts, idle_watts, measure
+from agent.placement.profile import Bracket, beside, energy_per_run, holding_watts, idle_watts, measure
 from agent.types import Candidate, Measurement
 
 CANDIDATE = Candidate("fp32", "onnxruntime", "cpu")
@@ -295,3 +295,16 @@ def test_cancelling_stops_the_worker_call(world: World, with_meter: bool) -> Non
         assert ended == ["profile"]
 
     asyncio.run(body(lambda: [FakeMeter(world)] if with_meter else []))
+
+
+def test_a_worker_that_is_loaded_meanwhile_is_counted_out() -> None:
+    def on(device: str, holding_w: float, rest_w: float) -> Measurement:
+        candidate = Candidate("int8", "onnxruntime", device)
+        return Measurement(candidate, 9, 1, 1, 1, 0.9, 0.1, 1, None, 0.002, "measured", holding_w, rest_w)
+
+    running = on("fpga", 0.2, 3.0)
+    # The FPGA is configured for the running worker already: a second one seems to hold nothing.
+    assert beside(on("fpga", 0.0, 3.2), running) == on("fpga", 0.2, 3.0)
+    assert beside(on("cpu", 0.0, 3.2), running) == on("cpu", 0.0, 3.0)
+    assert beside(on("cpu", 0.0, 3.2), None) == on("cpu", 0.0, 3.2)
+    assert beside(on("cpu", 0.1, 3.0), on("cpu", 0.0, 3.0)) == on("cpu", 0.1, 3.0)
