@@ -366,6 +366,9 @@ def test_processes_that_are_killed_at_random_moments(
         victim.kill()
         victim.join(10)
         working.append(another())
+    deadline = time.monotonic() + 30
+    while sum(look(watcher).runs) < 300 and time.monotonic() < deadline:
+        time.sleep(0.01)
     for process in working:
         process.kill()
         process.join(10)

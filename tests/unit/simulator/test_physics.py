@@ -224,6 +224,19 @@ def test_throttles_at_its_point_and_until_hysteresis_below(watts: float) -> None
     assert physics.clock(state, CPU) == 1.0
 
 
+def test_stays_throttled_where_it_settles_within_hysteresis() -> None:
+    """48 C: below the point at 50 C, not below 46 C."""
+    physics = laws()
+    cool, hot = (BoardState.at_rest(physics.profile, 0.0) for _ in range(2))
+    physics.load(hot, FPGA, 10.0, 100.0, 0.0)
+    for state in (cool, hot):
+        physics.advance(state, 10.0)
+        physics.load(state, FPGA, 1e3, 2.9e3, 10.0)
+        physics.advance(state, 500.0)
+        assert state.temp_c[0] == pytest.approx(48.0)
+    assert (cool.level[0], hot.level[0]) == (0, 1)
+
+
 def test_a_point_whose_hysteresis_reaches_below_another() -> None:
     """The temperature stays what it is when a level is left that it had long left behind."""
     throttle = (
@@ -357,6 +370,7 @@ def test_a_power_cap_slows_no_more_than_it_must() -> None:
     base_w, device_w = physics.draw(state)
     assert base_w + sum(device_w) == pytest.approx(IDLE_W + 2.5)
     assert interval.seconds == pytest.approx(2.0)  # a quarter of the power: half of the clock
+    assert physics.run(state, GPU, 1.0, 0.0).seconds == pytest.approx(2.0)  # the next one, when that is done
     assert physics.run(state, FPGA, 0.01, 0.0).seconds == pytest.approx(
         0.01 / MIN_CLOCK
     )  # nothing is left for it
