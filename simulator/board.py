@@ -211,7 +211,9 @@ def _check_lost(cell: Cell, device: int, since: float = math.inf) -> None:
     now = cell.conditions()
     if now.lost[device] or now.back_at[device] > since:
         profile = cell.profile
-        raise DeviceLost(f"{profile.devices[device].id} of {profile.name} does not answer (simulated)")
+        raise DeviceLost(
+            f"{profile.devices[device].id} of {profile.name} does not answer (simulated); see: overlaid sim faults"
+        )
 
 
 def _load_overlay(moment: Moment, index: int) -> None:
@@ -246,7 +248,7 @@ class SimMeter:
         """See ``hal.PowerMeter``."""
         now, true_j, conditions = self._look()
         if conditions.missing[self._index]:
-            raise MeterError(f"{self.rail} does not answer (simulated)")
+            raise MeterError(f"{self.rail} does not answer (simulated); see: overlaid sim faults")
         if conditions.nonsense[self._index]:
             return self._nonsense.choice((math.nan, -1.0, self._total_j + 1e9))
         if self._last is None or true_j < self._last[1]:  # the first reading, or a board that started anew
