@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 
-async def set_within(event: asyncio.Event, seconds: float) -> bool:
-    """Wait until ``event`` is set, ``seconds`` at most; False when it was not.
+async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
+    """Wait until ``event`` is set, ``seconds`` at most (None: for ever); False when it was not.
 
     A cancellation always comes through: ``asyncio.wait_for`` before Python 3.12 swallows one that arrives together with
     what it waits for, and whoever cancelled waits for ever.

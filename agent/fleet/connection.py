@@ -13,6 +13,7 @@ from agent.errors import LinkError, MessageError
 from agent.fleet.views import Event, Heard, NodeView, changes, node_filters
 from agent.link.client import Message, MqttLink, MqttSettings
 from agent.link.messages import Result
+from agent.waiting import set_within
 
 CONNECT_TIMEOUT_S = 10.0
 PUBLISH_TIMEOUT_S = 15.0
@@ -120,11 +121,7 @@ class Listener:
     async def changed(self, timeout_s: float) -> bool:
         """Wait for the next message; False when none came in time."""
         self._changed.clear()
-        try:
-            await asyncio.wait_for(self._changed.wait(), timeout_s)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await set_within(self._changed, timeout_s)
 
     async def read_retained(self, link: MqttLink, kinds: Iterable[str] = RETAINED_KINDS) -> None:
         """Subscribe and wait for the retained messages: until they stop coming, one second when there are none.

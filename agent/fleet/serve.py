@@ -19,6 +19,7 @@ from agent.link.blocks import encode_frame
 from agent.link.messages import BlockRequest, parse
 from agent.link.topics import ROOT, block_data
 from agent.types import check_digest
+from agent.waiting import set_within
 
 COALESCE_S = 1.0
 MAX_REQUEST_BYTES = 4096
@@ -111,9 +112,7 @@ class BlockServer:
 
     async def _idle(self) -> None:
         self._wake.clear()
-        try:
-            await asyncio.wait_for(self._wake.wait(), IDLE_S)
-        except asyncio.TimeoutError:
+        if not await set_within(self._wake, IDLE_S):
             self._summarise(IDLE_S)
 
     def _frame(self, digest: str, sha: str) -> bytes | None:

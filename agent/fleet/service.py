@@ -20,6 +20,7 @@ from agent.fleet.serve import BlockServer, Packages
 from agent.fleet.views import Heard, NodeView, changes, node_filters
 from agent.link.backoff import Backoff
 from agent.link.client import Message, MqttLink
+from agent.waiting import set_within
 
 MAX_PENDING = 10_000  # messages heard and not yet in the database
 COMPLAIN_EVERY_S = 1.0
@@ -183,8 +184,7 @@ class _Service:
             while not self._connected.is_set():
                 if self._control.is_connected:
                     await self._keeper.keep()
-                with contextlib.suppress(asyncio.TimeoutError):
-                    await asyncio.wait_for(self._connected.wait(), self._timing.keep_s)
+                await set_within(self._connected, self._timing.keep_s)
 
     async def _record(self) -> None:
         while True:

@@ -14,7 +14,8 @@ from agent.link.backoff import Backoff
 from agent.link.client import MAX_PAYLOAD_BYTES, Message, MqttLink, MqttSettings
 from agent.link.messages import BlockRequest
 from agent.link.topics import block_data, block_requests
-from agent.link.window import Window
+from agent.link.window import MAX_BYTES, Window
+from agent.waiting import set_within
 
 DIGEST_BYTES = 32
 MAX_DATA_BYTES = MAX_PAYLOAD_BYTES - DIGEST_BYTES
@@ -54,7 +55,7 @@ class Counters:
 
 
 class BlockFetcher:
-    """Fetches blocks, each time over a clean-start connection of its own: a session would bring stale blocks.
+    """Fetches blocks over clean-start connections, one a package: a session would bring stale blocks.
 
     ``settings.client_id`` is followed by the package, so that two fetches do not push each other out.
     """
@@ -72,9 +73,50 @@ class BlockFetcher:
         self._site = site
         self._backoff = backoff
 
+    def listen(self, package_digest: str) -> Feed:
+        """A connection for this package, to be closed by the caller."""
+        client_id = f"{self._settings.client_id}_{package_digest[:12]}"
+        settings = replace(self._settings, client_id=client_id, clean_session=True)
+        return Feed(settings, self._site, package_digest, self.counters, self._backoff)
+
     async def fetch(
         self, package_digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
+        """``Feed.fetch`` over a connection that lives as long as that."""
+        feed = self.listen(package_digest)
+        try:
+            await feed.fetch(wanted, deliver)
+        finally:
+            await feed.close()
+
+
+class Feed:
+    """The blocks of one package as they pass by, from the first fetch on. Those that come between two fetches wait for
+    the second, up to a window's worth: nodes that got the manifest at the same instant ask for the same blocks then."""
+
+    def __init__(
+        self,
+        settings: MqttSettings,
+        site: str,
+        package: str,
+        counters: Counters,
+        backoff: Backoff | None,
+    ) -> None:
+        self._site, self._package, self._counters = site, package, counters
+        self._transfer: _Transfer | None = None
+        self._early: list[bytes] = []
+        self._early_bytes = 0
+        self._link = MqttLink(
+            settings,
+            on_message=self._receive,
+            on_connect=self._connected,
+            on_disconnect=self._disconnected,
+            backoff=backoff,
+        )
+        self._link.subscribe(block_data(site, package), 0)
+        self._started = False
+
+    async def fetch(self, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]) -> None:
         """Fetch ``wanted`` (digest → bytes; 0 = unknown, at most 1 MiB), calling ``deliver`` on the loop once for each.
 
         Waits through lost connections and silent servers for as long as the caller does; cancel it at any time.
@@ -86,27 +128,41 @@ class BlockFetcher:
                 raise BlockError(
                     f"block {sha[:12]} has {size} bytes; more than {MAX_DATA_BYTES} cannot be carried"
                 )
-        transfer = _Transfer(self._site, package_digest, wanted, deliver, self.counters)
-        link = MqttLink(
-            replace(
-                self._settings,
-                client_id=f"{self._settings.client_id}_{package_digest[:12]}",
-                clean_session=True,
-            ),
-            on_message=transfer.receive,
-            on_connect=transfer.connected,
-            on_disconnect=transfer.disconnected,
-            backoff=self._backoff,
-        )
         if not wanted:
-            await link.stop()
             return
-        link.subscribe(block_data(self._site, package_digest), 0)
-        link.start()
+        transfer = self._transfer = _Transfer(self._site, self._package, wanted, deliver, self._counters)
+        early, self._early, self._early_bytes = self._early, [], 0
+        for frame in early:
+            transfer.receive(frame)
+        if not self._started:
+            self._started = True
+            self._link.start()
         try:
-            await transfer.run(link)
+            await transfer.run(self._link)
         finally:
-            await link.stop()
+            self._transfer = None
+
+    async def close(self) -> None:
+        """Disconnect."""
+        await self._link.stop()
+
+    def _connected(self) -> None:
+        self._counters.connections += 1
+        if self._transfer is not None:
+            self._transfer.connected()
+
+    def _disconnected(self, reason: str) -> None:
+        if self._transfer is not None:
+            self._transfer.disconnected(reason)
+
+    def _receive(self, message: Message) -> None:
+        frame = message.payload
+        self._counters.bytes_received += len(frame)
+        if self._transfer is not None:
+            self._transfer.receive(frame)
+        elif self._early_bytes + len(frame) <= MAX_BYTES:
+            self._early.append(frame)
+            self._early_bytes += len(frame)
 
 
 class _Transfer:
@@ -138,27 +194,22 @@ class _Transfer:
                     # Lost with the connection at worst; a new one begins with the same request.
                     link.publish(self._requests, BlockRequest(blocks=blocks).encode(), qos=0)
                 patience = self._window.patience(time.monotonic())
-            try:
-                await asyncio.wait_for(self._wake.wait(), patience)
-            except asyncio.TimeoutError:
-                continue
+            await set_within(self._wake, patience)
         if self._error is not None:
             raise self._error
 
     def connected(self) -> None:
-        self._counters.connections += 1
         self._window.restart()
         self._wake.set()
 
     def disconnected(self, reason: str) -> None:
         log.warning("package %s: %d blocks to go; %s", self._package[:12], len(self._window), reason)
 
-    def receive(self, message: Message) -> None:
-        self._counters.bytes_received += len(message.payload)
+    def receive(self, frame: bytes) -> None:
         if self._error is not None:
             return
         try:
-            self._take(message.payload)
+            self._take(frame)
         except Exception as error:  # whatever the caller's deliver raises ends its fetch
             self._error = error
         self._wake.set()

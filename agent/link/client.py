@@ -20,6 +20,7 @@ from agent.link.values import (
     Outgoing,
     Will,
 )
+from agent.waiting import set_within
 
 MAX_OUTGOING_BYTES = 64 << 20
 MAX_TOPIC_BYTES = 1000
@@ -68,11 +69,7 @@ class MqttLink:
 
     async def connected(self, timeout: float | None = None) -> bool:
         """Wait until the broker has accepted the login; False after ``timeout`` seconds."""
-        try:
-            await asyncio.wait_for(self._connected.wait(), timeout)
-        except asyncio.TimeoutError:
-            return False
-        return True
+        return await set_within(self._connected, timeout)
 
     async def stop(self, publish_last: tuple[str, bytes] | None = None) -> None:
         """Publish ``publish_last`` (topic, payload; retained, QoS 1), disconnect, end the thread. Idempotent.
@@ -88,8 +85,7 @@ class MqttLink:
             self._network.close()
         else:
             # A silent host or name server can hold the thread for longer; as a daemon it ends by itself.
-            with contextlib.suppress(asyncio.TimeoutError):
-                await asyncio.wait_for(self._ended.wait(), 2 * FAREWELL_TIMEOUT_S)
+            await set_within(self._ended, 2 * FAREWELL_TIMEOUT_S)
         self._connected.clear()
         for future in list(self._outstanding):
             _settle(future, LinkError("the link to the broker was stopped before it acknowledged"))
