@@ -12,14 +12,19 @@ import sys
 from collections.abc import Sequence
 
 from agent.cli import node, telemetry
-from agent.cli.output import DAEMON_DOWN, WRONG_USAGE
-from agent.errors import DaemonNotRunning, OverlaidError, UsageError
+from agent.cli.output import DAEMON_DOWN, WRONG_USAGE, Commands
+from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, UsageError, one_line
 
 EXIT_CODES: dict[type[OverlaidError], int] = {UsageError: WRONG_USAGE, DaemonNotRunning: DAEMON_DOWN}
+GROUP = "overlaid.commands"
+HELP = {"sim": "boards without hardware: scenarios, faults, many nodes"}
 
 
-def build_parser(with_fleet: bool = True) -> argparse.ArgumentParser:
-    """All commands; those of the operator only ``with_fleet``, so that a node's command does not wait for them."""
+def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.ArgumentParser:
+    """All commands; those of the operator only ``with_fleet``, so that a node's command does not wait for them.
+
+    ``first``: the first word of the command line. What others install is looked for unless it is one of ours.
+    """
     parser = argparse.ArgumentParser(
         prog="overlaid",
         description="Deploys signed ML models to edge nodes and serves them within latency and power budgets.",
@@ -40,15 +45,35 @@ def build_parser(with_fleet: bool = True) -> argparse.ArgumentParser:
         fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
         fleet_package.register(fleet_commands)
         fleet_operate.register(fleet_commands)
+    if first not in commands.choices:
+        _add_installed(commands, first)
     return parser
+
+
+def _add_installed(commands: Commands[argparse.ArgumentParser], first: str | None) -> None:
+    """Commands of the entry-point group ``overlaid.commands``; only the one that is asked for is imported."""
+    from importlib.metadata import entry_points
+
+    for point in entry_points(group=GROUP):
+        text = HELP.get(point.name, f"commands of {point.value.partition('.')[0]}")
+        parser = commands.add_parser(point.name, help=text, description=f"{text[0].upper()}{text[1:]}.")
+        if point.name == first:
+            try:
+                register = point.load()
+            except (ImportError, AttributeError) as error:
+                raise RuntimeUnavailable(
+                    f"{point.name} cannot be loaded: {one_line(error)}; pip install 'overlaid[{point.name}]'"
+                ) from error
+            register(parser.add_subparsers(dest=f"{point.name}_command", required=True, metavar="COMMAND"))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 3 the daemon is down,
     130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
-    args = build_parser(with_fleet="fleet" in argv[:1]).parse_args(argv)
+    first = argv[0] if argv else None
     try:
+        args = build_parser(with_fleet=first == "fleet", first=first).parse_args(argv)
         return int(args.run(args) or 0)
     except OverlaidError as error:
         print(f"overlaid: {error.name}: {error}", file=sys.stderr)
