@@ -217,6 +217,8 @@ class Daemon:
         if self.inbox is not None:
             await self.inbox.close()
         await self.pool.close()
+        if self.wire is not None:
+            await self.wire.close()
         self.reporter.write_snapshot()
         if self.link is not None:
             offline = Status(online=False, boot_id=self.boot_id).encode()
