@@ -79,9 +79,17 @@ class Node:
 
     def start(self) -> None:
         """Start the daemon and wait until its control socket answers and its board is probed."""
+        self.launch()
+        self.wait()
+
+    def launch(self) -> None:
+        """Start the daemon."""
         with self.log.open("ab") as log:
             command = [str(OVERLAID), "run", "--config", str(self.config)]
             self.process = subprocess.Popen(command, stdout=log, stderr=log)
+
+    def wait(self) -> None:
+        """Until the control socket answers and the board is probed."""
         wait_until(f"node {self.name}", self._answers, 30.0)
 
     def _answers(self) -> bool:

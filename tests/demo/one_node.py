@@ -1,47 +1,21 @@
-"""``make demo``: the whole product on this machine, without a board.
-
-A broker, the operator's block server and one node; a model is deployed, used, replaced by a broken one that is
-refused, its worker is killed and comes back. Every step is an ``overlaid`` command that a user could type.
-"""
+"""One node of this machine's own hardware: a model is deployed, used, replaced by a broken one that is refused; its
+worker is killed and comes back."""
 
 from __future__ import annotations
 
 import os
-import re
-import shutil
 import signal
 import statistics
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from tests.demo.show import say, show
 from tests.system.digits import ask_digits, break_digits
-from tests.system.stage import OVERLAID, ROOT, Node, Stage, alive, children_of, stage, wait_until
+from tests.system.stage import ROOT, Node, Stage, wait_until
 
 BUDGET = ("--latency-p99", "20ms", "--rate", "10/s")
-
-
-def say(text: str) -> None:
-    print(f"\n\033[1m== {text}\033[0m" if sys.stdout.isatty() else f"\n== {text}", flush=True)
-
-
-def _short(argument: str) -> str:
-    """Paths as they would be typed in the clone, the demo's own folder left out."""
-    return re.sub(r"/tmp/\S+?/(?=[^/ ]+$)", "", argument.replace(f"{ROOT}/", ""))
-
-
-def show(*args: str, expect: int = 0) -> None:
-    """Run a command as the user sees it: the command line, then its output as it comes."""
-    visible = " ".join(_short(arg) for arg in args)
-    print(f"$ overlaid {visible}", flush=True)
-    code = subprocess.run([str(OVERLAID), *args], check=False).returncode
-    if code != expect:
-        raise SystemExit(f"demo: overlaid {args[0]} ended with {code}, expected {expect}")
 
 
 def deploy(it: Stage, reference: str, expect: int = 0) -> None:
@@ -81,8 +55,9 @@ def kill_worker(node: Node) -> None:
 
 
 def play(it: Stage) -> None:
+    """Ends with the node running; SystemExit when something did not go as it should."""
     home = str(it.home)
-    it.serve()
+    say("start a node")
     node = it.node("demo-node")
     node.start()
     say("pack, sign and publish a model (operator)")
@@ -106,29 +81,3 @@ def play(it: Stage) -> None:
     time.sleep(2.0)  # latencies reach the database in batches of a second
     show("status", "--config", str(node.config))
     show("telemetry", "--since", "1h", "--config", str(node.config))
-    say("stop everything")
-    assert node.process is not None
-    started = [node.process.pid, *children_of(node.process.pid)]
-    it.close()
-    left = [pid for pid in started if alive(pid)]
-    if left:
-        raise SystemExit(f"demo: still running: {left}")
-    print("nothing is left running")
-
-
-def main() -> int:
-    started = time.monotonic()
-    folder = Path(tempfile.mkdtemp(prefix="overlaid-demo-"))
-    try:
-        say("start a broker, the operator's block server and one node")
-        with stage(folder) as it:
-            print(f"broker: {it.broker.name} on {it.broker.host}:{it.broker.port}")
-            play(it)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    print(f"\ndemo done in {time.monotonic() - started:.0f} s")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())
