@@ -88,7 +88,7 @@ def report(client: Steady) -> None:
     answers = ", ".join(f"{count} x {status}" for status, count in sorted(client.statuses.items()))
     print(
         f"the client was answered {answers}; {client.broken} connections broke; "
-        f"at most {client.gap_s:.1f} s passed between two good answers"
+        f"at most {client.gap_s * 1e3:.0f} ms passed between two good answers"
     )
 
 
