@@ -55,7 +55,7 @@ def _default_node_name() -> str:
 
 
 class Node(Section):
-    """Who this node is. ``board``: an entry point of ``overlaid.boards``; ``local`` is the only one today."""
+    """Who this node is. ``board``: an entry point of ``overlaid.boards``: ``local``, ``sim:NAME``."""
 
     site: Name = "default"
     name: Name = Field(default_factory=_default_node_name)
