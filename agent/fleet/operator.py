@@ -163,6 +163,17 @@ class Operator:
             rows = self._db.execute("SELECT DISTINCT target FROM desired ORDER BY target").fetchall()
         return [Target.parse(row[0]) for row in rows]
 
+    def wanted_by_several(self, digest: str) -> bool:
+        """True when the package is in the newest desired state of a group, or of two nodes."""
+        nodes = 0
+        for target in self.targets():
+            state = self.latest(target)
+            if state is not None and any(model.digest == digest for model in state.models):
+                nodes += 1
+                if target.group or nodes > 1:
+                    return True
+        return False
+
     # -- commands ------------------------------------------------------------------------------------------------
 
     def next_sequence(self, key_id: str) -> int:

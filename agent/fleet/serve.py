@@ -1,7 +1,8 @@
 """Answers requests for blocks from the repository: QoS 0 frames on the package's shared topic.
 
 Nodes that want the same package hear each other's blocks, so a block that has just been sent, or waits to be, is not
-sent again. What a node lost it asks for again after its time-out.
+sent again. What a node lost it asks for again after its time-out. The first blocks for several nodes wait until these
+have come (``gathering``).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from agent.errors import BlockMissing, LinkError, MessageError, PackageError, one_line
+from agent.fleet.gathering import Gathering
 from agent.fleet.log import Log
 from agent.link.blocks import encode_frame
 from agent.link.messages import BlockRequest, parse
@@ -47,7 +49,8 @@ class _Sent:
 
 
 class BlockServer:
-    """``publish`` sends at QoS 0 and returns a future that is done when the frame is on the socket."""
+    """``publish`` sends at QoS 0 and returns a future that is done when the frame is on the socket. ``several``: see
+    ``Gathering``."""
 
     def __init__(
         self,
@@ -55,10 +58,12 @@ class BlockServer:
         packages: Packages,
         publish: Publish,
         log: Log,
+        several: Callable[[str], bool],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._site, self._packages, self._publish = site, packages, publish
         self._log, self._clock = log, clock
+        self._gathering = Gathering(several)
         self._queue: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._recent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._window: deque[tuple[tuple[str, str], asyncio.Future[None]]] = deque()
@@ -82,13 +87,16 @@ class BlockServer:
         self._forget()
         for sha in parse(BlockRequest, payload).blocks:
             key = (digest, sha)
-            if key not in self._recent and len(self._queue) < MAX_QUEUED:
+            if len(self._queue) + len(self._gathering) >= MAX_QUEUED:
+                continue
+            if not self._gathering.holds(digest, sha, self._clock()) and key not in self._recent:
                 self._queue[key] = None
         self._wake.set()
 
     def disconnected(self) -> None:
         """Nobody waits for these blocks any more: nodes ask again once they are back."""
         self._queue.clear()
+        self._gathering.clear()
 
     def _forget(self) -> None:
         limit = self._clock() - COALESCE_S
@@ -99,6 +107,7 @@ class BlockServer:
         """Send what is queued until cancelled, never more than a few frames ahead of the socket."""
         while True:
             await asyncio.sleep(0)  # frames that cannot be sent do not wait, others must get their turn
+            self._queue.update(dict.fromkeys(self._gathering.due(self._clock())))
             if not self._queue:
                 await self._idle()
                 continue
@@ -112,7 +121,8 @@ class BlockServer:
 
     async def _idle(self) -> None:
         self._wake.clear()
-        if not await set_within(self._wake, IDLE_S):
+        patience = self._gathering.patience(self._clock())
+        if not await set_within(self._wake, IDLE_S if patience is None else min(patience, IDLE_S)):
             self._summarise(IDLE_S)
 
     def _frame(self, digest: str, sha: str) -> bytes | None:

@@ -86,7 +86,11 @@ class _Service:
             backoff=timing.backoff,
         )
         self._blocks = BlockServer(
-            desk.site, packages, lambda topic, frame: self._data.publish(topic, frame, 0), log
+            desk.site,
+            packages,
+            lambda topic, frame: self._data.publish(topic, frame, 0),
+            log,
+            self._wanted_by_several,
         )
         self._keeper = Keeper(desk.operator, desk.key, self._publish_retained, log)
         self._views: dict[str, NodeView] = desk.operator.views()
@@ -153,6 +157,13 @@ class _Service:
             self._blocks.handle(message.topic, message.payload)
         except MessageError as error:
             self._complain(message.topic, error)
+
+    def _wanted_by_several(self, digest: str) -> bool:
+        try:
+            return self._desk.operator.wanted_by_several(digest)
+        except OverlaidError as error:
+            self._complain("operator.db", error)
+            return False
 
     def _hear(self, message: Message) -> None:
         if len(self._pending) >= MAX_PENDING:

@@ -250,3 +250,29 @@ def test_what_ends_a_transfer(tmp_path: Path) -> None:
 
     with start_mosquitto(tmp_path) as broker:
         asyncio.run(run(broker))
+
+
+def test_what_passes_by_between_two_fetches_is_kept_for_the_second(tmp_path: Path) -> None:
+    blocks = make_blocks(3, 1000)
+    sha, *others = blocks
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            node, got = fetcher(broker), Received()
+            feed = node.listen(PACKAGE)
+            try:
+                await asyncio.wait_for(feed.fetch({sha: 0}, got), 10)
+                for other in others:  # for another node
+                    server.publish(block_data(SITE, PACKAGE), encode_frame(other, blocks[other]), qos=0)
+                await until(
+                    lambda: node.counters.bytes_received == sum(len(data) + 32 for data in blocks.values())
+                )
+                await asyncio.wait_for(feed.fetch(sizes({other: blocks[other] for other in others}), got), 10)
+            finally:
+                await feed.close()
+            assert got == blocks
+            assert (node.counters.asked, node.counters.connections, server.requests) == (1, 1, 1)
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))

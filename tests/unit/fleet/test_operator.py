@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import StoreError, UsageError
-from agent.fleet.desired import Content, content_of, issue, with_model, with_power_cap
+from agent.fleet.desired import EMPTY, Content, content_of, issue, with_model, with_power_cap
 from agent.fleet.operator import RESULT_ROWS, Operator
 from agent.fleet.views import Heard
 from agent.link.messages import Message, Reported, Result, Status, TelemetryBatch
@@ -142,6 +142,22 @@ def test_revisions_strictly_grow_and_rollback_restores(steps: list[tuple[Target,
                 assert operator.latest(target) == made
         for target, past in model.items():
             assert [content_of(state) for state in operator.history(target)] == past[::-1]
+
+
+def test_a_package_is_wanted_by_several_when_a_group_or_two_nodes_have_it_now(tmp_path: Path) -> None:
+    with Operator(tmp_path / "operator.db") as operator:
+        operator.revise(NODE, version("1.0.0"))
+        latest = operator.latest(NODE)
+        assert latest is not None
+        digest, newer = latest.models[0].digest, "f" * 64
+        assert not operator.wanted_by_several(digest)
+        operator.revise(OTHER, version("1.0.0"))
+        assert operator.wanted_by_several(digest) and not operator.wanted_by_several(newer)
+        operator.revise(OTHER, lambda _: EMPTY)
+        assert not operator.wanted_by_several(digest)
+        operator.revise(GROUP, version("1.0.0"))
+        operator.revise(NODE, lambda _: EMPTY)
+        assert operator.wanted_by_several(digest)
 
 
 def test_renewal_only_in_the_last_third(tmp_path: Path) -> None:

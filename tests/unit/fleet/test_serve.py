@@ -10,6 +10,7 @@ from collections.abc import Callable
 import pytest
 
 from agent.errors import BlockMissing, LinkError, MessageError, StoreError
+from agent.fleet.gathering import GATHER_S
 from agent.fleet.serve import COALESCE_S, MAX_QUEUED, WINDOW, BlockServer
 from agent.link.blocks import decode_frame
 from agent.link.topics import block_data, block_requests
@@ -43,7 +44,10 @@ class Bench:
         self.events: list[str] = []
         self.written = written
         self.broken = False
-        self.server = BlockServer("lab", Packages(), self._publish, self._log, lambda: self.now)
+        self.several = False
+        self.server = BlockServer(
+            "lab", Packages(), self._publish, self._log, lambda _: self.several, lambda: self.now
+        )
 
     def _log(self, event: str, text: str, **data: object) -> None:
         self.events.append(event)
@@ -185,3 +189,31 @@ def test_a_flood_of_requests_keeps_a_bounded_queue() -> None:
         assert len(bench.sent) == MAX_QUEUED
 
     run(play)
+
+
+def test_the_blocks_of_a_group_wait_for_its_nodes_and_are_sent_once() -> None:
+    async def play(bench: Bench) -> None:
+        bench.several = True
+        for late in range(3):
+            bench.now = late * GATHER_S / 2
+            bench.ask(PACKAGE)
+            bench.ask(*SHAS[:3])
+            await bench.turn()
+        assert [sha for _, sha, _ in bench.sent] == [PACKAGE]
+        bench.now += GATHER_S
+        bench.ask(SHAS[3])
+        await bench.turn()
+
+    assert [sha for _, sha, _ in run(play).sent] == [PACKAGE, *SHAS[:4]]
+
+
+def test_what_waits_for_a_group_is_sent_although_nobody_asks_any_more() -> None:
+    async def play(bench: Bench) -> None:
+        bench.several = True
+        bench.ask(SHAS[0])
+        await bench.turn()
+        assert not bench.sent
+        bench.now = GATHER_S
+        await asyncio.sleep(GATHER_S * 1.5)
+
+    assert [sha for _, sha, _ in run(play).sent] == SHAS[:1]
