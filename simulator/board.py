@@ -155,7 +155,7 @@ class SimDevice:
                 f"the model moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
             )
         with self._cell.update() as moment:
-            _load_overlay(moment, self._index)
+            load_overlay(moment, self._index)
             joules = device.load_s * device.active_w
             return moment.physics.load(moment.state, self._index, device.load_s, joules, moment.now).end
 
@@ -195,7 +195,7 @@ class SimSession:
         """When the device works on the run."""
         _check_lost(self._cell, self._device)
         with self._cell.update() as moment:
-            _load_overlay(moment, self._device)
+            load_overlay(moment, self._device)
             timeout_s = moment.conditions.dma_timeout_s[self._device]
             if not timeout_s:
                 seconds = run_seconds(self._profile, self._work, batch)
@@ -216,7 +216,7 @@ def _check_lost(cell: Cell, device: int, since: float = math.inf) -> None:
         )
 
 
-def _load_overlay(moment: Moment, index: int) -> None:
+def load_overlay(moment: Moment, index: int) -> None:
     """Reserve an FPGA for loading its overlay, unless it has it: before the first model, and after a brown-out."""
     device = moment.physics.profile.devices[index]
     if device.overlay is None or moment.state.overlay[index] != NO_OVERLAY:

@@ -1,0 +1,73 @@
+"""The models of a scenario: what a run of each variant takes, and when requests arrive."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent.errors import ConfigError, PackageError
+from agent.fleet.source import ModelFolder
+from agent.placement.plan import VariantInfo
+from agent.types import Budget
+from simulator.scenario.files import Load, Scenario
+from simulator.work import Work, count_work
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """One model. ``work``: by variant."""
+
+    name: str
+    version: str
+    budget: Budget
+    variants: tuple[VariantInfo, ...]
+    work: dict[str, Work]
+    load: Load
+
+    def arrivals(self, seed: int, duration_s: float) -> Iterator[float]:
+        """Seconds since the start of each request, in order. Poisson: independent of what other models ask for."""
+        draw = random.Random(f"{seed}/{self.name}/arrivals").expovariate  # noqa: S311
+        poisson = self.load.arrivals == "poisson"
+        rates = self.load.rates
+        ends = [*(time for time, _ in rates[1:]), math.inf]
+        for (start, rate), end in zip(rates, ends, strict=True):
+            until = min(end, duration_s)
+            if not rate:
+                continue
+            # The exponential distribution has no memory: a new rate may begin anew.
+            count, time = 0, start + draw(rate) if poisson else start
+            while time < until:
+                yield time
+                count += 1
+                time = time + draw(rate) if poisson else start + count / rate
+
+
+def read_workloads(scenario: Scenario, folder: Path) -> list[Workload]:
+    """The scenario's models; their folders are relative to ``folder``.
+
+    ConfigError: no such model folder, or two of one name. Raises what ``count_work`` raises.
+    """
+    found: dict[str, Workload] = {}
+    for load in scenario.models:
+        try:
+            source = ModelFolder(folder / load.folder)
+            files = {variant.name: source.file(variant.file) for variant in source.toml.variants}
+        except PackageError as error:
+            raise ConfigError(f"models.folder: {error}; it is relative to the scenario's file") from error
+        toml = source.toml
+        if toml.name in found:
+            raise ConfigError(
+                f"models: there are two of the name {toml.name!r}; give one of them another rate"
+            )
+        found[toml.name] = Workload(
+            toml.name,
+            toml.version,
+            load.budget,
+            tuple(VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy) for v in toml.variants),
+            {v.name: count_work(files[v.name], v.format) for v in toml.variants},
+            load,
+        )
+    return list(found.values())
