@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from agent.devices.cpu import CpuDevice
@@ -12,7 +14,8 @@ from agent.errors import DmaTimeout, GoldenMismatch
 from agent.serving.pool import MakeWorker
 from agent.serving.process import OnConnection, OnStats, Worker
 from agent.serving.spec import WorkerSpec
-from simulator.board import SimDevice
+from agent.serving.unwell import UNWELL
+from simulator.board import SimDevice, load_overlay
 from simulator.cell import Cell, SharedCell
 from simulator.clock import Clock, RealClock
 from simulator.nodes.truth import Truth
@@ -20,6 +23,7 @@ from simulator.profile import load_profile
 from simulator.speed import run_seconds
 
 CHUNK_S = 0.25  # reserved at once: what happens to a board meanwhile is felt by the next chunk
+WATCH_S = 1.0  # between looks at the device of a model in service, instead of clients' requests
 
 
 def light_workers(truth: Truth) -> MakeWorker:
@@ -49,23 +53,26 @@ class LightWorker(Worker):
         self._profile = cell.profile.device(spec.candidate.device)
         self._index = cell.profile.devices.index(self._profile)
         self._holds = False
+        self._watching: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Take the modelled time of loading. Raises what opening a model on a simulated device raises."""
-        self._device.check_format(self.spec.file.format)
-        self._device.check_lost()
-        work = await self._truth.work(self.spec)
-        started = self._cell.clock.now()
-        await _sleep_until(self._cell.clock, self._device.begin_load(work))
-        self._device.check_lost()
-        self._cell.hold(self._index)
+        clock = self._cell.clock
+        with self._telling():
+            self._device.check_format(self.spec.file.format)
+            self._device.check_lost()
+            work = await self._truth.work(self.spec)
+            started = clock.now()
+            await _sleep_until(clock, self._device.begin_load(work))
+            self._device.check_lost(started)
+            self._cell.hold(self._index)
         self._holds = True
         self._run_s = run_seconds(self._profile, work)
-        self.load_s = self._cell.clock.now() - started
+        self.load_s = clock.now() - started
         self.memory_mb = self.spec.file.path.stat().st_size / 1e6
 
     async def check(self) -> None:
-        """See ``Worker.check``; DeviceLost and DmaTimeout too."""
+        """See ``Worker.check``. Raises DeviceLost, DmaTimeout and OverlayLoadError too."""
         await self.profile(0.0, 1)
         problem = await self._truth.problem(self.spec)
         if problem is not None:
@@ -75,18 +82,20 @@ class LightWorker(Worker):
         """Device seconds of runs back to back, none of them computed."""
         runs: list[float] = []
         clock = self._cell.clock
-        end = clock.now() + seconds
-        while not runs or (len(runs) < max_runs and clock.now() < end):
-            most = max_runs - len(runs)
-            until = self._reserve(min(clock.now() + CHUNK_S, end), most, runs)
-            await _sleep_until(clock, until)
-            self._device.check_lost()
+        started = clock.now()
+        end = started + seconds
+        with self._telling():
+            while not runs or (len(runs) < max_runs and clock.now() < end):
+                until = self._reserve(min(clock.now() + CHUNK_S, end), max_runs - len(runs), runs)
+                await _sleep_until(clock, until)
+                self._device.check_lost(started)
         return runs
 
     def _reserve(self, end: float, most: int, runs: list[float]) -> float:
         """Reserve one run at least, at most ``most`` and none that begins after ``end``; when the last one ends."""
         self._device.check_lost()
         with self._cell.update() as moment:
+            load_overlay(moment, self._index)
             timeout_s = moment.conditions.dma_timeout_s[self._index]
             if timeout_s:
                 raise DmaTimeout(
@@ -102,11 +111,13 @@ class LightWorker(Worker):
                     break
         return until
 
-    async def serve(self, listener: socket.socket) -> None:
-        """Nothing: clients of a light node wait in vain."""
+    async def serve(self, listener: socket.socket) -> None:  # noqa: ARG002 (as Worker has it)
+        """Clients of a light node wait in vain; only whether its device is still there is looked at."""
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name=f"watch {self.spec}")
 
     async def drain(self) -> None:
-        """Nothing is served."""
+        """Nobody is served."""
 
     async def stop(self) -> None:
         """See ``Worker.stop``."""
@@ -114,6 +125,8 @@ class LightWorker(Worker):
 
     async def end(self) -> None:
         """Free the device."""
+        if self._watching is not None:
+            self._watching.cancel()
         if self._holds:
             self._holds = False
             self._cell.release(self._index)
@@ -121,6 +134,21 @@ class LightWorker(Worker):
 
     def pass_connection(self, fd: int, unread: bytes, door: bool) -> None:
         """Leave it to the sender to close: nobody is served."""
+
+    @contextlib.contextmanager
+    def _telling(self) -> Iterator[None]:
+        """Tell the pool of failures that speak of the device, as a process does."""
+        try:
+            yield
+        except UNWELL as error:
+            self.on_unwell(self, error)
+            raise
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(WATCH_S)
+            with contextlib.suppress(*UNWELL), self._telling():
+                self._device.check_lost(self._cell.clock.now() - WATCH_S)
 
 
 async def _sleep_until(clock: Clock, moment: float) -> None:

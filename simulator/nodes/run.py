@@ -12,6 +12,7 @@ from pathlib import Path
 
 from agent.fleet.connection import connect
 from agent.serving.pool import MakeWorker
+from agent.waiting import set_within
 from simulator.faults import Happening
 from simulator.nodes.light import light_workers
 from simulator.nodes.limits import check_path, reserve_files
@@ -78,7 +79,7 @@ class _Run:
                 if starting.done():
                     starting.result()
                 show(self._look(), self._share())
-                self._interrupted = await _within(stop.wait(), LOOK_S)
+                self._interrupted = await set_within(stop, LOOK_S)
         finally:
             starting.cancel()
             await asyncio.gather(starting, return_exceptions=True)
@@ -142,11 +143,3 @@ class _Run:
         if request.model is not None:
             return len(self._done(request.model)) / request.count
         return min(1.0, self._usage.seconds / request.seconds) if request.seconds else 0.0
-
-
-async def _within(waiting: object, seconds: float) -> bool:
-    try:
-        await asyncio.wait_for(waiting, seconds)  # type: ignore[arg-type]
-    except asyncio.TimeoutError:
-        return False
-    return True
