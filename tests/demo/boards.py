@@ -108,7 +108,7 @@ def table(nodes: dict[str, Node]) -> None:
                 f"{measured['p99_ms']:.2f}",
                 f"{(measured['joules'] or 0) * 1e3:.2f}",
                 model["state"],
-                model["why"] if model["state"] != "SUCCEEDED" else placement["reason"],
+                model["why"] if model["state"] != "SUCCEEDED" else placement["reason"].partition(";")[0],
             ]
         )
     print_table(("NODE", "BOARD", "RUNS", "P99 MS", "MJ/RUN", "STATE", "WHY"), rows)
