@@ -17,6 +17,7 @@ MAX_PACKAGES = 256  # remembered
 class _Package:
     until: float
     limit: float
+    late: bool = False
     blocks: dict[str, None] = field(default_factory=dict)
 
 
@@ -37,7 +38,8 @@ class Gathering:
     def holds(self, digest: str, sha: str, now: float) -> bool:
         """A block of package ``digest`` is asked for; True when it waits here until it is ``due``.
 
-        The manifest never waits: asking for it is how a node comes.
+        The manifest does not wait: asking for it is how a node comes. It is sent again before the blocks, for those who
+        came too late for it.
         """
         before = self._asked.get(digest)
         self._asked[digest] = now
@@ -45,7 +47,9 @@ class Gathering:
         if len(self._asked) > MAX_PACKAGES:
             self._asked.popitem(last=False)
         package = self._waiting.get(digest)
-        if package is None:
+        if package is not None:
+            package.late |= sha == digest
+        else:
             fresh = before is None or now - before > QUIET_S
             if not (fresh and self._several(digest)):
                 return False
@@ -59,7 +63,11 @@ class Gathering:
     def due(self, now: float) -> list[tuple[str, str]]:
         """(package, block) whose waiting is over, in the order in which they were asked for."""
         over = [digest for digest, package in self._waiting.items() if package.until <= now]
-        return [(digest, sha) for digest in over for sha in self._waiting.pop(digest).blocks]
+        found = []
+        for digest in over:
+            package = self._waiting.pop(digest)
+            found += [(digest, sha) for sha in (*([digest] if package.late else []), *package.blocks)]
+        return found
 
     def patience(self, now: float) -> float | None:
         """Seconds until something may be due; None when nothing waits."""

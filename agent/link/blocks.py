@@ -91,8 +91,11 @@ class BlockFetcher:
 
 
 class Feed:
-    """The blocks of one package as they pass by, from the first fetch on. Those that come between two fetches wait for
-    the second, up to a window's worth: nodes that got the manifest at the same instant ask for the same blocks then."""
+    """The blocks of one package as they pass by, from the first fetch on.
+
+    Those that come before or after the manifest wait for the fetch of blocks, up to a window's worth: other nodes have
+    asked for what this one is about to ask for.
+    """
 
     def __init__(
         self,
@@ -104,7 +107,8 @@ class Feed:
     ) -> None:
         self._site, self._package, self._counters = site, package, counters
         self._transfer: _Transfer | None = None
-        self._early: list[bytes] = []
+        self._before_manifest = False
+        self._early: dict[bytes, bytes] = {}
         self._early_bytes = 0
         self._link = MqttLink(
             settings,
@@ -131,9 +135,11 @@ class Feed:
         if not wanted:
             return
         transfer = self._transfer = _Transfer(self._site, self._package, wanted, deliver, self._counters)
-        early, self._early, self._early_bytes = self._early, [], 0
-        for frame in early:
-            transfer.receive(frame)
+        self._before_manifest = set(wanted) == {self._package}
+        if not self._before_manifest:
+            early, self._early, self._early_bytes = self._early, {}, 0
+            for frame in early.values():
+                transfer.receive(frame)
         if not self._started:
             self._started = True
             self._link.start()
@@ -158,10 +164,12 @@ class Feed:
     def _receive(self, message: Message) -> None:
         frame = message.payload
         self._counters.bytes_received += len(frame)
-        if self._transfer is not None:
+        sha = frame[:DIGEST_BYTES]
+        keep = self._before_manifest and sha.hex() != self._package
+        if self._transfer is not None and not keep:
             self._transfer.receive(frame)
-        elif self._early_bytes + len(frame) <= MAX_BYTES:
-            self._early.append(frame)
+        elif sha not in self._early and self._early_bytes + len(frame) <= MAX_BYTES:
+            self._early[sha] = frame
             self._early_bytes += len(frame)
 
 

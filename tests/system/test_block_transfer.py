@@ -252,26 +252,34 @@ def test_what_ends_a_transfer(tmp_path: Path) -> None:
         asyncio.run(run(broker))
 
 
-def test_what_passes_by_between_two_fetches_is_kept_for_the_second(tmp_path: Path) -> None:
-    blocks = make_blocks(3, 1000)
-    sha, *others = blocks
+def test_what_passes_by_before_and_after_the_manifest_is_kept_for_the_blocks_fetch(tmp_path: Path) -> None:
+    blocks = make_blocks(2, 1000)
+    (before, after), manifest = blocks, {PACKAGE: b"package"}
+    size = sum(len(data) + 32 for data in blocks.values())
 
     async def run(broker: Broker) -> None:
-        async with Server(broker, blocks) as server:
+        async with Server(broker, blocks | manifest, lambda _sha, _frame: None) as server:
+
+            def send(sha: str) -> None:
+                frame = encode_frame(sha, (blocks | manifest)[sha])
+                server.publish(block_data(SITE, PACKAGE), frame, qos=0)
+
             await server.ready()
             node, got = fetcher(broker), Received()
             feed = node.listen(PACKAGE)
             try:
-                await asyncio.wait_for(feed.fetch({sha: 0}, got), 10)
-                for other in others:  # for another node
-                    server.publish(block_data(SITE, PACKAGE), encode_frame(other, blocks[other]), qos=0)
-                await until(
-                    lambda: node.counters.bytes_received == sum(len(data) + 32 for data in blocks.values())
-                )
-                await asyncio.wait_for(feed.fetch(sizes({other: blocks[other] for other in others}), got), 10)
+                first = asyncio.ensure_future(feed.fetch({PACKAGE: 0}, got))
+                await until(lambda: server.requests == 1)
+                send(before)  # for another node
+                await until(lambda: node.counters.bytes_received > 0)
+                send(PACKAGE)
+                await asyncio.wait_for(first, 10)
+                send(after)
+                await until(lambda: node.counters.bytes_received > size)
+                await asyncio.wait_for(feed.fetch(sizes(blocks), got), 10)
             finally:
                 await feed.close()
-            assert got == blocks
+            assert got == manifest | blocks
             assert (node.counters.asked, node.counters.connections, server.requests) == (1, 1, 1)
 
     with start_mosquitto(tmp_path) as broker:

@@ -35,9 +35,16 @@ def test_the_manifest_never_waits_and_the_blocks_do_until_no_more_nodes_come() -
     assert len(group) == 2
     assert group.due(0.3 + GATHER_S - 0.01) == []
     assert group.patience(0.3) == pytest.approx(GATHER_S)
-    assert group.due(0.3 + GATHER_S) == [(PACKAGE, BLOCK), (PACKAGE, LAST)]
+    assert group.due(0.3 + GATHER_S) == [(PACKAGE, PACKAGE), (PACKAGE, BLOCK), (PACKAGE, LAST)]
     assert len(group) == 0
     assert not group.holds(PACKAGE, BLOCK, 0.8)  # a late one's, or the next window: at once
+
+
+def test_the_manifest_is_sent_again_only_for_those_who_came_later() -> None:
+    group = gathering()
+    group.holds(PACKAGE, PACKAGE, 0.0)
+    group.holds(PACKAGE, BLOCK, 0.1)
+    assert group.due(1.0) == [(PACKAGE, BLOCK)]
 
 
 def test_nodes_that_keep_coming_hold_nobody_up_for_ever() -> None:
@@ -45,7 +52,7 @@ def test_nodes_that_keep_coming_hold_nobody_up_for_ever() -> None:
     assert group.holds(PACKAGE, BLOCK, 0.0)
     for tick in range(20):
         group.holds(PACKAGE, PACKAGE, tick / 10)
-    assert group.due(MAX_GATHER_S) == [(PACKAGE, BLOCK)]
+    assert group.due(MAX_GATHER_S) == [(PACKAGE, PACKAGE), (PACKAGE, BLOCK)]
     assert min(FLOOR_S, START_S) > MAX_GATHER_S  # else nodes would ask again meanwhile
 
 

@@ -191,7 +191,7 @@ def test_a_flood_of_requests_keeps_a_bounded_queue() -> None:
     run(play)
 
 
-def test_the_blocks_of_a_group_wait_for_its_nodes_and_are_sent_once() -> None:
+def test_the_blocks_of_a_group_wait_for_its_nodes_and_are_sent_once_after_the_manifest() -> None:
     async def play(bench: Bench) -> None:
         bench.several = True
         for late in range(3):
@@ -204,7 +204,7 @@ def test_the_blocks_of_a_group_wait_for_its_nodes_and_are_sent_once() -> None:
         bench.ask(SHAS[3])
         await bench.turn()
 
-    assert [sha for _, sha, _ in run(play).sent] == [PACKAGE, *SHAS[:4]]
+    assert [sha for _, sha, _ in run(play).sent] == [PACKAGE, PACKAGE, *SHAS[:4]]
 
 
 def test_what_waits_for_a_group_is_sent_although_nobody_asks_any_more() -> None:
