@@ -143,6 +143,7 @@ class Replacer:
         try:
             async with self._turns[name], self._moves:
                 self._waiting.discard(name)  # what happens from here on is weighed once more
+                self._undone.pop(name, None)
                 service = self._services.get(name)
                 if service is not None and not service.why:
                     await self._settle(name, service.placement)
@@ -150,7 +151,6 @@ class Replacer:
             self._waiting.discard(name)
 
     async def _settle(self, name: str, old: Placement) -> None:
-        self._undone.pop(name, None)
         new = reweighed(old, self._power_cap_w(), self.lost, time.time())
         try:
             if new.candidate.device not in self.lost:

@@ -239,6 +239,36 @@ def test_a_move_that_fails_keeps_the_old_worker_and_is_tried_again(
     play(tmp_path, scenario, Source([V1]), board=BOARD)
 
 
+def test_a_model_that_could_not_be_moved_and_is_removed_is_weighed_no_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(replace, "RETRY_S", 0.05)
+
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"), budget=TIGHT)
+        await rig.settled()
+        rig.pool.wrong_on.add("cpu")
+        rig.want((V1, "1.0.0"), budget=TIGHT, cap_w=5.0)
+        await rig.settled()
+        rig.want()
+        await rig.settled()
+        looks = 0
+        keep_up = rig.manager._replacer.keep_up
+
+        def counted() -> None:
+            nonlocal looks
+            looks += 1
+            keep_up()
+
+        monkeypatch.setattr(rig.manager._replacer, "keep_up", counted)
+        await asyncio.sleep(0.06)
+        rig.manager.reconcile()
+        await asyncio.sleep(0.1)
+        assert looks <= 3  # the one that was asked for, and once more after what it found
+
+    play(tmp_path, scenario, Source([V1]), board=BOARD)
+
+
 def test_a_device_that_cannot_be_opened_in_a_move_is_lost_too(tmp_path: Path) -> None:
     async def scenario(rig: Rig) -> None:
         rig.want((V1, "1.0.0"), budget=TIGHT, cap_w=5.0)
