@@ -107,8 +107,10 @@ class Node:
             return
         if timeout_s := conditions.dma_timeout_s[device]:
             interval = cell.physics.load(cell.state, device, timeout_s, 0.0, now)
-            error = DmaTimeout(f"a transfer to {worker.candidate.device} did not end within {timeout_s:g} s")
-            self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, error))
+            timeout = DmaTimeout(
+                f"a transfer to {worker.candidate.device} did not end within {timeout_s:g} s"
+            )
+            self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, timeout))
         else:
             interval = cell.physics.run(cell.state, device, worker.run_s, now)
             if interval.end < conditions.until:
