@@ -56,10 +56,10 @@ def final_state(error: OverlaidError) -> State:
 
 @dataclass(slots=True)
 class Attempt:
-    """Runs the phases. Until it returns, the version that served before serves on or is put back.
+    """Runs the phases. Until ``place`` returns, the version that served before serves on or is put back.
 
-    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``running`` is the
-    placement so far, ``replaced`` the old worker, loaded still, after a success.
+    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``replaced`` is the old
+    worker, loaded still, after a success.
     """
 
     res: Resources
@@ -68,20 +68,12 @@ class Attempt:
     measuring: asyncio.Lock
     power_cap_w: Callable[[], float | None]
     make_room: Callable[[], Awaitable[None]]
-    running: Placement | None
     report: Report
     replaced: Worker | None = None
 
-    async def run(self) -> Placement:
-        """Deploy; returns the committed placement. Raises the named error that ended it."""
-        package = await self._deliver()
-        async with self.measuring:
-            placement, worker = await self._place(package)
-        await self._take_over(worker, placement)
-        return placement
-
-    async def _deliver(self) -> VerifiedPackage:
-        """DOWNLOADING and VERIFYING; a damaged or lost block is fetched again before that ends the attempt."""
+    async def deliver(self) -> VerifiedPackage:
+        """DOWNLOADING and VERIFYING; a damaged or lost block is fetched again before that ends the attempt, with the
+        named error."""
         for remaining in reversed(range(FETCHES)):
             self._enter(Phase.DOWNLOADING)
             async with self.source.turn:
@@ -120,12 +112,21 @@ class Attempt:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def _place(self, package: VerifiedPackage) -> tuple[Placement, Worker]:
+    async def place(self, package: VerifiedPackage, running: Placement | None) -> Placement:
+        """The rest; returns the committed placement. ``running``: the model's placement so far. Raises the named error
+        that ended it."""
+        async with self.measuring:
+            placement, worker = await self._activate(package, running)
+        await self._take_over(worker, placement)
+        return placement
+
+    async def _activate(
+        self, package: VerifiedPackage, running: Placement | None
+    ) -> tuple[Placement, Worker]:
         """PROFILING and ACTIVATING: what runs where, and a worker that proved itself there."""
         res, model = self.res, self.deployment.model
         placement = await self._phase(
-            Phase.PROFILING,
-            partial(phases.place, res, package, model.budget, self.power_cap_w(), self.running),
+            Phase.PROFILING, partial(phases.place, res, package, model.budget, self.power_cap_w(), running)
         )
         worker = await self._phase(
             Phase.ACTIVATING, lambda _: phases.start_checked(res, package, placement.candidate)

@@ -285,8 +285,7 @@ class Manager:
 
     async def _work(self, deployment: Deployment) -> None:
         try:
-            async with self._turn[deployment.model.name]:
-                await self._attempt(deployment)
+            await self._attempt(deployment)
         except asyncio.CancelledError:
             error = self._stop_with.get(deployment.id)
             if error is None:
@@ -306,7 +305,6 @@ class Manager:
             raise DeployError(
                 f"the agent was stopped {MAX_ATTEMPTS} times in this deployment; deploy again to retry"
             )
-        service = self._services.get(name)
         attempt = Attempt(
             self._res,
             deployment,
@@ -314,15 +312,17 @@ class Manager:
             self._measuring,
             lambda: self.power_cap_w,
             lambda: self._make_room(name),
-            service.placement if service else None,
             partial(self._ledger.advance, deployment),
         )
-        placement = await attempt.run()
-        # Committed: from here on nothing may end it as anything but SUCCEEDED, so nothing is awaited before that.
-        self._services[name] = Service(placement, deployment.origin)
-        self._replacer.placed(name)
-        self._res.telemetry.placement(placement)
-        self._finish(deployment, None, placement.reason)
+        package = await attempt.deliver()  # which may take long: what serves may move meanwhile
+        async with self._turn[name]:
+            service = self._services.get(name)
+            placement = await attempt.place(package, service.placement if service else None)
+            # Committed: from here on nothing may end it as anything but SUCCEEDED, so nothing is awaited before that.
+            self._services[name] = Service(placement, deployment.origin)
+            self._replacer.placed(name)
+            self._res.telemetry.placement(placement)
+            self._finish(deployment, None, placement.reason)
         chore = self._task(self._clean_up(name, attempt.replaced))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)

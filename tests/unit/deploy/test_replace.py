@@ -23,6 +23,7 @@ from agent.types import (
     DeviceInfo,
     Measurement,
     ModelStatus,
+    Phase,
     Placement,
     State,
 )
@@ -304,30 +305,55 @@ def test_transfers_that_do_not_end_are_counted(tmp_path: Path) -> None:
     play(tmp_path, scenario, Source([V1]), board=BOARD)
 
 
-def test_a_move_waits_for_the_deployment_and_takes_what_it_brought(tmp_path: Path) -> None:
+def test_a_model_moves_while_its_next_version_downloads(tmp_path: Path) -> None:
     async def held() -> Source:
         return Source([V1, V2], hold=asyncio.Event(), held="1.1.0")
 
     async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"), budget=TIGHT)
+        await rig.settled()
+        rig.want((V2, "1.1.0"), budget=TIGHT)
+        await until(lambda: rig.journal.latest()["digits"].phase is Phase.DOWNLOADING)
+        lose(rig)
+        await until(lambda: rig.pool.routes["digits"].spec.candidate.device == "cpu")
+        assert rig.pool.routes["digits"].spec.version == "1.0.0"
+        rig.pool.refuses.clear()
+        await until(lambda: rig.pool.routes["digits"].spec.candidate.device == "gpu")
+        assert rig.source.hold is not None
+        rig.source.hold.set()
+        await rig.settled()
+        await on(rig, "gpu")
+        assert placed(rig).digest == V2.digest
+
+    play(tmp_path, scenario, asyncio.run(held()), board=BOARD)
+
+
+def test_a_move_waits_for_the_deployment_and_takes_what_it_brought(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
         rig.want((V1, "1.0.0"), budget=TIGHT, cap_w=7.0)
         await rig.settled()
+        start, profiling, go_on = rig.pool.start, asyncio.Event(), asyncio.Event()
+
+        async def held(spec: Any) -> Any:
+            profiling.set()
+            await go_on.wait()
+            return await start(spec)
+
+        rig.pool.start = held  # type: ignore[method-assign]
         rig.want((V2, "1.1.0"), budget=TIGHT, cap_w=7.0)
-        await until(lambda: rig.journal.latest()["digits"].state is State.IN_PROGRESS)
-        for cap_w in (5.0, 6.0, 4.5):  # queued three times, done once
+        await profiling.wait()
+        for cap_w in (5.0, 6.0, 4.5, 7.0):  # queued, and done once: when nothing is left to do
             rig.want((V2, "1.1.0"), budget=TIGHT, cap_w=cap_w)
             await asyncio.sleep(0.02)
         before = rig.pool.started
-        # The deployment itself is judged by the cap when it measures: raised, or it would be refused.
-        rig.want((V2, "1.1.0"), budget=TIGHT, cap_w=7.0)
-        assert rig.source.hold is not None
-        rig.source.hold.set()
+        go_on.set()
         await rig.settled()
         await on(rig, "gpu")
         assert rig.pool.started == before + 3  # measured on two devices, deployed; not moved
         # The rig shows 4 W whatever is loaded; 2 W of them are the worker of 1.0.0, which was loaded meanwhile.
         assert placed(rig).digest == V2.digest and "node 4.1 W <= cap 7 W" in placed(rig).reason
 
-    play(tmp_path, scenario, asyncio.run(held()), board=BOARD)
+    play(tmp_path, scenario, Source([V1, V2]), board=BOARD)
 
 
 def test_a_cap_that_fell_while_a_deployment_soaked_moves_what_it_brought(tmp_path: Path) -> None:
