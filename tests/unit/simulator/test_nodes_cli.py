@@ -83,8 +83,8 @@ def test_files_are_reserved_up_to_the_hard_limit(monkeypatch: pytest.MonkeyPatch
     assert set_to == []
     limits.reserve_files(100)
     assert set_to == [(100 * limits.FILES_PER_NODE + limits.OTHER_FILES, 4096)]
-    with pytest.raises(UsageError, match="at most --count 144"):
-        limits.reserve_files(145)
+    with pytest.raises(UsageError, match="at most --count 212"):
+        limits.reserve_files(213)
     monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, resource.RLIM_INFINITY))
     limits.reserve_files(500)
     assert set_to[-1][0] > 500 * limits.FILES_PER_NODE
