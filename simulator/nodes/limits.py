@@ -9,8 +9,6 @@ from agent.errors import UsageError
 from simulator.nodes.node import name_of
 
 FILES_PER_NODE = 19  # 16 with a connection for blocks, measured; 3 more for a second one
-    28  # at most: databases with their logs, sockets, two connections for blocks at once; 20 when idle
-)
 OTHER_FILES = 64
 MAX_SOCKET_PATH = 107  # sockaddr_un of Linux, without the final zero
 
