@@ -7,6 +7,7 @@ after every run, which is energy that no profile of the model alone would show.
 from __future__ import annotations
 
 import base64
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ from agent.devices.tensors import Found, agree, check_inputs
 from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, one_line
 from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
+
+# From 1.29 on the released wheels tell their maker about every process and session (microsoft/onnxruntime#27379); a node
+# tells nobody but its operator. Read once, when the runtime is imported.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 PROVIDER = "CPUExecutionProvider"
 # y = x + x, FP32 [n, 4]: opset 13, IR 8, made with onnx.helper (tests/contract/tiny.py makes it again).

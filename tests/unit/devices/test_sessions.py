@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -93,3 +96,17 @@ def test_an_operator_that_the_runtime_does_not_know(tmp_path: Path) -> None:
     path.write_bytes(onnx_double().replace(b"Add", b"Zdd"))
     with pytest.raises(ModelLoadError, match="Zdd"):
         CpuDevice().open(ModelFile(path, "onnx", (X,), (Y,)), "onnxruntime")
+
+
+def test_onnx_runtime_tells_nobody(tmp_path: Path) -> None:
+    """Its own telemetry leaves a session file in the temporary folder as soon as a model is loaded."""
+    (tmp_path / "tmp").mkdir()
+    path = tmp_path / "m.onnx"
+    path.write_bytes(onnx_double())
+    code = "import sys; from pathlib import Path; from agent.devices.onnx_cpu import _load; _load(Path(sys.argv[1]), 1)"
+    environment = {
+        key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")
+    }
+    environment["TMPDIR"] = str(tmp_path / "tmp")
+    subprocess.run([sys.executable, "-c", code, str(path)], env=environment, check=True, timeout=60)
+    assert list((tmp_path / "tmp").iterdir()) == []
