@@ -17,8 +17,8 @@ from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, one_lin
 from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
 
-# From 1.29 on the released wheels tell their maker about every process and session (microsoft/onnxruntime#27379); a node
-# tells nobody but its operator. Read once, when the runtime is imported.
+# From 1.29 on the released wheels tell their maker about every process and session (microsoft/onnxruntime#27379); a
+# node tells nobody but its operator. Read once, when the runtime is imported.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
 PROVIDER = "CPUExecutionProvider"
