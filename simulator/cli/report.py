@@ -101,4 +101,6 @@ def _failed(model: Values) -> str:
 
 
 def _to(decision: Values) -> str:
-    return "stays" if decision["old"] == decision["new"] else runs(decision["new"], False)
+    if decision["old"] != decision["new"]:
+        return runs(decision["new"], False)
+    return "stays" if decision["new"] else "waits"

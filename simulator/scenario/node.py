@@ -42,13 +42,15 @@ class Worker:
 
 @dataclass(slots=True)
 class Service:
-    """A model in service. ``stale``: its worker has seen its device get lost; ``again``: weigh it after the move."""
+    """A model in service. ``candidate``: where it should be; ``placed``: where it was loaded last; ``stale``: its
+    worker has seen its device get lost; ``again``: weigh it after the move."""
 
     workload: Workload
     record: ModelRecord
     candidate: Candidate
     verdicts: Sequence[Verdict]
     reason: str
+    placed: Candidate | None = None
     worker: Worker | None = None
     moving: bool = False
     again: str = ""
@@ -72,7 +74,7 @@ class Node:
     def deploy(self, service: Service, now: float) -> None:
         """Load a model for the first time."""
         self.services.append(service)
-        self._move(service, None, service.candidate, "start", now)
+        self._move(service, service.candidate, "start", now)
 
     def set_cap(self, cap_w: float | None, now: float) -> None:
         """The operator changes the node's cap."""
@@ -161,15 +163,13 @@ class Node:
         stays = new == old and service.worker is not None and not service.stale
         if stays or new.device in self._health.lost:
             if told:
-                self._decided(service, old, old, trigger, now, now)
+                self._decided(service, service.placed, trigger, now, now)
         else:
-            self._move(service, old, new, trigger, now)
+            self._move(service, new, trigger, now)
 
-    def _move(
-        self, service: Service, old: Candidate | None, new: Candidate, trigger: str, now: float
-    ) -> None:
+    def _move(self, service: Service, new: Candidate, trigger: str, now: float) -> None:
         """Load the model on its new candidate; what served it serves until then, unless it is restarted in place."""
-        if new == old and service.worker is not None:
+        if service.worker is not None and service.worker.candidate == new:
             self._unload(service.worker, now)
             service.worker = None
         device = self._devices[new.device]
@@ -181,18 +181,10 @@ class Node:
             self._on_unopened(new.device, error, service, trigger, now)
             return
         service.moving = True
-        arrived = functools.partial(self._arrive, service, old, new, trigger, now)
+        arrived = functools.partial(self._arrive, service, new, trigger, now)
         self._agenda.add(loaded, arrived)
 
-    def _arrive(
-        self,
-        service: Service,
-        old: Candidate | None,
-        new: Candidate,
-        trigger: str,
-        decided: float,
-        now: float,
-    ) -> None:
+    def _arrive(self, service: Service, new: Candidate, trigger: str, decided: float, now: float) -> None:
         service.moving = False
         try:
             self._devices[new.device].check_lost(decided)
@@ -204,8 +196,9 @@ class Node:
         replaced = service.worker
         self._cell.hold(index)
         service.worker = Worker(new, index, run_seconds(profile, work))
-        service.candidate, service.stale = new, False
-        self._decided(service, old, new, trigger, decided, now)
+        self._decided(service, new, trigger, decided, now)
+        service.candidate = service.placed = new
+        service.stale = False
         if replaced is not None:
             drained = replaced.ends[-1] if replaced.ends else now
             self._agenda.add(max(now, drained), functools.partial(self._unload, replaced))
@@ -218,17 +211,11 @@ class Node:
         self._cell.release(worker.device)
 
     def _decided(
-        self,
-        service: Service,
-        old: Candidate | None,
-        new: Candidate,
-        trigger: str,
-        decided: float,
-        now: float,
+        self, service: Service, new: Candidate | None, trigger: str, decided: float, now: float
     ) -> None:
         decided_s, time_s = max(0.0, decided - self._origin), max(0.0, now - self._origin)
         self.decisions.append(
-            Decision(decided_s, time_s, service.workload.name, old, new, trigger, service.reason)
+            Decision(decided_s, time_s, service.workload.name, service.placed, new, trigger, service.reason)
         )
 
     # -- lost devices --------------------------------------------------------------------------------------------

@@ -71,11 +71,11 @@ def run_scenario(
         service = Service(workload, record, choice.candidate, choice.verdicts, choice.reason)
         agenda.add(began, functools.partial(node.deploy, service))
         _Requests(node, service, agenda, origin, workload.arrivals(scenario.seed, scenario.duration_s))
-    for cap in scenario.caps:
-        agenda.add(origin + cap.at_s, functools.partial(node.set_cap, cap.watts))
     _work_off(agenda, clock, origin)
     cell.physics.advance(cell.state, origin)
     board = BoardRecord(cell, origin, bin_s)
+    for cap in scenario.caps:
+        agenda.add(origin + cap.at_s, functools.partial(_change_cap, board, node, cap.watts))
     _Samples(board, node, agenda, origin, progress)
     _work_off(agenda, clock, origin + scenario.duration_s)
     board.sample(origin + scenario.duration_s, node.cap_w)
@@ -113,6 +113,11 @@ class _Requests:
         self._next()
 
 
+def _change_cap(board: BoardRecord, node: Node, cap_w: float | None, now: float) -> None:
+    board.sample(now, node.cap_w)  # until now the cap before held
+    node.set_cap(cap_w, now)
+
+
 class _Samples:
     """The board, sampled every second."""
 
@@ -136,7 +141,7 @@ class _Samples:
 
 def _loading_s(profile: BoardProfile, models: int) -> float:
     """Time enough for every model to be loaded on every device."""
-    return models * sum(d.load_s + (d.overlay.load_s if d.overlay else 0.0) for d in profile.devices) + 1.0
+    return models * sum(d.load_s + (d.overlay.load_s if d.overlay else 0.0) for d in profile.devices) + 0.1
 
 
 def _timeline(profile: BoardProfile, scenario: Scenario, began: float, origin: float) -> Timeline:
