@@ -28,7 +28,7 @@ UNITS = (
     ("minutes", 60.0, 600.0),
     ("seconds", 1.0, 0.0),
 )  # name, seconds, from this duration on
-MAX_LABEL = 40
+MAX_LABEL, MAX_LINES = 40, 5
 
 
 def check_picture(path: Path) -> None:
@@ -152,7 +152,7 @@ def _devices(axis: Any, told: Values, scenario: Scenario, profile: BoardProfile,
     models = [model["name"] for model in told["models"]]
     for row, model in enumerate(models):
         moves = [d for d in told["decisions"] if d["model"] == model and d["old"] != d["new"]]
-        ends = [*(move["time_s"] for move in moves[1:]), scenario.duration_s]
+        ends = [*(move["time_s"] for move in moves), scenario.duration_s][1:]
         for move, end in zip(moves, ends, strict=True):
             start, candidate = move["time_s"] / unit_s, move["new"]
             width = end / unit_s - start
@@ -232,6 +232,8 @@ def _faults(axes: Any, scenario: Scenario, unit_s: float) -> None:
         taken[line : line + 1] = [start + (len(text) + 1) * per_letter]
         for axis in axes:
             axis.axvline(start, color=colour, lw=0.8, alpha=0.55)
+        if line >= MAX_LINES:
+            continue
         axes[0].annotate(
             text, (start, 1), xycoords=axes[0].get_xaxis_transform(), xytext=(2, 3 + 12 * line),
             textcoords="offset points", fontsize=8.5, color=colour, annotation_clip=False,

@@ -14,7 +14,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "run",
         _run,
         "run a scenario: a modelled board, its requests, caps and faults over time",
-        "overlaid sim run simulator/scenarios/jetson-day.toml --plot day.png",
+        "overlaid sim run simulator/scenarios/camera-node.toml --plot node.png",
     )
     run.add_argument("scenario", type=Path, metavar="SCENARIO", help="a scenario's TOML file")
     run.add_argument(

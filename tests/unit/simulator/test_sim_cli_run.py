@@ -150,3 +150,25 @@ def test_the_pynq_bridges_on_its_cpu_while_the_overlay_does_not_load(
     served = [d["new"]["device"] for d in told["decisions"] if d["old"] != d["new"]]
     assert served == ["fpga", "cpu", "fpga"]
     assert "OverlayLoadError" in told["models"][0]["failures"]
+
+
+def test_a_refused_model_and_many_faults_can_be_drawn(
+    capsys: pytest.CaptureFixture[str], scenario: Path
+) -> None:
+    pytest.importorskip("matplotlib")
+    faults = "".join(f'[[faults]]\nkind = "disk-full"\nat_s = {i / 10}\nfor_s = 9\n' for i in range(50))
+    scenario.write_text(SCENARIO.replace("latency_p99_ms = 100.0", "latency_p99_ms = 0.01") + faults)
+    picture = scenario.parent / "out.png"
+    code, out, _ = run(capsys, "run", str(scenario), "--plot", str(picture))
+    assert code == 0 and "camera-digits was refused: no candidate meets the budget" in out
+    assert picture.stat().st_size > 20_000
+
+
+def test_a_scenario_in_real_time(capsys: pytest.CaptureFixture[str], scenario: Path) -> None:
+    scenario.write_text(
+        f'board = "rpi5"\nduration_s = 0.5\n[[models]]\nfolder = "{MODELS}/digits"\n'
+        'budget = { latency_p99_ms = 20.0, rate_hz = 20.0 }\narrivals = "regular"\n'
+    )
+    told = json.loads(run(capsys, "run", str(scenario), "--clock", "real", "--json")[1])
+    assert told["clock"] == "real" and told["models"][0]["answered"] == 10
+    assert told["speed"]["wall_s"] >= 0.5
