@@ -171,4 +171,3 @@ def test_a_scenario_in_real_time(capsys: pytest.CaptureFixture[str], scenario: P
     )
     told = json.loads(run(capsys, "run", str(scenario), "--clock", "real", "--json")[1])
     assert told["clock"] == "real" and told["models"][0]["answered"] == 10
-    assert told["speed"]["wall_s"] >= 0.5
