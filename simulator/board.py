@@ -53,21 +53,17 @@ class SimBoard:
         return self._cell.profile
 
     def describe(self) -> BoardInfo:
-        """See ``hal.Board.describe``. A device that is lost at the moment is a problem, not a device."""
+        """See ``hal.Board.describe``. What is lost at the moment is a device and a problem: it may come back."""
         lost = self._cell.conditions().lost
-        there = [
-            self.device(d.id).info for d, gone in zip(self.profile.devices, lost, strict=True) if not gone
-        ]
-        gone = [
-            f"{d.id}: lost (simulated)" for d, gone in zip(self.profile.devices, lost, strict=True) if gone
-        ]
+        devices = self.profile.devices
+        gone = [f"{d.id}: lost when it was looked for (simulated)" for d, away in zip(devices, lost, strict=True) if away]
         none = (
             [] if self.profile.rails else ["no power sensor: energy is missing and placement goes by latency"]
         )
         return BoardInfo(
             name=f"sim:{self.profile.name}",
             simulated=True,
-            devices=tuple(there),
+            devices=tuple(self.device(d.id).info for d in devices),
             meters=tuple(self.profile.rail_names),
             problems=(*gone, *none, *self._host.proof.problems),
         )

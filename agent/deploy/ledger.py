@@ -11,10 +11,12 @@ from agent.deploy.attempt import final_state
 from agent.deploy.journal import Deployment
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, StoreError, one_line
+from agent.serving.unwell import UNWELL
 from agent.types import Phase, State
 
 log = logging.getLogger("deploy")
 RETRY_S = 300.0
+HEALING = tuple(f"{error.__name__}: " for error in (StoreError, *UNWELL))  # why a deployment failed
 
 
 class Ledger:
@@ -67,14 +69,14 @@ class Ledger:
         self._record(done)
 
     def may_retry(self) -> set[int]:
-        """What may have healed by itself, a silent server or a full disk: what is desired stays desired."""
+        """What may have healed by itself, a silent server, a full disk or a lost device: what is desired stays so."""
         now = time.monotonic()
         return {
             last.id
             for last in self.latest.values()
             if (
                 (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
-                or (last.state is State.FAILED and last.why.startswith(StoreError.__name__))
+                or (last.state is State.FAILED and last.why.startswith(HEALING))
             )
             and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
         }

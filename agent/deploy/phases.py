@@ -22,6 +22,7 @@ from agent.package.verify import VerifiedPackage, check_identity, verify_package
 from agent.placement import plan, profile
 from agent.serving.process import Worker
 from agent.serving.spec import Golden, WorkerSpec
+from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict
 
 Progress = Callable[[float], None]
@@ -154,6 +155,7 @@ async def place(
     ``running``: the model's placement so far, whose worker is loaded meanwhile.
 
     GoldenMismatch when no candidate computes what the packer promised: the package or the runtimes are broken.
+    What a device raised when it was lost or the like and nothing else is feasible: it may be when the device is back.
     """
     candidates, failed = candidates_of(res, package.manifest)
     measurements: list[Measurement] = []
@@ -172,7 +174,8 @@ async def place(
     incumbent = running.candidate if running else None
     choice = plan.choose(budget, measurements, verdicts, power_cap_w=power_cap_w, incumbent=incumbent)
     if choice.candidate is None:
-        raise NoFeasibleCandidate(choice.reason)
+        away = next((error for error in errors if isinstance(error, UNWELL)), None)
+        raise type(away)(f"{away}; {choice.reason}") if away else NoFeasibleCandidate(choice.reason)
     manifest = package.manifest
     return Placement(
         manifest.name,

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import phases, replace
+from agent.deploy import ledger, phases, replace
 from agent.deploy.resources import Resources
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
 from agent.package.verify import VerifiedPackage
@@ -286,6 +286,28 @@ def test_a_device_that_cannot_be_opened_in_a_move_is_lost_too(tmp_path: Path) ->
         assert rig.manager.lost_devices == {"gpu": "the bitstream is not taken"}
         assert status.why.startswith("gpu is lost: the bitstream is not taken; ")
         rig.pool.refuses.clear()
+        await on(rig, "gpu")
+
+    play(tmp_path, scenario, Source([V1]), board=BOARD)
+
+
+def test_what_only_a_lost_device_could_do_is_deployed_when_it_is_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ledger, "RETRY_S", 0.05)
+
+    async def scenario(rig: Rig) -> None:
+        rig.pool.refuses["gpu"] = DeviceLost("it fell off the bus")
+        rig.want((V1, "1.0.0"), budget=TIGHT)
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED  # not REJECTED: it could have been met
+        assert status.why == (
+            "DeviceLost: it fell off the bus; no candidate meets the budget; "
+            "the closest was v on cpu (onnxruntime): p99 3.1 ms > 1.5 ms"
+        )
+        rig.pool.refuses.clear()
+        await asyncio.sleep(0.06)
+        rig.manager.reconcile()  # as it does by itself every half minute
         await on(rig, "gpu")
 
     play(tmp_path, scenario, Source([V1]), board=BOARD)
