@@ -56,7 +56,11 @@ class SimBoard:
         """See ``hal.Board.describe``. What is lost at the moment is a device and a problem: it may come back."""
         lost = self._cell.conditions().lost
         devices = self.profile.devices
-        gone = [f"{d.id}: lost when it was looked for (simulated)" for d, away in zip(devices, lost, strict=True) if away]
+        gone = [
+            f"{d.id}: lost when it was looked for (simulated)"
+            for d, away in zip(devices, lost, strict=True)
+            if away
+        ]
         none = (
             [] if self.profile.rails else ["no power sensor: energy is missing and placement goes by latency"]
         )

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from agent.errors import DeviceLost, OverlaidError, one_line
 
-FAILURES, WITHIN_S = 3, 60.0  # a device that does its work wrongly so often is lost, too
+# A device that does its work wrongly so often is lost, too; a transfer may take a minute to fail.
+FAILURES, WITHIN_S = 3, 300.0
 
 
 class DeviceHealth:

@@ -15,9 +15,11 @@ from agent.errors import GoldenMismatch
 from agent.hal import Run, Session
 from agent.serving.checks import GoldenData
 from agent.serving.spec import WorkerSpec
+from agent.serving.unwell import UNWELL
 
 INLINE_S = 0.005  # a thread costs ~0.2 ms per run, more than blocking the loop for a run this short
 _NUDGE = 1.05
+_SLOW_S = 1.0  # until shown otherwise
 
 T = TypeVar("T")
 
@@ -27,7 +29,7 @@ class Engine:
 
     def __init__(self, session: Session) -> None:
         self.session = session
-        self._typical_s = 1.0  # slow until shown otherwise
+        self._typical_s = _SLOW_S
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
@@ -38,7 +40,11 @@ class Engine:
 
     def run_now(self, tensors: Any) -> Run:
         """Run on the calling thread. Raises what ``Session.run`` raises."""
-        run = self.session.run(tensors)
+        try:
+            run = self.session.run(tensors)
+        except UNWELL:  # a device that does not answer takes its time to say so
+            self._typical_s = _SLOW_S
+            raise
         # A running median: robust against single slow runs, and cheap.
         self._typical_s *= _NUDGE if run.wall_s > self._typical_s else 1 / _NUDGE
         return run

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from agent.devices.golden import compare
-from agent.errors import GoldenMismatch, InferenceError, TensorError
+from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
 from agent.serving.engine import Engine
 from agent.serving.spec import Golden, WorkerSpec
@@ -55,6 +56,24 @@ def make_spec(root: Path, answers: Any) -> WorkerSpec:
         ModelFile(root / "m", "onnx", Doubler.inputs, Doubler.outputs),
         Golden(3, {"x": root / "x"}, {"y": root / "y"}, 0.01, 0.0), 1000,
     )  # fmt: skip
+
+
+def test_runs_that_a_device_lets_wait_are_not_inline(tmp_path: Path) -> None:
+    class Silent(Doubler):
+        def run(self, tensors: Mapping[str, Any]) -> Run:
+            if (tensors["x"] > 9).any():
+                raise DmaTimeout("no interrupt within 1 s")
+            return super().run(tensors)
+
+    engine = Engine(Silent(0.0001))
+    asyncio.run(engine.check(make_spec(tmp_path, 2 * np.arange(6))))
+    for harmless in (np.full((1, 2), -1.0, np.float32), np.full((1, 2), 1.0, np.float32)):
+        with contextlib.suppress(InferenceError):
+            engine.run_now({"x": harmless})
+    assert engine.inline
+    with pytest.raises(DmaTimeout):
+        engine.run_now({"x": np.full((1, 2), 10.0, np.float32)})
+    assert not engine.inline
 
 
 def test_short_runs_are_inline_and_long_ones_are_not(tmp_path: Path) -> None:
