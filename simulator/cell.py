@@ -185,7 +185,10 @@ class SharedCell:
                 if self._file < 0:
                     self._file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
+                if self._is_there():
+                    break
+                os.close(self._file)
+                self._file = -1
             except BlockingIOError:
                 if time.monotonic() > deadline:
                     raise DeviceError(
@@ -198,6 +201,14 @@ class SharedCell:
             yield self._file
         finally:
             fcntl.flock(self._file, fcntl.LOCK_UN)
+
+    def _is_there(self) -> bool:
+        """False when somebody removed or replaced the open file: others would not see what is written to it."""
+        try:
+            there = os.stat(self._path)  # noqa: PTH116 (hot: at every run)
+        except FileNotFoundError:
+            return False
+        return os.path.samestat(there, os.fstat(self._file))
 
     def _unusable(self, error: OSError) -> DeviceError:
         return DeviceError(f"{self._path}: {error.strerror}; a simulated board keeps its state there")

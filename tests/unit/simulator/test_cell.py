@@ -204,6 +204,18 @@ def test_whatever_the_file_holds(tmp_path: Path, data: st.DataObject) -> None:
     assert look(shared(tmp_path, EventClock(50.0))).runs[CPU] in (0, 2, 3)
 
 
+def test_a_file_that_is_removed_or_replaced(tmp_path: Path) -> None:
+    one, other = shared(tmp_path), shared(tmp_path)
+    run_once(one)
+    (tmp_path / STATE_NAME).unlink()
+    run_once(other)
+    assert look(one).runs == look(other).runs == [1, 0, 0]  # anew, and the same board for both
+    (tmp_path / "copy").write_bytes((tmp_path / STATE_NAME).read_bytes())
+    (tmp_path / "copy").replace(tmp_path / STATE_NAME)
+    run_once(one)
+    assert look(one).runs == look(other).runs == [2, 0, 0]
+
+
 def test_another_board_s_state(tmp_path: Path) -> None:
     run_once(shared(tmp_path, EventClock(50.0)))
     hotter = small_board(ambient_c=30.0)
