@@ -12,8 +12,8 @@ from types import TracebackType
 class Steady:
     """Asks ``model`` once every ``every_s`` on one keep-alive connection, from a thread, until the block ends.
 
-    ``statuses`` counts the HTTP answers, ``broken`` the connections that broke; ``gap_s`` is the longest time between
-    two answers of 200.
+    ``statuses`` counts the HTTP answers, ``broken`` the connections that broke; ``gap_s`` is the longest time without
+    an answer of 200, from the first request to the end.
     """
 
     def __init__(self, port: int, model: str, body: bytes, every_s: float = 0.02) -> None:
@@ -53,4 +53,5 @@ class Steady:
                 self.gap_s, answered = max(self.gap_s, now - answered), now
             if answer.status == 503:
                 self.retry_after.add(answer.headers.get("Retry-After"))
+        self.gap_s = max(self.gap_s, time.monotonic() - answered)
         connection.close()
