@@ -1,8 +1,11 @@
-"""Waiting for an event, but not for ever."""
+"""Waiting for an event, but not for ever; ending at a signal."""
 
 from __future__ import annotations
 
 import asyncio
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
@@ -17,3 +20,20 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     finally:
         waiting.cancel()
     return event.is_set()
+
+
+@contextmanager
+def stop_signals() -> Iterator[asyncio.Event]:
+    """An event that SIGINT and SIGTERM set; in the main thread.
+
+    ``loop.add_signal_handler`` loses a signal when the pipe that wakes the loop is full, which some hundred calls of
+    other threads (the broker's connections) do while the loop is busy.
+    """
+    stop, loop = asyncio.Event(), asyncio.get_running_loop()
+    numbers = signal.SIGINT, signal.SIGTERM
+    before = [signal.signal(number, lambda *_: loop.call_soon_threadsafe(stop.set)) for number in numbers]
+    try:
+        yield stop
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)

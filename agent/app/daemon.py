@@ -6,7 +6,6 @@ import asyncio
 import fcntl
 import logging
 import os
-import signal
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
@@ -39,6 +38,7 @@ from agent.telemetry import sampler
 from agent.telemetry.writer import Telemetry
 from agent.trust import PublicKey, keyring
 from agent.types import BoardInfo, PowerSample
+from agent.waiting import stop_signals
 
 log = logging.getLogger("app")
 OUTBOX_ROWS = 10_000
@@ -55,10 +55,8 @@ def main(config: Config) -> int:
 
 
 async def _until_signal(config: Config) -> None:
-    stop = asyncio.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
-    await Daemon(config).run(stop)
+    with stop_signals() as stop:
+        await Daemon(config).run(stop)
 
 
 def _prepare(config: Config) -> TextIO:

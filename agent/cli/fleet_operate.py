@@ -73,17 +73,14 @@ def _cap(text: str) -> float | None:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    import signal
-
     from agent.fleet.log import line_log
     from agent.fleet.repository import Repository
     from agent.fleet.service import only_one, serve
+    from agent.waiting import stop_signals
 
     async def run(desk: Desk) -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await serve(desk, Repository(desk.home.packages), line_log(args.json), stop)
+        with stop_signals() as stop:
+            await serve(desk, Repository(desk.home.packages), line_log(args.json), stop)
 
     with open_desk(args) as desk, only_one(desk.home.path):
         asyncio.run(run(desk))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -79,6 +78,7 @@ def _nodes(args: argparse.Namespace) -> int:
     import asyncio
     import logging
 
+    from agent.waiting import stop_signals
     from simulator.nodes.run import Request, run_nodes
 
     if not 1 <= args.count <= MAX_NODES:
@@ -90,10 +90,7 @@ def _nodes(args: argparse.Namespace) -> int:
     )  # what nodes warn of is in their reports
 
     async def run() -> Report:
-        stop = asyncio.Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        with _progress(args.count) as show:
+        with stop_signals() as stop, _progress(args.count) as show:
             return await run_nodes(request, stop, show)
 
     report = asyncio.run(run())
