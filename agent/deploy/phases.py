@@ -226,6 +226,7 @@ async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -
         if status is None or status.pid != worker.pid or not status.ready:
             raise SoakFailed(f"the new worker (pid {worker.pid}) died {elapsed:.1f} s after it took over")
         if status.errors:
+            await worker.check()  # a device that is lost says so: such a deployment is tried again
             raise SoakFailed(
                 f"{status.errors} of {status.requests} requests failed in the runtime after it took over"
             )

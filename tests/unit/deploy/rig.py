@@ -126,6 +126,9 @@ class StandInWorker:
     memory_mb: float = 10.0
 
     async def check(self) -> None:
+        if self.spec.version in self.pool.fails_requests and self.pool.fails_with is not None:
+            if self in self.pool.routes.values():
+                raise self.pool.fails_with
         if self.spec.candidate.device in self.pool.wrong_on:
             raise GoldenMismatch("y differs by 3.0 > 0.0")
         rotten = self.pool.rotten
@@ -147,6 +150,7 @@ class StandInPool:
     alive: list[StandInWorker] = field(default_factory=list)
     dies_in_soak: set[str] = field(default_factory=set)
     fails_requests: set[str] = field(default_factory=set)
+    fails_with: OverlaidError | None = None  # what these requests failed with
     started: int = 0
     rotten: Path | None = None
     refuses: dict[str, OverlaidError] = field(default_factory=dict)

@@ -9,7 +9,7 @@ import pytest
 
 from agent.deploy import ledger
 from agent.deploy.journal import Deployment
-from agent.errors import MessageError, StoreError, UsageError
+from agent.errors import DeviceLost, MessageError, StoreError, UsageError
 from agent.package.manifest import Block
 from agent.trust import PrivateKey
 from agent.types import DesiredModel, DesiredState, Phase, State
@@ -63,6 +63,21 @@ def test_a_worker_that_dies_while_soaking_is_rolled_back(tmp_path: Path) -> None
         status = await rig.settled()
         assert status is not None and status.state is State.FAILED and "SoakFailed" in status.why
         assert rig.pool.routes["digits"] is old and rig.pool.alive == [old]
+        assert rig.store.versions("digits").current == V1.digest
+
+    play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_a_device_that_is_lost_while_soaking_is_the_reason_and_heals(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.pool.fails_requests.add("1.1.0")
+        rig.pool.fails_with = DeviceLost("cpu does not answer")
+        rig.want((V2, "1.1.0"))
+        status = await rig.settled()
+        assert status is not None and status.why.startswith("DeviceLost: cpu does not answer")
+        assert rig.journal.latest()["digits"].why.startswith(ledger.HEALING)
         assert rig.store.versions("digits").current == V1.digest
 
     play(tmp_path, scenario, Source([V1, V2]))
