@@ -16,7 +16,7 @@ from agent.errors import TrustError, UsageError
 from agent.types import to_jsonable
 
 if TYPE_CHECKING:
-    from agent.config import Trust
+    from agent.config import Deploy, Trust
     from agent.fleet.home import Home
     from simulator.nodes.node import Plan
     from simulator.nodes.report import Report
@@ -145,7 +145,21 @@ def _plan(args: argparse.Namespace, scenario: Scenario | None) -> Plan:
     for board in boards:
         if board not in board_names():
             raise UsageError(f"there is no simulated board {board!r}; there are {', '.join(board_names())}")
-    return Plan(site, group, boards, mqtt, _trust(home), args.soak, args.profile)
+    return Plan(site, group, boards, mqtt, _trust(home), _deploy(args))
+
+
+def _deploy(args: argparse.Namespace) -> Deploy:
+    from pydantic import ValidationError
+
+    from agent.config import Deploy
+    from agent.validation import explain_validation
+
+    try:
+        return Deploy(soak_s=args.soak, profile_s=args.profile)
+    except ValidationError as error:
+        raise UsageError(
+            f"--soak and --profile are seconds of a node's [deploy]: {explain_validation(error)}"
+        ) from error
 
 
 def _trust(home: Home) -> Trust:

@@ -24,15 +24,14 @@ TELEMETRY_MB = 8
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What the nodes have in common. ``boards`` are dealt out in turn; ``soak_s``, ``profile_s``: see config Deploy."""
+    """What the nodes have in common. ``boards`` are dealt out in turn."""
 
     site: str
     group: str
     boards: tuple[str, ...]
     mqtt: Mqtt
     trust: Trust
-    soak_s: float
-    profile_s: float
+    deploy: Deploy
 
     def config(self, folder: Path, index: int) -> Config:
         """The configuration of node ``index`` with its files below ``folder``."""
@@ -44,7 +43,7 @@ class Plan:
             mqtt=self.mqtt,
             trust=self.trust,
             serving=Serving(http=""),
-            deploy=Deploy(soak_s=self.soak_s, profile_s=self.profile_s),
+            deploy=self.deploy,
             telemetry=Telemetry(max_mb=TELEMETRY_MB),
         )
 

@@ -11,6 +11,7 @@ from agent.errors import MessageError
 from agent.fleet.views import Heard, NodeView, node_filters
 from agent.link.blocks import DIGEST_BYTES
 from agent.link.client import Message, MqttLink
+from agent.link.messages import Reported
 from agent.link.topics import ROOT
 
 KINDS = ("status", "reported", "capabilities")
@@ -37,10 +38,11 @@ class Wire:
 
 
 class Observer:
-    """Listens to one site. What was retained before belongs to earlier nodes of these names and is left out."""
+    """Listens to one site. What is retained from before ``since`` (Unix seconds) belongs to earlier nodes of these
+    names and is left out; what is retained of later reports was missed while the broker was away."""
 
-    def __init__(self, site: str, nodes: Collection[str]) -> None:
-        self._site, self._nodes = site, frozenset(nodes)
+    def __init__(self, site: str, nodes: Collection[str], since: float) -> None:
+        self._site, self._nodes, self._since = site, frozenset(nodes), since
         self._blocks_prefix = f"{ROOT}/{site}/blocks/"
         self._views: dict[str, NodeView] = {}
         self._frames: Counter[tuple[str, bytes]] = Counter()
@@ -56,7 +58,7 @@ class Observer:
         message.ack()
         if message.topic.startswith(self._blocks_prefix):
             self._block(message)
-        elif not message.retain:
+        else:
             self._node(message)
 
     def _block(self, message: Message) -> None:
@@ -72,7 +74,8 @@ class Observer:
             heard = Heard.parse(self._site, message.topic, message.payload, time.time())
         except MessageError:
             return
-        if heard.node in self._nodes:
+        missed = isinstance(heard.message, Reported) and heard.message.time >= self._since
+        if heard.node in self._nodes and (missed or not message.retain):
             self._control_bytes += len(message.payload)
             self._views[heard.node] = self._views.get(heard.node, NodeView(heard.node)).after(heard)
 

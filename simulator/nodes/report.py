@@ -90,8 +90,11 @@ class Report:
 
     @property
     def all_succeeded(self) -> bool:
-        """Every node was told to deploy something, and did."""
-        return set(self.states) == {State.SUCCEEDED.value}
+        """Every node was started and told to deploy something, and did."""
+        return (
+            set(self.states) == {State.SUCCEEDED.value}
+            and sum(board.nodes for board in self.boards) == self.nodes
+        )
 
 
 def read_outcomes(node: SimNode, model: str | None) -> Iterator[Outcome]:

@@ -65,7 +65,8 @@ async def run_nodes(request: Request, stop: asyncio.Event, show: Show) -> Report
 class _Run:
     def __init__(self, request: Request, root: Path) -> None:
         self.nodes: list[SimNode] = []
-        self.observer = Observer(request.plan.site, [name_of(index) for index in range(request.count)])
+        names = [name_of(index) for index in range(request.count)]
+        self.observer = Observer(request.plan.site, names, time.time())
         self._request, self._root = request, root
         self._usage = Usage()
         self._footprint = Footprint()

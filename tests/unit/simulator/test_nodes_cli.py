@@ -46,6 +46,8 @@ def refused(capsys: pytest.CaptureFixture[str], home: Home, *options: str, code:
         (("--site", "Lab"), "site 'Lab'"),
         (("--group", "group"), "reserved"),
         (("--wait", "Digits!"), "model 'Digits!'"),
+        (("--profile", "2m"), "profile_s: Input should be less than or equal to 60"),
+        (("--soak", "2d"), "soak_s: Input should be less than or equal to 86400"),
     ],
 )
 def test_bad_options_are_named(

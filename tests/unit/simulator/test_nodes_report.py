@@ -26,8 +26,8 @@ PACKAGE, OTHER = "a" * 64, "b" * 64
 CHOSEN = Candidate("int8", "onnxruntime", "fpga")
 
 
-def seen(*messages: tuple[str, bytes], retain: bool = False) -> Observer:
-    observer = Observer("lab", ["sim-000", "sim-001"])
+def seen(*messages: tuple[str, bytes], retain: bool = False, since: float = 0.0) -> Observer:
+    observer = Observer("lab", ["sim-000", "sim-001"], since)
     for topic, payload in messages:
         observer.handle(Message(topic, payload, retain, lambda: None))
     return observer
@@ -59,9 +59,15 @@ def test_the_observer_counts_its_own_nodes_as_they_are_now() -> None:
     assert observer.wire.control_bytes > 0
 
 
-def test_what_was_retained_belongs_to_an_earlier_run() -> None:
-    observer = seen(said("sim-000", "status", BORN), reported("sim-000", State.SUCCEEDED), retain=True)
+def test_what_was_retained_before_belongs_to_an_earlier_run() -> None:
+    old = said("sim-000", "status", BORN), reported("sim-000", State.SUCCEEDED)
+    observer = seen(*old, retain=True, since=1.1)
     assert observer.online == 0 and observer.ended("digits") == set()
+
+
+def test_a_report_that_was_missed_while_the_broker_was_away_is_heard_from_what_it_retains() -> None:
+    observer = seen(reported("sim-000", State.SUCCEEDED), retain=True, since=0.9)
+    assert observer.ended("digits") == {"sim-000"}
 
 
 def test_blocks_are_counted_once_each_and_as_often_as_they_are_sent() -> None:
@@ -158,6 +164,9 @@ def test_a_report_sums_up_by_board_and_by_reason() -> None:
     assert (kv260.board, kv260.nodes, kv260.mj_per_run) == ("kv260", 6, 1.5)
     assert (rpi5.chosen, rpi5.deploy_p95_s) == ({"int8 on cpu": 1}, 3.0)
     assert summarise(2, [outcome(1), outcome(2)], Wire(), Footprint(), False).all_succeeded
+    assert not summarise(
+        3, [outcome(1), outcome(2)], Wire(), Footprint(), False
+    ).all_succeeded  # one never started
     assert not summarise(0, [], Wire(), Footprint(), False).all_succeeded
     many = [outcome(n, **bad, why=f"Error{n}: x") for n in range(20)]
     assert len(summarise(20, many, Wire(), Footprint(), False).failures) == MAX_FAILURES
