@@ -19,6 +19,7 @@ from agent.waiting import set_within
 
 DIGEST_BYTES = 32
 MAX_DATA_BYTES = MAX_PAYLOAD_BYTES - DIGEST_BYTES
+MAX_EARLY = 1024  # frames kept, beside their bytes: each costs memory, however small it is
 
 log = logging.getLogger(__name__)
 
@@ -168,9 +169,14 @@ class Feed:
         keep = self._before_manifest and sha.hex() != self._package
         if self._transfer is not None and not keep:
             self._transfer.receive(frame)
-        elif sha not in self._early and self._early_bytes + len(frame) <= MAX_BYTES:
+        elif self._may_keep(frame) and sha not in self._early:
             self._early[sha] = frame
             self._early_bytes += len(frame)
+
+    def _may_keep(self, frame: bytes) -> bool:
+        """Not what is no block: "the server does not have it" concerns whoever asked."""
+        fits = len(self._early) < MAX_EARLY and self._early_bytes + len(frame) <= MAX_BYTES
+        return fits and len(frame) > DIGEST_BYTES
 
 
 class _Transfer:
