@@ -33,7 +33,7 @@ def exists(path: Path) -> bool:
     """True as well for what this user may not look at: reading it will say why it cannot be read."""
     try:
         path.stat()
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a zero byte is in no name
         return False
     except OSError:
         return True
@@ -54,6 +54,8 @@ def read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"cannot read {path}: {error.strerror}; {_way_out(error)}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
+    except RecursionError:
+        raise ConfigError(f"{path}: tables or arrays lie too deep in each other") from None
 
 
 def _way_out(error: OSError) -> str:

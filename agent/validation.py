@@ -9,10 +9,16 @@ _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model,
 
 def explain_validation(error: ValidationError) -> str:
     """The first three problems as ``key: what is wrong``, without the values (they may be secret)."""
+    found = error.errors(include_url=False, include_input=False)
+    # An array whose items were refused is reported as too short as well.
+    inner = {problem["loc"][:end] for problem in found for end in range(len(problem["loc"]))}
+    found = [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in inner]
     problems = []
-    for problem in error.errors(include_url=False, include_input=False)[:3]:
+    for problem in found[:3]:
         where = ".".join(str(part) for part in problem["loc"]) or "top level"
-        text = "unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"]
+        text = (
+            "unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"].removeprefix("Value error, ")
+        )
         problems.append(f"{where}: {text}")
-    more = error.error_count() - len(problems)
+    more = len(found) - len(problems)
     return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")

@@ -13,6 +13,8 @@ from agent.cli.output import Commands, add_command, add_config, add_json, print_
 from agent.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from simulator.cli.node_board import NodeBoard
     from simulator.faults import Fault, Happening, Kind
     from simulator.scenario.files import Scenario
@@ -78,6 +80,7 @@ def _kinds_help() -> str:
     examples = (
         "overlaid sim inject device-lost gpu --after 5s --for 30s",
         "overlaid sim inject thermal-step --value 30C",
+        "overlaid sim inject clock-jump --value=-1h",
         "overlaid sim inject co-tenant cpu --value 40% --for 2m",
         "overlaid sim inject --scenario thermal.toml",
     )
@@ -162,8 +165,15 @@ def _fault(args: argparse.Namespace) -> Fault:
             for_s=args.lasts,
         )
     except ValidationError as error:
-        problems = [str(problem["msg"]).removeprefix("Value error, ") for problem in error.errors()]
-        raise UsageError(f"{'; '.join(problems)}; see: overlaid sim inject --help") from error
+        raise UsageError(f"{_explain(error)}; see: overlaid sim inject --help") from error
+
+
+def _explain(error: ValidationError) -> str:
+    options: dict[tuple[int | str, ...], str] = {("at_s",): "--after: ", ("for_s",): "--for: "}
+    return "; ".join(
+        options.get(problem["loc"], "") + problem["msg"].removeprefix("Value error, ")
+        for problem in error.errors()
+    )
 
 
 def _value(kind: Kind, text: str | None) -> float | None:
@@ -174,10 +184,8 @@ def _value(kind: Kind, text: str | None) -> float | None:
     units = {name.lower(): scale for name, scale in scales.items()}
     match = re.fullmatch(r"([+-]?[0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*°?([a-z/%]*)", text.strip().lower())
     if match is None or (match.group(2) and match.group(2) not in units):
-        raise UsageError(
-            f"--value {text!r} is not a number{f' in {kind.unit}' if kind.unit else ''}; "
-            f"a plain one, or with {' or '.join(scales)}"
-        )
+        what = f"a number in {kind.unit}" if kind.unit in _SCALES else "a number"
+        raise UsageError(f"--value {text!r} is not {what}; a plain one, or with {' or '.join(scales)}")
     return float(match.group(1)) * (units[match.group(2)] if match.group(2) else 1.0)
 
 

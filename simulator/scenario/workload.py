@@ -60,7 +60,7 @@ def read_workloads(scenario: Scenario, folder: Path) -> list[Workload]:
         toml = source.toml
         if toml.name in found:
             raise ConfigError(
-                f"models: there are two of the name {toml.name!r}; give one of them another rate"
+                f"models: there are two of the name {toml.name!r}; add up their rates in one of them"
             )
         found[toml.name] = Workload(
             toml.name,

@@ -79,6 +79,7 @@ def rate(text: str) -> str:
         (HEAD + MODEL + fault("thermal-step", value=10, for_s=0), "for_s"),
         (HEAD + MODEL + fault("thermal-step", value=10, at_s=100), "faults: 100 s is not before the end"),
         ("board = ", "not valid TOML"),
+        ("board = " + "[" * 5000, "too deep"),
     ],
 )
 def test_bad_scenarios_are_refused_by_key(tmp_path: Path, text: str, named: str) -> None:
@@ -93,7 +94,7 @@ def test_a_missing_scenario_says_where_examples_lie(tmp_path: Path) -> None:
         read_scenario(tmp_path / "none.toml")
 
 
-@pytest.mark.parametrize("folder", ["nowhere", str(MODELS)])
+@pytest.mark.parametrize("folder", ["nowhere", str(MODELS), "a\\u0000b"])
 def test_a_folder_without_a_model_is_named(tmp_path: Path, folder: str) -> None:
     scenario = read_scenario(written(tmp_path, HEAD + MODEL.replace(f"{MODELS}/digits", folder)))
     with pytest.raises(ConfigError, match=r"models\.folder: .*model\.toml"):
