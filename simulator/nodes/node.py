@@ -89,12 +89,17 @@ class SimNode:
     def alive(self) -> bool:
         return self._task is not None and not self._task.done()
 
+    @property
+    def connected(self) -> bool:
+        """To the broker."""
+        return self._daemon.reporter.connected
+
     async def start(self, patience_s: float) -> None:
         """Start, and wait until it is connected, has ended, or the time is over."""
         self._task = asyncio.create_task(self._run(), name=self.name)
         loop = asyncio.get_running_loop()
         until = loop.time() + patience_s
-        while self.alive and not self._daemon.reporter.connected and loop.time() < until:
+        while self.alive and not self.connected and loop.time() < until:
             await asyncio.sleep(0.02)
 
     async def stop(self) -> None:

@@ -109,7 +109,8 @@ class _Run:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-        self._usage.all_started()
+        if all(node.connected for node in self.nodes):
+            self._usage.all_started()
 
     def _make(self, index: int, make_worker: MakeWorker, now: float) -> SimNode:
         plan, scenario = self._request.plan, self._request.scenario

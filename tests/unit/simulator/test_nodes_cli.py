@@ -111,7 +111,7 @@ def test_a_node_leaves_a_config_for_status_and_faults_that_holds_no_secret(
     async def run() -> SimNode:
         node = SimNode(config, light_workers(Truth()), 0, [])
         await node.start(0.0)
-        assert node.alive
+        assert node.alive and not node.connected
         await node.stop()
         return node
 
