@@ -19,7 +19,7 @@ from simulator.profile import Part, load_profile
 
 EXAMPLES = Path(__file__).parent.parent / "scenarios"
 MAX_DURATION_S = 7 * 86_400.0
-MAX_REQUESTS = 20_000_000  # about ten minutes of this machine's time
+MAX_REQUESTS = 20_000_000  # some minutes of one core
 
 Moment = Annotated[float, Field(ge=0, le=MAX_DURATION_S)]
 Watts = Annotated[float, Field(gt=0, le=10_000)]
