@@ -64,6 +64,7 @@ def _add_installed(commands: Commands[argparse.ArgumentParser], first: str | Non
                 raise RuntimeUnavailable(
                     f"{point.name} cannot be loaded: {one_line(error)}; pip install 'overlaid[{point.name}]'"
                 ) from error
+            parser.epilog = f"example: overlaid {point.name} COMMAND --help"
             register(parser.add_subparsers(dest=f"{point.name}_command", required=True, metavar="COMMAND"))
 
 

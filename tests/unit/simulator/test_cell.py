@@ -385,10 +385,8 @@ def test_processes_that_are_killed_at_random_moments(
         process.kill()
         process.join(10)
 
-    started = time.monotonic()
     watcher._pruned = 0.0
-    state = look(watcher)
-    assert time.monotonic() - started < LOCK_TIMEOUT_S  # nobody is waited for
+    state = look(watcher)  # a DeviceError if one of the dead held the lock
     assert state.held == [0, 0, 0]
     tallies = [struct.unpack("<3Q", path.read_bytes() or bytes(24)) for path in counters if path.exists()]
     kept = [sum(tally) for tally in zip(*tallies, strict=True)]
