@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 
 from agent.errors import DeviceError
 from simulator import cell as cells
-from simulator.cell import HEADER, LOCK_TIMEOUT_S, MAX_LEASES, SLOT, STATE_NAME, Cell, MemoryCell, SharedCell
+from simulator.cell import HEADER, MAX_LEASES, SLOT, STATE_NAME, Cell, MemoryCell, SharedCell
 from simulator.clock import EventClock, RealClock
 from simulator.faultfile import NAME, FaultFile
 from simulator.physics import BoardState
