@@ -12,7 +12,7 @@ import os
 import socket
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
@@ -29,7 +29,7 @@ from agent.errors import ConfigError, TrustError
 from agent.paths import config_file, default_runtime, default_state, read_toml
 from agent.trust import PublicKey
 from agent.types import check_name
-from agent.validation import explain_validation
+from agent.validation import explain_validation, from_table
 
 Name = Annotated[str, AfterValidator(check_name)]
 
@@ -184,15 +184,6 @@ def load_config(path: Path | None = None, environ: Mapping[str, str] | None = No
         return from_table(Config, data)
     except ValidationError as error:
         raise ConfigError(f"{chosen or 'environment'}: {explain_validation(error)}") from error
-
-
-S = TypeVar("S", bound=Section)
-
-
-def from_table(kind: type[S], table: Mapping[str, Any]) -> S:
-    """A section from a TOML table, strictly: a text is no number. Raises pydantic's ValidationError."""
-    # Through JSON, in whose strict mode a text is a path and a list a tuple; TOML's dates are left to fail as texts.
-    return kind.model_validate_json(json.dumps(dict(table), default=str))
 
 
 def _from_text(value: str, annotation: str) -> Any:

@@ -1,9 +1,14 @@
-"""What pydantic found wrong, in words for people."""
+"""TOML tables as pydantic models, and what pydantic found wrong in words for people."""
 
 from __future__ import annotations
 
-from pydantic import ValidationError
+import json
+from collections.abc import Mapping
+from typing import Any, TypeVar
 
+from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
 
 
@@ -22,3 +27,9 @@ def explain_validation(error: ValidationError) -> str:
         problems.append(f"{where}: {text}")
     more = len(found) - len(problems)
     return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")
+
+
+def from_table(kind: type[M], table: Mapping[str, Any]) -> M:
+    """A model from a TOML table, strictly: a text is no number. Raises pydantic's ValidationError."""
+    # Through JSON, in whose strict mode a text is a path and a list a tuple; TOML's dates are left to fail as texts.
+    return kind.model_validate_json(json.dumps(dict(table), default=str))

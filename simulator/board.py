@@ -110,11 +110,7 @@ class SimDevice:
     @functools.cached_property
     def info(self) -> DeviceInfo:
         """See ``hal.Device.info``: the host's runtimes that open what this device opens."""
-        device = self._profile
-        backends = tuple(b for b in self._host.proof.backends if set(b.formats) & set(device.formats))
-        return DeviceInfo(
-            device.id, device.kind, device.name, backends, True, device.memory_mb, describe(device)
-        )
+        return _device_info(self._profile, self._host.proof.backends)
 
     def open(self, model: ModelFile, backend: str) -> Session:
         """See ``hal.Device.open``; DeviceLost and OverlayLoadError when they are injected."""
@@ -272,27 +268,22 @@ class SimMeter:
             raise MeterError(f"{self.rail}: {error}") from error
 
 
-BACKENDS = {
-    "onnx": BackendInfo("onnxruntime", "modelled", ("onnx",)),
-    "tflite": BackendInfo("litert", "modelled", ("tflite",)),
-}
+BACKENDS = (
+    BackendInfo("onnxruntime", "modelled", ("onnx",)),
+    BackendInfo("litert", "modelled", ("tflite",)),
+)
 
 
 def modelled_board(profile: BoardProfile) -> BoardInfo:
     """The board with the runtimes that its devices would have, none of them looked for on this machine."""
-    devices = tuple(
-        DeviceInfo(
-            d.id,
-            d.kind,
-            d.name,
-            tuple(BACKENDS[format] for format in d.formats),
-            True,
-            d.memory_mb,
-            describe(d),
-        )
-        for d in profile.devices
-    )
+    devices = tuple(_device_info(device, BACKENDS) for device in profile.devices)
     return BoardInfo(f"sim:{profile.name}", True, devices, tuple(profile.rail_names))
+
+
+def _device_info(device: DeviceProfile, backends: Sequence[BackendInfo]) -> DeviceInfo:
+    """``backends``: those at hand, of which the device has the ones that open its formats."""
+    its = tuple(backend for backend in backends if set(backend.formats) & set(device.formats))
+    return DeviceInfo(device.id, device.kind, device.name, its, True, device.memory_mb, describe(device))
 
 
 def describe(device: DeviceProfile) -> str:

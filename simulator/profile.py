@@ -7,7 +7,6 @@ Every number of a profile names its source or is marked as an assumption, in a c
 from __future__ import annotations
 
 import functools
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from agent.errors import ConfigError, RuntimeUnavailable
 from agent.paths import read_toml
 from agent.types import check_name
-from agent.validation import explain_validation
+from agent.validation import explain_validation, from_table
 
 BOARDS = Path(__file__).parent / "boards"
 BASE = "base"  # what is drawn whatever the devices do; a rail may measure it
@@ -198,7 +197,6 @@ def load_profile(name: str) -> BoardProfile:
 def read_profile(path: Path) -> BoardProfile:
     """A profile from a file; ConfigError names the file, the key and what is wrong with it."""
     try:
-        # Through JSON, in whose strict mode a list is a tuple and a text is no number.
-        return BoardProfile.model_validate_json(json.dumps(read_toml(path), default=str))
+        return from_table(BoardProfile, read_toml(path))
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain_validation(error)}") from error

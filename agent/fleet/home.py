@@ -13,11 +13,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from agent.config import Mqtt, Name, Section, from_table
+from agent.config import Mqtt, Name, Section
 from agent.errors import ConfigError, StoreError, UsageError
 from agent.package import disk
 from agent.paths import exists, read_toml
-from agent.validation import explain_validation
+from agent.validation import explain_validation, from_table
 
 EXAMPLE = "init --site lab --broker localhost:1883"
 MQTT_PORT, MQTTS_PORT = 1883, 8883

@@ -85,7 +85,14 @@ async def measure(
         holding_w = holding_watts(before, after, rest_w)
     else:
         samples = await worker.profile(run_s, MAX_RUNS)
-    known = joules is not None and holding_w is not None
+    timed = timing(candidate, accuracy, samples, worker.load_s, worker.memory_mb)
+    return with_energy(timed, joules, holding_w, rest_w, _tag(meters))
+
+
+def timing(
+    candidate: Candidate, accuracy: float | None, samples: Sequence[float], load_s: float, memory_mb: float
+) -> Measurement:
+    """The measurement that ``samples`` (device seconds, at least one) make, its energy missing."""
     p99, confidence = p99_upper(samples)
     return Measurement(
         candidate=candidate,
@@ -94,14 +101,19 @@ async def measure(
         p50_ms=median(samples) * 1e3,
         p99_ms=p99 * 1e3,
         confidence=confidence,
-        load_s=worker.load_s,
-        memory_mb=worker.memory_mb,
+        load_s=load_s,
+        memory_mb=memory_mb,
         accuracy=accuracy,
-        joules=joules if known else None,
-        energy=_tag(meters) if known else "missing",
-        holding_w=holding_w if known else None,
-        rest_w=rest_w if known else None,
     )
+
+
+def with_energy(
+    measured: Measurement, joules: float | None, holding_w: float | None, rest_w: float | None, tag: str
+) -> Measurement:
+    """``measured`` with what a run and holding the model cost, all or nothing: half of it would mislead."""
+    if joules is None or holding_w is None:
+        return measured
+    return replace(measured, joules=joules, energy=tag, holding_w=holding_w, rest_w=rest_w)
 
 
 async def _fill(worker: Profiled, seconds: float, clock: Callable[[], float]) -> tuple[list[float], int]:

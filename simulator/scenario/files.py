@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 from agent.errors import ConfigError, RuntimeUnavailable
 from agent.paths import exists, read_toml
 from agent.types import Budget
-from agent.validation import explain_validation
+from agent.validation import explain_validation, from_table
 from simulator.faults import Fault, check_faults
 from simulator.profile import Part, load_profile
 
@@ -104,8 +103,7 @@ def read_scenario(path: Path) -> Scenario:
     if not exists(path):
         raise ConfigError(f"there is no scenario {path}; examples lie in {EXAMPLES}")
     try:
-        # Through JSON, in whose strict mode a list is a tuple and a text is no number.
-        scenario = Scenario.model_validate_json(json.dumps(read_toml(path), default=str))
+        scenario = from_table(Scenario, read_toml(path))
     except ValidationError as error:
         raise ConfigError(f"{path}: {explain_validation(error)}") from error
     try:

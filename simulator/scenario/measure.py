@@ -7,8 +7,7 @@ from collections.abc import Iterable
 from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, one_line
 from agent.placement import plan
-from agent.placement.profile import Bracket, energy_per_run, holding_watts
-from agent.placement.stats import mean, median, p99_upper
+from agent.placement.profile import Bracket, energy_per_run, holding_watts, timing, with_energy
 from agent.types import Candidate, Measurement, Verdict
 from simulator.board import SimDevice, modelled_board
 from simulator.cell import MemoryCell
@@ -82,16 +81,8 @@ def _measure(
     if profile.rails:
         joules = energy_per_run(before, during, after, len(samples))
         holding_w = holding_watts(before, after, rest.watts)
-    known = joules is not None and holding_w is not None
-    p99, confidence = p99_upper(samples)
-    return Measurement(
-        candidate, len(samples), mean(samples) * 1e3, median(samples) * 1e3, p99 * 1e3, confidence, load_s,
-        work.nbytes / 1e6, accuracy,
-        joules=joules if known else None,
-        energy=TAG if known else "missing",
-        holding_w=holding_w if known else None,
-        rest_w=rest.watts + before_w if known else None,
-    )  # fmt: skip
+    timed = timing(candidate, accuracy, samples, load_s, work.nbytes / 1e6)
+    return with_energy(timed, joules, holding_w, rest.watts + before_w, TAG)
 
 
 def _closed_loop(cell: MemoryCell, device: int, run_s: float) -> list[float]:
