@@ -37,7 +37,8 @@ bench: $(STAMP) debian  ## figures against their targets, as a table
 ci: lint test    ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
-	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes --all-extras \
+	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
+	  --extra onnx --extra litert --extra fleet --extra plot --extra sim --extra rtl \
 	  --group dev --no-header --no-annotate --quiet --output-file requirements.lock
 
 clean:           ## remove the virtual environment and caches

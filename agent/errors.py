@@ -18,11 +18,15 @@ OverlaidError
 ├── DeviceError            what runs models
 │   ├── RuntimeUnavailable
 │   ├── ModelLoadError     corrupt or foreign model file
+│   │   ├── UnsupportedModel   nothing of it can run on an overlay
+│   │   └── ProgramError       corrupt overlay program, or one for another overlay
 │   ├── TensorError        name, type or shape does not fit
 │   ├── InferenceError
 │   ├── DeviceMismatch     the device that ran is not the one that was chosen
 │   ├── DeviceLost         it was there and answers no more
 │   ├── OverlayLoadError   the FPGA does not take the bitstream
+│   ├── OverlayFault       the overlay ended with an error status
+│   ├── OverlayHung        the overlay did not end
 │   ├── DmaTimeout         a transfer to or from the device did not end
 │   └── MeterError         a power sensor that cannot be read
 ├── PlacementError
@@ -108,6 +112,12 @@ class RuntimeUnavailable(DeviceError): ...
 class ModelLoadError(DeviceError): ...
 
 
+class UnsupportedModel(ModelLoadError): ...
+
+
+class ProgramError(ModelLoadError): ...
+
+
 class TensorError(DeviceError): ...
 
 
@@ -121,6 +131,12 @@ class DeviceLost(DeviceError): ...
 
 
 class OverlayLoadError(DeviceError): ...
+
+
+class OverlayFault(DeviceError): ...
+
+
+class OverlayHung(DeviceError): ...
 
 
 class DmaTimeout(DeviceError): ...

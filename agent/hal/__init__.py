@@ -6,6 +6,7 @@ errors; numpy only for type checking, because the daemon imports this room and n
 
 from agent.hal.board import Board
 from agent.hal.device import Device, ModelFile, Run, Session
+from agent.hal.overlay import Buffer, OverlayTransport
 from agent.hal.power import PowerMeter
 
-__all__ = ["Board", "Device", "ModelFile", "PowerMeter", "Run", "Session"]
+__all__ = ["Board", "Buffer", "Device", "ModelFile", "OverlayTransport", "PowerMeter", "Run", "Session"]
