@@ -110,7 +110,7 @@ Layer = Conv | Pool | Add
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """An operator that numpy runs beside the overlay (host.py lists them), on tensors as the source model holds them."""
+    """An operator that numpy runs beside the overlay (host.py lists them), on tensors as the model holds them."""
 
     op: str
     inputs: tuple[str, ...]

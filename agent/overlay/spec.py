@@ -1,4 +1,4 @@
-"""An overlay as its ``overlay.toml`` says; the RTL's header, the compiler and the driver take every constant from it."""
+"""An overlay as ``overlay.toml`` says; the RTL's header, the compiler and the driver take their constants from it."""
 
 from __future__ import annotations
 
