@@ -171,6 +171,25 @@ class DesiredState:
 
 
 @dataclass(frozen=True, slots=True)
+class OverlayRef:
+    """Which FPGA overlay a program was compiled for: all three must be equal for it to run."""
+
+    __pydantic_config__ = STRICT
+
+    id: str
+    version: int
+    lanes: int
+
+    def __post_init__(self) -> None:
+        check_name(self.id, "overlay")
+        _within("version", self.version, 1, 65535)
+        _within("lanes", self.lanes, 1, 64)
+
+    def __str__(self) -> str:
+        return f"{self.id} version {self.version} ({self.lanes} x {self.lanes} MAC)"
+
+
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """One way to run a model: a variant of the package on a backend (runtime) of a device."""
 
@@ -258,7 +277,8 @@ class BackendInfo:
 class DeviceInfo:
     """A device as it is shown to people and told to the operator. ``kind``: cpu, gpu or fpga.
 
-    ``note``: one line on its speed and watts, where they are known without measuring (simulated boards).
+    ``note``: one line on its speed and watts, where they are known without measuring (simulated boards). ``overlays``:
+    those that an FPGA can load without a package of their own.
     """
 
     id: str
@@ -268,6 +288,7 @@ class DeviceInfo:
     simulated: bool = False
     memory_mb: int | None = None
     note: str = ""
+    overlays: tuple[OverlayRef, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

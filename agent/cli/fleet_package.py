@@ -33,6 +33,13 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     pack.add_argument(
         "--block-kib", type=_block_kib, default=256, metavar="1-256", help="largest block (default: 256)"
     )
+    pack.add_argument(
+        "--overlay",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="also compile the int8 variant for this FPGA overlay (npu, npu-small); may be repeated",
+    )
     pack.add_argument("--no-check", action="store_true", help="do not load the variants on this machine")
     add_json(pack)
 
@@ -184,6 +191,7 @@ def _pack(args: argparse.Namespace) -> int:
             args.model,
             args.output,
             key,
+            overlays=args.overlay,
             block_bytes=args.block_kib * 1024,
             check=not args.no_check,
             progress=progress,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 from agent.deploy import phases
 from agent.deploy.journal import Deployment
+from agent.deploy.overlays import is_overlay
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     BlockError,
@@ -27,7 +29,7 @@ from agent.errors import (
 )
 from agent.package.verify import VerifiedPackage
 from agent.serving.process import Worker
-from agent.types import Phase, Placement, State
+from agent.types import Phase, Placement, State, Verdict
 
 log = logging.getLogger("deploy")
 
@@ -115,10 +117,33 @@ class Attempt:
     async def place(self, package: VerifiedPackage, running: Placement | None) -> Placement:
         """The rest; returns the committed placement. ``running``: the model's placement so far. Raises the named error
         that ended it."""
+        if is_overlay(package.manifest):
+            return await self._install(package)
         async with self.measuring:
             placement, worker = await self._activate(package, running)
         await self._take_over(worker, placement)
         return placement
+
+    async def _install(self, package: VerifiedPackage) -> Placement:
+        """An FPGA overlay: loaded once for its self-test; then programs may use it."""
+        res, model = self.res, self.deployment.model
+        candidate = phases.candidates_of(res, package.manifest)[0][0]
+        async with self.measuring:
+            worker = await self._phase(
+                Phase.ACTIVATING, lambda _: phases.start_checked(res, package, candidate)
+            )
+            await res.pool.stop(worker)
+        reason = f"installed for programs: its self-test agrees on {candidate.device}"
+        verdicts = (Verdict(candidate, True, reason),)
+        placement = Placement(
+            model.name, model.version, model.digest, model.budget, candidate, reason, verdicts, time.time()
+        )
+        self._commit(placement)
+        return placement
+
+    def _commit(self, placement: Placement) -> None:
+        self.res.journal.save_placement(self.deployment.origin, placement)
+        self.res.store.commit(placement.model, placement.digest)
 
     async def _activate(
         self, package: VerifiedPackage, running: Placement | None
@@ -143,8 +168,7 @@ class Attempt:
                 partial(phases.soak, res, model.name, worker),
                 res.settings.soak_s + res.settings.phase_timeout_s,
             )
-            res.journal.save_placement(self.deployment.origin, placement)
-            res.store.commit(model.name, model.digest)
+            self._commit(placement)
         except BaseException:
             await _to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
             raise

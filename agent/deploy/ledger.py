@@ -10,7 +10,7 @@ from dataclasses import replace
 from agent.deploy.attempt import final_state
 from agent.deploy.journal import Deployment
 from agent.deploy.resources import Resources
-from agent.errors import OverlaidError, StoreError, one_line
+from agent.errors import OverlaidError, OverlayLoadError, StoreError, one_line
 from agent.serving.unwell import UNWELL
 from agent.types import Phase, State
 
@@ -67,6 +67,12 @@ class Ledger:
             self.progress.pop(name, None)
         self._ended[name] = time.monotonic()
         self._record(done)
+
+    def overlay_arrived(self) -> None:
+        """What failed for want of an overlay may be tried again at once."""
+        for name, last in self.latest.items():
+            if last.why.startswith(f"{OverlayLoadError.__name__}: "):
+                self._ended.pop(name, None)
 
     def may_retry(self) -> set[int]:
         """What may have healed by itself, a silent server, a full disk or a lost device: what is desired stays so."""

@@ -323,6 +323,8 @@ class Manager:
             self._replacer.placed(name)
             self._res.telemetry.placement(placement)
             self._finish(deployment, None, placement.reason)
+            if not self._services[name].serves:
+                self._ledger.overlay_arrived()
         chore = self._task(self._clean_up(name, attempt.replaced))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)

@@ -7,11 +7,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from agent.deploy import overlays
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     GoldenMismatch,
     NoFeasibleCandidate,
     OverlaidError,
+    OverlayLoadError,
     SoakFailed,
     StoreError,
     one_line,
@@ -31,18 +33,21 @@ Progress = Callable[[float], None]
 def candidates_of(res: Resources, manifest: Manifest) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
     """What this node could run, and why not the rest."""
     variants = tuple(
-        plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy) for v in manifest.variants
+        plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
+        for v in manifest.variants
     )
-    return plan.candidates_for(variants, res.board)
+    return plan.candidates_for(variants, res.board, overlays.delivered(res))
 
 
 def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]:
-    """The variants worth downloading; NoFeasibleCandidate with each one's reason when there is none."""
+    """The variants worth downloading; NoFeasibleCandidate with each one's reason when there is none, or
+    OverlayLoadError when an overlay is missing, which may still come."""
     candidates, impossible = candidates_of(res, manifest)
     names = {candidate.variant for candidate in candidates}
     if not names:
         reasons = "; ".join(f"{verdict.candidate.variant}: {verdict.reason}" for verdict in impossible)
-        raise NoFeasibleCandidate(f"no variant of {manifest.name} {manifest.version} can run here: {reasons}")
+        error = OverlayLoadError if plan.NEEDS_OVERLAY in reasons else NoFeasibleCandidate
+        raise error(f"no variant of {manifest.name} {manifest.version} can run here: {reasons}")
     return tuple(variant for variant in manifest.variants if variant.name in names)
 
 
@@ -129,7 +134,12 @@ def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) 
         board_folder=res.settings.board_folder,
         candidate=candidate,
         file=ModelFile(
-            path(variant.file), variant.format, manifest.inputs, manifest.outputs, res.settings.threads
+            path(variant.file),
+            variant.format,
+            manifest.inputs,
+            manifest.outputs,
+            res.settings.threads,
+            overlays.delivered(res).get(variant.overlay) if variant.overlay else None,
         ),
         golden=Golden(
             manifest.golden.count,

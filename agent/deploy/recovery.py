@@ -6,6 +6,7 @@ import logging
 import time
 
 from agent.deploy import phases
+from agent.deploy.overlays import is_overlay
 from agent.deploy.replace import Replacer
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service, reweighed
@@ -29,7 +30,7 @@ async def restore(res: Resources, power_cap_w: float | None, replacer: Replacer)
         service = await restoring.bring(versions.current, versions.previous)
         if service is not None:
             services[model] = service
-    res.pool.expect(name for name, s in services.items() if not s.why and res.pool.status(name) is None)
+    res.pool.expect(name for name, s in services.items() if s.serves and res.pool.status(name) is None)
     return services
 
 
@@ -68,6 +69,8 @@ class _Restoring:
         """What serves now, or waits for its device."""
         res = self._res
         package = phases.installed_package(res, old.digest)
+        if is_overlay(package.manifest):
+            return old  # programs load it when they are opened
         try:
             placement, worker = await self._on_what_is_left(package, old)
         except StoreError:

@@ -145,7 +145,7 @@ class Replacer:
                 self._waiting.discard(name)  # what happens from here on is weighed once more
                 self._undone.pop(name, None)
                 service = self._services.get(name)
-                if service is not None and not service.why:
+                if service is not None and service.serves:
                     await self._settle(name, service.placement)
         finally:
             self._waiting.discard(name)

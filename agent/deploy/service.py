@@ -17,6 +17,11 @@ class Service:
     origin: str
     why: str = ""
 
+    @property
+    def serves(self) -> bool:
+        """False for an FPGA overlay, which is there for programs, and for what could not be brought back."""
+        return not self.why and self.placement.candidate.backend != plan.SELF_TEST
+
 
 def reweighed(
     placement: Placement, power_cap_w: float | None, lost: Mapping[str, str], now: float

@@ -26,9 +26,11 @@ MODEL_BUFFERS, BUFFER_DATA, BUFFER_OFFSET = 4, 0, 1
 def tensor_boundaries(data: bytes, file_format: str) -> list[int]:
     """Offsets of the first byte of, and of the byte after, every stored tensor of at least 4 KiB; ascending.
 
-    ``file_format``: onnx or tflite. Raises ModelLoadError when ``data`` is not such a file, or keeps its weights in
-    other files.
+    ``file_format``: onnx or tflite; other files are not looked into. Raises ModelLoadError when ``data`` is not such a
+    file, or keeps its weights in other files.
     """
+    if file_format not in ("onnx", "tflite"):
+        return []
     read, name = (_onnx_tensors, "an ONNX") if file_format == "onnx" else (_tflite_tensors, "a TFLite")
     try:
         spans = [span for span in read(data) if span[1] - span[0] >= MIN_TENSOR_BYTES]

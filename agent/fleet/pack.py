@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 from agent.errors import ModelLoadError, UsageError
 from agent.fleet.boundaries import tensor_boundaries
 from agent.fleet.check import Agreement, check_variant
+from agent.fleet.programs import add_programs
 from agent.fleet.source import Array, ModelFolder, SourceVariant
 from agent.package import disk
 from agent.package.blocks import file_entry
@@ -47,17 +49,32 @@ def pack(
     out: Path,
     key: PrivateKey,
     *,
+    overlays: Sequence[str] = (),
     block_bytes: int = MAX_BLOCK_BYTES,
     check: bool = True,
     progress: Progress = lambda _text, _share: None,
 ) -> Packed:
-    """Check, cut and sign a model; ``out`` appears at the end, whole.
+    """Check, cut and sign a model; ``out`` appears at the end, whole. For each of ``overlays`` a program is compiled.
 
     Raises UsageError (``out`` exists), ManifestError (model.toml), ModelLoadError, TensorError (golden vectors do not
-    fit), GoldenMismatch, RuntimeUnavailable (only with ``check``), StoreError.
+    fit), GoldenMismatch, what ``add_programs`` raises, RuntimeUnavailable (only with ``check``), StoreError.
     """
     folder = ModelFolder(model_dir)
     inputs = folder.golden_inputs()
+    with tempfile.TemporaryDirectory() as made:
+        add_programs(folder, overlays, Path(made), progress)
+        return _pack(folder, inputs, out, key, block_bytes, check, progress)
+
+
+def _pack(
+    folder: ModelFolder,
+    inputs: Mapping[str, Array],
+    out: Path,
+    key: PrivateKey,
+    block_bytes: int,
+    check: bool,
+    progress: Progress,
+) -> Packed:
     outputs = {variant.name: folder.golden_outputs(variant) for variant in folder.toml.variants}
     with _appearing(out) as unfinished:
         writer = _Writer(unfinished, block_bytes, progress)

@@ -19,7 +19,7 @@ from agent.devices.tensors import DTYPES, NAMES
 from agent.errors import ConfigError, ManifestError, TensorError
 from agent.package.manifest import MAX_FILE_BYTES, Part
 from agent.paths import exists, read_toml
-from agent.types import TensorSpec
+from agent.types import OverlayRef, TensorSpec
 from agent.validation import explain_validation
 
 MODEL_TOML = "model.toml"
@@ -41,12 +41,13 @@ class SourceOutputs(Part):
 
 class SourceVariant(Part):
     name: str
-    format: Literal["onnx", "tflite"]
+    format: Literal["onnx", "tflite", "npu", "overlay"]
     precision: str
     devices: tuple[str, ...]
     accuracy: float | None = None
     file: str
     golden: SourceOutputs
+    overlay: OverlayRef | None = None
 
 
 class ModelToml(Part):
@@ -82,9 +83,17 @@ class ModelFolder:
             raise ManifestError(str(error)) from error
         self.inputs = {spec.name: spec for spec in self.toml.inputs}
         self.outputs = {spec.name: spec for spec in self.toml.outputs}
+        self._made: dict[str, Path] = {}
+
+    def add(self, variant: SourceVariant, path: Path) -> None:
+        """A variant that was made while packing; its file lies at ``path``."""
+        self._made[variant.file] = path
+        self.toml = self.toml.model_copy(update={"variants": (*self.toml.variants, variant)})
 
     def file(self, name: str) -> Path:
         """The path of a file that model.toml names; ManifestError when it is lost, empty, too large or elsewhere."""
+        if name in self._made:
+            return self._made[name]
         path = self.path / name
         if not path.resolve().is_relative_to(self.path.resolve()):
             raise ManifestError(f"{MODEL_TOML}: {name!r} lies outside {self.path}; copy it into the folder")

@@ -20,13 +20,18 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class ModelFile:
-    """One variant on disk. ``format``: onnx or tflite. ``inputs``/``outputs``: what the manifest promises."""
+    """One variant on disk. ``inputs``/``outputs``: what the manifest promises.
+
+    ``format``: onnx, tflite, npu (a program for an FPGA overlay) or overlay (an overlay with its self-test).
+    ``overlay``: the delivered overlay that an npu program needs; None for one that ships with the agent.
+    """
 
     path: Path
     format: str
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     threads: int = 1
+    overlay: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

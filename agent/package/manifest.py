@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from agent.errors import ManifestError
-from agent.types import TensorSpec, check_digest, check_name, check_version
+from agent.types import OverlayRef, TensorSpec, check_digest, check_name, check_version
 from agent.validation import explain_validation
 
 SCHEMA = "overlaid-package/1"
@@ -15,6 +15,8 @@ MAX_MANIFEST_BYTES = 704 * 1024  # in base64 within its envelope it stays below 
 MAX_ENVELOPE_BYTES = 1 << 20
 MAX_BLOCK_BYTES = 256 * 1024
 MAX_FILE_BYTES = 2 << 30
+
+OVERLAY_FORMATS = ("npu", "overlay")
 
 Digest = Annotated[str, AfterValidator(check_digest)]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")]
@@ -64,15 +66,25 @@ class GoldenOutputs(Part):
 
 
 class Variant(Part):
-    """One form of the model. ``accuracy`` 0..1 on the packer's own test set, None when it was not measured."""
+    """One form of the model. ``accuracy`` 0..1 on the packer's own test set, None when it was not measured.
+
+    ``overlay``: what an npu program needs, and what a file of format overlay is.
+    """
 
     name: Annotated[str, AfterValidator(check_name)]
-    format: Literal["onnx", "tflite"]
+    format: Literal["onnx", "tflite", "npu", "overlay"]
     precision: Literal["fp32", "fp16", "int8"]
     devices: tuple[Literal["cpu", "gpu", "fpga"], ...] = Field(min_length=1)
     accuracy: float | None = Field(None, ge=0, le=1)
     file: FileName
     golden: GoldenOutputs
+    overlay: OverlayRef | None = None
+
+    @model_validator(mode="after")
+    def _names_its_overlay(self) -> Variant:
+        if (self.overlay is not None) != (self.format in OVERLAY_FORMATS):
+            raise ValueError(f"overlay belongs to the formats {', '.join(OVERLAY_FORMATS)}, and they need it")
+        return self
 
 
 class Manifest(Part):

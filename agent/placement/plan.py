@@ -6,21 +6,25 @@ from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from agent.placement.limits import Check, Limits, checks_of, drawn_w, ms
-from agent.types import BoardInfo, Budget, Candidate, DeviceInfo, Measurement, Verdict
+from agent.types import BoardInfo, Budget, Candidate, DeviceInfo, Measurement, OverlayRef, Verdict
 
 TIE = 0.05
 NO_BACKEND = "none"
+NEEDS_OVERLAY = "needs overlay"
+SELF_TEST = "self-test"  # the backend that opens an overlay's package
 
 
 @dataclass(frozen=True, slots=True)
 class VariantInfo:
-    """What placement needs to know of a package's variant. ``devices``: kinds that it was made for."""
+    """What placement needs to know of a package's variant. ``devices``: kinds that it was made for; ``overlay``: what
+    it needs on an FPGA."""
 
     name: str
     format: str
     precision: str
     devices: tuple[str, ...]
     accuracy: float | None
+    overlay: OverlayRef | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,15 +41,18 @@ Checked = tuple[Measurement, list[Check]]
 
 
 def candidates_for(
-    variants: Sequence[VariantInfo], board: BoardInfo
+    variants: Sequence[VariantInfo], board: BoardInfo, delivered: Container[OverlayRef] = ()
 ) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
-    """Every variant on every backend that opens it, and a verdict for each variant and device without one."""
+    """Every variant on every backend that opens it, and a verdict for each variant and device without one.
+
+    ``delivered``: overlays that the node has got as packages.
+    """
     candidates: list[Candidate] = []
     verdicts: list[Verdict] = []
     for variant in variants:
         for device in board.devices:
             backends = [b.name for b in device.backends if variant.format in b.formats]
-            if backends and device.kind in variant.devices:
+            if backends and device.kind in variant.devices and _has_overlay(variant, device, delivered):
                 candidates += [Candidate(variant.name, backend, device.id) for backend in backends]
             else:
                 nowhere = Candidate(variant.name, NO_BACKEND, device.id)
@@ -53,9 +60,17 @@ def candidates_for(
     return tuple(sorted(candidates, key=str)), _in_order(verdicts)
 
 
+def _has_overlay(variant: VariantInfo, device: DeviceInfo, delivered: Container[OverlayRef]) -> bool:
+    needs = variant.overlay if variant.format == "npu" and device.kind == "fpga" else None
+    return needs is None or needs in device.overlays or needs in delivered
+
+
 def _why_not(variant: VariantInfo, device: DeviceInfo) -> str:
     if device.kind not in variant.devices:
         return f"made for {', '.join(variant.devices)}; {device.id} is a {device.kind}"
+    if any(variant.format in b.formats for b in device.backends):
+        has = ", ".join(map(str, device.overlays)) or "none"
+        return f"{NEEDS_OVERLAY} {variant.overlay}; {device.id} has {has}: deploy a package of that overlay first"
     there = ", ".join(f"{b.name} ({', '.join(b.formats)})" for b in device.backends) or "no runtime"
     return f"{device.id} has no runtime for {variant.format}; it has {there}"
 

@@ -59,6 +59,7 @@ class WorkerSpec:
             candidate=Candidate(**value.pop("candidate")),
             file=ModelFile(
                 path=Path(file.pop("path")),
+                overlay=Path(overlay) if (overlay := file.pop("overlay")) else None,
                 inputs=_tensors(file.pop("inputs")),
                 outputs=_tensors(file.pop("outputs")),
                 **file,

@@ -1,0 +1,63 @@
+"""Overlay programs as variants: compiled from a model folder's own quantised variant when it is packed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from agent.errors import DeviceError, UsageError
+from agent.fleet.source import ModelFolder, SourceVariant
+from agent.types import OverlayRef
+
+Progress = Callable[[str, float], None]
+SOURCES = ("onnx", "tflite")
+
+
+def add_programs(folder: ModelFolder, overlays: Sequence[str], out: Path, progress: Progress) -> None:
+    """Compile the folder's first INT8 variant for each overlay into ``out`` and add the programs as variants.
+
+    They answer the golden vectors of the variant that they were made from, within its tolerances. Raises UsageError (no
+    INT8 variant), OverlayLoadError (no such overlay), UnsupportedModel and ModelLoadError, which name the variant.
+    """
+    for overlay in overlays:
+        source = _source(folder)
+        try:
+            folder.add(*_compiled(folder, source, overlay, out, progress))
+        except DeviceError as error:
+            raise type(error)(f"variant {source.name} for overlay {overlay}: {error}") from error
+
+
+def _source(folder: ModelFolder) -> SourceVariant:
+    """ONNX before TFLite: its programs give the very bytes of ONNX Runtime."""
+    found = [v for v in folder.toml.variants if v.precision == "int8" and v.format in SOURCES]
+    if not found:
+        raise UsageError(
+            f"{folder.path} has no int8 variant that an overlay program could be compiled from; quantise the model "
+            "(QDQ ONNX or INT8 TFLite), or pack it without --overlay"
+        )
+    return min(found, key=lambda variant: SOURCES.index(variant.format))
+
+
+def _compiled(
+    folder: ModelFolder, source: SourceVariant, overlay: str, out: Path, progress: Progress
+) -> tuple[SourceVariant, Path]:
+    from agent.overlay.compiler import compile_model
+    from agent.overlay.programfile import write_program
+    from agent.overlay.spec import load_spec
+
+    text = f"compiling {source.name} for {overlay}"
+    progress(text, 0.0)
+    spec = load_spec(overlay)
+    program = compile_model(folder.file(source.file), spec)
+    path = out / f"{Path(source.file).stem}.{overlay}.npu"
+    path.write_bytes(write_program(program))
+    progress(text, 1.0)
+    update = {
+        "name": overlay,
+        "format": "npu",
+        "devices": ("fpga", "cpu"),
+        "file": path.name,
+        "accuracy": source.accuracy if source.format == "onnx" else None,
+        "overlay": OverlayRef(spec.id, spec.version, spec.lanes),
+    }
+    return source.model_copy(update=update), path
