@@ -1,6 +1,6 @@
 // Made from npu/overlay.toml by: python -m agent.overlay.header
-`ifndef NPU_PARAMS_SVH
-`define NPU_PARAMS_SVH
+// Included in the body of each module, so without a guard; no module uses all of it.
+/* verilator lint_off UNUSEDPARAM */
 localparam [31:0] NPU_VERSION = 32'd1;
 localparam [31:0] NPU_CLOCK_HZ = 32'd100000000;
 localparam integer NPU_LANES = 16;
@@ -165,4 +165,4 @@ localparam integer NPU_ADD_OFFSET_HIGH_LO = 472;
 localparam integer NPU_ADD_OFFSET_HIGH_BITS = 8;
 localparam integer NPU_ADD_OFFSET_LOW_LO = 480;
 localparam integer NPU_ADD_OFFSET_LOW_BITS = 32;
-`endif
+/* verilator lint_on UNUSEDPARAM */
