@@ -1,0 +1,111 @@
+"""Host operators: what numpy computes beside the overlay, on arrays as the source model holds them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.errors import ProgramError
+from agent.overlay.graph import Host
+
+Array = NDArray[Any]
+Attributes = Mapping[str, Any]
+DTYPES = {
+    "BOOL": np.bool_, "INT8": np.int8, "UINT8": np.uint8, "INT16": np.int16, "UINT16": np.uint16,
+    "INT32": np.int32, "UINT32": np.uint32, "INT64": np.int64, "UINT64": np.uint64,
+    "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
+}  # fmt: skip
+
+
+def run_host(step: Host, inputs: Sequence[Array]) -> list[Array]:
+    """The outputs of a host operator. Raises ProgramError for one that is unknown, or whose attributes do not fit."""
+    operator = OPERATORS.get(step.op)
+    if operator is None:
+        raise ProgramError(f"host operator {step.op!r} is unknown here; update overlaid on this node")
+    try:
+        return [np.ascontiguousarray(operator(step.attributes, *inputs))]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise ProgramError(
+            f"host operator {step.op!r} cannot run: {error}; compile the model again"
+        ) from error
+
+
+def quantize(attributes: Attributes, x: Array) -> Array:
+    """rne(x / scale) + zero_point, saturated; ``scale`` and ``zero_point``: lists, one number or along ``axis``."""
+    scale, zero_point = _parameters(attributes, x.ndim)
+    dtype = DTYPES[attributes["dtype"]]
+    info = np.iinfo(dtype)
+    steps = np.rint(x.astype(np.float32) / scale)
+    # Rounded and bounded in float32 before the zero point is added, so that no number overflows.
+    bounded = np.clip(np.nan_to_num(steps, nan=0.0), -(2.0**24), 2.0**24).astype(np.int64) + zero_point
+    return np.clip(bounded, info.min, info.max).astype(dtype)
+
+
+def dequantize(attributes: Attributes, x: Array) -> Array:
+    """float32((x - zero_point) x scale)."""
+    scale, zero_point = _parameters(attributes, x.ndim)
+    return (x.astype(np.int64) - zero_point).astype(np.float32) * scale
+
+
+def _parameters(attributes: Attributes, dimensions: int) -> tuple[Array, Array]:
+    scale = np.asarray(attributes["scale"], np.float32)
+    zero_point = np.asarray(attributes["zero_point"], np.int64)
+    if scale.size == 1:
+        return scale.reshape(()), zero_point.reshape(())
+    shape = [1] * dimensions
+    shape[attributes["axis"]] = scale.size
+    return scale.reshape(shape), zero_point.reshape(shape)
+
+
+def softmax(attributes: Attributes, x: Array) -> Array:
+    """Along ``axis``, in float32."""
+    axis = attributes["axis"]
+    powers = np.exp(x - x.max(axis=axis, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=axis, keepdims=True), x.dtype)
+
+
+def softmax_int8(attributes: Attributes, x: Array) -> Array:
+    """TFLite's: int8 steps of ``scale`` x ``beta`` in, along the last axis; steps of 1/256 from -128 out."""
+    logits = x.astype(np.float64) * (attributes["scale"] * attributes["beta"])
+    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    shares = powers / powers.sum(axis=-1, keepdims=True)
+    return (np.clip(np.rint(shares * 256), 0, 255) - 128).astype(np.int8)
+
+
+def argmax(attributes: Attributes, x: Array) -> Array:
+    """Along ``axis``; the first of equals, or the last when ``last``."""
+    axis = attributes["axis"]
+    if attributes.get("last"):
+        found = x.shape[axis] - 1 - np.flip(x, axis).argmax(axis)
+    else:
+        found = x.argmax(axis)
+    if attributes.get("keepdims"):
+        found = np.expand_dims(found, axis)
+    return np.asarray(found, DTYPES[attributes["dtype"]])
+
+
+def reshape(attributes: Attributes, x: Array) -> Array:
+    return x.reshape(tuple(attributes["shape"]))
+
+
+def transpose(attributes: Attributes, x: Array) -> Array:
+    return x.transpose(tuple(attributes["perm"]))
+
+
+def cast(attributes: Attributes, x: Array) -> Array:
+    return x.astype(DTYPES[attributes["dtype"]])
+
+
+OPERATORS: Mapping[str, Callable[..., Array]] = {
+    "quantize": quantize,
+    "dequantize": dequantize,
+    "softmax": softmax,
+    "softmax_int8": softmax_int8,
+    "argmax": argmax,
+    "reshape": reshape,
+    "transpose": transpose,
+    "cast": cast,
+}
