@@ -14,6 +14,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 # Values that arrive from outside are validated by pydantic where they enter; this module does not import it.
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 MAX_MODELS = 256  # on one node
+SELF_TEST = "self-test"  # the backend of an FPGA that opens the package of an overlay
 RESERVED_NAMES = frozenset({"group", "blocks"})
 
 # Bytes per element of the Open Inference Protocol's datatypes; BYTES (strings) comes with the full protocol.

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from agent.placement import plan
-from agent.types import Placement
+from agent.types import SELF_TEST, Placement
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,7 @@ class Service:
     @property
     def serves(self) -> bool:
         """False for an FPGA overlay, which is there for programs, and for what could not be brought back."""
-        return not self.why and self.placement.candidate.backend != plan.SELF_TEST
+        return not self.why and self.placement.candidate.backend != SELF_TEST
 
 
 def reweighed(

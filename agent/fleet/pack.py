@@ -16,6 +16,7 @@ from typing import Any
 from agent.errors import ModelLoadError, UsageError
 from agent.fleet.boundaries import tensor_boundaries
 from agent.fleet.check import Agreement, check_variant
+from agent.fleet.overlays import is_overlay_folder, write_overlay_model
 from agent.fleet.programs import add_programs
 from agent.fleet.source import Array, ModelFolder, SourceVariant
 from agent.package import disk
@@ -23,6 +24,7 @@ from agent.package.blocks import file_entry
 from agent.package.directory import BLOCKS_NAME, MANIFEST_NAME
 from agent.package.manifest import MAX_BLOCK_BYTES, SCHEMA, Manifest, parse_manifest
 from agent.package.verify import digest_of
+from agent.paths import exists
 from agent.trust import PrivateKey, seal
 
 Progress = Callable[[str, float], None]
@@ -54,14 +56,19 @@ def pack(
     check: bool = True,
     progress: Progress = lambda _text, _share: None,
 ) -> Packed:
-    """Check, cut and sign a model; ``out`` appears at the end, whole. For each of ``overlays`` a program is compiled.
+    """Check, cut and sign a model, or the folder of an overlay; ``out`` appears at the end, whole. For each of
+    ``overlays`` a program is compiled.
 
     Raises UsageError (``out`` exists), ManifestError (model.toml), ModelLoadError, TensorError (golden vectors do not
     fit), GoldenMismatch, what ``add_programs`` raises, RuntimeUnavailable (only with ``check``), StoreError.
     """
-    folder = ModelFolder(model_dir)
-    inputs = folder.golden_inputs()
+    if exists(out):
+        raise UsageError(f"{out} exists; remove it or choose another folder")
     with tempfile.TemporaryDirectory() as made:
+        if is_overlay_folder(model_dir):
+            model_dir = write_overlay_model(model_dir, Path(made))
+        folder = ModelFolder(model_dir)
+        inputs = folder.golden_inputs()
         add_programs(folder, overlays, Path(made), progress)
         return _pack(folder, inputs, out, key, block_bytes, check, progress)
 
@@ -81,6 +88,8 @@ def _pack(
         manifest = _write_files(folder, inputs, outputs, writer)
         agreements = {}
         for variant in folder.toml.variants if check else ():
+            if variant.format == "overlay":  # its golden vectors were computed just now
+                continue
             agreements[variant.name] = check_variant(
                 folder, variant, inputs, outputs[variant.name], _checking(variant, progress)
             )

@@ -13,7 +13,12 @@ Progress = Callable[[str, float], None]
 SOURCES = ("onnx", "tflite")
 
 
-def add_programs(folder: ModelFolder, overlays: Sequence[str], out: Path, progress: Progress) -> None:
+def add_programs(
+    folder: ModelFolder,
+    overlays: Sequence[str],
+    out: Path,
+    progress: Progress = lambda _text, _share: None,
+) -> None:
     """Compile the folder's first INT8 variant for each overlay into ``out`` and add the programs as variants.
 
     They answer the golden vectors of the variant that they were made from, within its tolerances. Raises UsageError (no

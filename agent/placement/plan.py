@@ -11,7 +11,6 @@ from agent.types import BoardInfo, Budget, Candidate, DeviceInfo, Measurement, O
 TIE = 0.05
 NO_BACKEND = "none"
 NEEDS_OVERLAY = "needs overlay"
-SELF_TEST = "self-test"  # the backend that opens an overlay's package
 
 
 @dataclass(frozen=True, slots=True)
