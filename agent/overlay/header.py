@@ -11,8 +11,9 @@ def header(spec: Overlay) -> str:
     """``npu_params.svh``: one localparam for every constant; fields as their lowest bit and number of bits."""
     lines = [
         f"// Made from {spec.id}/{SPEC_NAME} by: python -m agent.overlay.header",
-        "// Included in the body of each module, so without a guard; no module uses all of it.",
+        "// Included in modules, so without a guard, and (once) outside of them; none uses all of it.",
         "/* verilator lint_off UNUSEDPARAM */",
+        "/* verilator lint_off VARHIDDEN */",
         f"localparam [31:0] NPU_VERSION = 32'd{spec.version};",
         f"localparam [31:0] NPU_CLOCK_HZ = 32'd{spec.clock.hz};",
         _integer("LANES", spec.lanes),
@@ -37,7 +38,7 @@ def header(spec: Overlay) -> str:
         for name, field in fields.items():
             prefix = f"{'ADD' if kind == 'add' else 'F'}_{name.upper()}"
             lines += [_integer(f"{prefix}_LO", field.low), _integer(f"{prefix}_BITS", field.bits)]
-    return "\n".join([*lines, "/* verilator lint_on UNUSEDPARAM */", ""])
+    return "\n".join([*lines, "/* verilator lint_on UNUSEDPARAM */", "/* verilator lint_on VARHIDDEN */", ""])
 
 
 def _integer(name: str, value: int) -> str:

@@ -1,6 +1,7 @@
 // Made from npu-small/overlay.toml by: python -m agent.overlay.header
-// Included in the body of each module, so without a guard; no module uses all of it.
+// Included in modules, so without a guard, and (once) outside of them; none uses all of it.
 /* verilator lint_off UNUSEDPARAM */
+/* verilator lint_off VARHIDDEN */
 localparam [31:0] NPU_VERSION = 32'd1;
 localparam [31:0] NPU_CLOCK_HZ = 32'd100000000;
 localparam integer NPU_LANES = 8;
@@ -166,3 +167,4 @@ localparam integer NPU_ADD_OFFSET_HIGH_BITS = 8;
 localparam integer NPU_ADD_OFFSET_LOW_LO = 480;
 localparam integer NPU_ADD_OFFSET_LOW_BITS = 32;
 /* verilator lint_on UNUSEDPARAM */
+/* verilator lint_on VARHIDDEN */
