@@ -29,6 +29,7 @@ from agent.types import (
     DesiredState,
     DeviceInfo,
     ModelStatus,
+    OverlayRef,
     TensorSpec,
 )
 
@@ -46,6 +47,7 @@ class Package:
 
     envelope: bytes
     blocks: dict[str, bytes]
+    model: str = "digits"
 
     @property
     def digest(self) -> str:
@@ -58,6 +60,7 @@ def make_package(
     key: PrivateKey = KEY,
     model: str = "digits",
     devices: tuple[str, ...] = ("cpu",),
+    overlay: OverlayRef | None = None,
 ) -> Package:
     files: dict[str, File] = {}
     blocks: dict[str, bytes] = {}
@@ -68,7 +71,8 @@ def make_package(
     }.items():
         files[name], parts = file_entry(data, [])
         blocks |= {digest_of(part): part for part in parts}
-    variant: dict[str, Any] = {"name": "v", "format": format_, "precision": "fp32", "devices": devices}
+    variant: dict[str, Any] = {"name": "v", "format": format_, "precision": "int8", "devices": devices}
+    variant["overlay"] = overlay
     golden = GoldenOutputs(outputs={"y": "y.bin"}, atol=0.0, rtol=0.0)
     manifest = Manifest(
         schema="overlaid-package/1",
@@ -81,7 +85,7 @@ def make_package(
         variants=(Variant(file="model.bin", golden=golden, **variant),),
         files=files,
     )
-    return Package(seal("manifest", manifest.encode(), key), blocks)
+    return Package(seal("manifest", manifest.encode(), key), blocks, model)
 
 
 def write_package(folder: Path, package: Package) -> Path:
@@ -242,7 +246,7 @@ class Rig:
     ) -> None:
         self.revision += 1
         models = tuple(
-            DesiredModel("digits", version, package.digest, budget) for package, version in packages
+            DesiredModel(package.model, version, package.digest, budget) for package, version in packages
         )
         self.journal.accept_desired("lab/n1", DesiredState(self.revision, 1.0, 1e10, models, cap_w))
         self.manager.reconcile()
