@@ -113,3 +113,19 @@ def test_files_for_leaves_out_other_variants() -> None:
     assert set(manifest.files_for(manifest.variants)) == {"golden-x.bin", "net.onnx", "golden-fp32-y.bin"}
     with pytest.raises(ManifestError, match="no variant 'int8'"):
         manifest.variant("int8")
+
+
+def test_an_overlay_is_named_where_it_belongs_and_only_there() -> None:
+    overlay = {"id": "npu", "version": 1, "lanes": 16}
+    for file_format, named, fits in (
+        ("npu", overlay, True), ("overlay", overlay, True), ("onnx", None, True),
+        ("npu", None, False), ("overlay", None, False), ("onnx", overlay, False),
+        ("npu", overlay | {"lanes": 0}, False), ("npu", overlay | {"id": "Npu"}, False), ("npu", {"id": "npu"}, False),
+    ):  # fmt: skip
+        values = fields(FILES)
+        values["variants"][0] |= {"format": file_format} | ({"overlay": named} if named else {})
+        if fits:
+            assert parse_manifest(json.dumps(values).encode()).variants[0].format == file_format
+        else:
+            with pytest.raises(ManifestError, match=r"variants\.0"):
+                parse(values)
