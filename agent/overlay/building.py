@@ -71,6 +71,10 @@ class Builder:
         """``name`` is ``source`` in another order; ``order`` as in Value."""
         self.values[name] = replace(self.values[source], order=order, via=via)
 
+    def requantise(self, name: str, scale: np.float32, zero_point: int) -> None:
+        """What the bytes of ``name`` stand for, as its next reader says."""
+        self.values[name] = replace(self.values[name], scale=scale, zero_point=zero_point)
+
     def read(self, name: str, planes: Order) -> str:
         """The tensor to read as int8 planes ``[C,H,W]``: ``planes`` are indices into the value's base.
 

@@ -1,0 +1,231 @@
+"""Quantised ONNX operations as layers. Each function raises Unfit, with the reason, for what cannot be one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.overlay import host, layers
+from agent.overlay.building import Builder, Output, Unfit
+from agent.overlay.graph import Host, Pads, Pair
+from agent.overlay.layers import Weights, Window
+from agent.overlay.onnx_match import Constant, Operand, Operation, Quant
+from agent.overlay.onnx_model import Model, Node
+
+LAYOUT = "nchw"
+
+
+def make(builder: Builder, model: Model, operation: Operation) -> None:
+    """Append what ``operation`` is: a layer, or another view of the same bytes. Raises Unfit."""
+    settled = replace(operation, operands=tuple(_settled(builder, each) for each in operation.operands))
+    if settled.quant is None:
+        settled = replace(settled, quant=settled.operands[0].quant)
+    if len({each.quant.dtype for each in (*settled.operands, settled) if each.quant}) > 1:
+        raise Unfit("its inputs and output mix INT8 and UINT8")
+    MAKERS[settled.kind](builder, model, settled)
+
+
+def _settled(builder: Builder, operand: Operand) -> Operand:
+    """An operand whose reader and writer agree on what its bytes stand for."""
+    if operand.name not in builder.values:
+        raise Unfit(f"tensor {operand.name!r} is no activation of the overlay")
+    quant = operand.quant
+    if quant is None:
+        value = builder.values[operand.name]
+        return replace(operand, quant=Quant(value.scale, value.zero_point, value.dtype))
+    builder.requantise(operand.name, quant.scale, quant.zero_point)
+    return operand
+
+
+def quant_of(item: Operand | Operation) -> Quant:
+    assert item.quant is not None  # settled
+    return item.quant
+
+
+def _convolution(builder: Builder, model: Model, operation: Operation) -> None:
+    values, scales = _shifted(operation, 0)
+    if values.ndim not in (3, 4):
+        raise Unfit(f"it has {values.ndim - 2} spatial dimensions")
+    if values.ndim == 3:
+        values = values[:, :, None]
+    shape = builder.values[operation.operands[0].name].shape
+    window = _window(operation.node, (values.shape[2], values.shape[3]), shape[2:])
+    weights = _numbers(operation, values, scales)
+    groups = operation.node.attributes.get("group", 1)
+    layers.convolution(
+        builder, operation.operands[0].name, weights, window, groups, _output(model, operation)
+    )
+
+
+def _connected(builder: Builder, model: Model, operation: Operation) -> None:
+    attributes = operation.node.attributes
+    if attributes.get("transA") or attributes.get("alpha", 1.0) != 1.0 or attributes.get("beta", 1.0) != 1.0:
+        raise Unfit("it transposes its input, or its alpha or beta is not 1")
+    transposed = operation.kind == "Gemm" and attributes.get("transB")
+    values, scales = _shifted(operation, 0 if transposed else 1)
+    if values.ndim != 2:
+        raise Unfit(f"its weights have {values.ndim} dimensions")
+    values = values if transposed else values.T
+    weights = _numbers(operation, values, scales)
+    layers.connected(builder, operation.operands[0].name, weights, _output(model, operation))
+
+
+def _addition(builder: Builder, model: Model, operation: Operation) -> None:
+    layers.addition(builder, [each.name for each in operation.operands], _output(model, operation))
+
+
+def _maximum(builder: Builder, model: Model, operation: Operation) -> None:
+    node = operation.node
+    kernel = node.attributes["kernel_shape"]
+    if len(kernel) not in (1, 2):
+        raise Unfit(f"it has {len(kernel)} spatial dimensions")
+    if any(node.outputs[1:]):
+        raise Unfit("its indices are read")
+    shape = builder.values[operation.operands[0].name].shape
+    window = _window(node, (1, *kernel) if len(kernel) == 1 else tuple(kernel), shape[2:])
+    output = _output(model, operation)
+    if node.attributes.get("ceil_mode"):
+        window = _ceiled(window, shape[2:], output.shape[2:])
+    layers.max_pool(builder, operation.operands[0].name, window, output)
+
+
+def _mean(builder: Builder, model: Model, operation: Operation) -> None:
+    layers.mean(builder, operation.operands[0].name, _output(model, operation))
+
+
+def _view(builder: Builder, model: Model, operation: Operation) -> None:
+    """The same bytes in another shape; when the steps differ, other numbers as well."""
+    operand, node = operation.operands[0], operation.node
+    if operand.quant != operation.quant or operation.bounds:
+        if operation.kind != "Identity":
+            raise Unfit("its input and output are quantised differently")
+        _check_exact(operation)
+        layers.rescale(builder, operand.name, _output(model, operation))
+        return
+    order = builder.values[operand.name].order
+    nodes = tuple(each.label for each in operation.nodes)
+    if operation.kind == "Transpose":
+        perm = tuple(node.attributes.get("perm") or reversed(range(order.ndim)))
+        via = Host("transpose", (operand.name,), (operation.output,), {"perm": perm}, nodes)
+        builder.view(operation.output, operand.name, order.transpose(perm), via)
+    else:
+        shape = model.shape(operation.output)
+        via = Host("reshape", (operand.name,), (operation.output,), {"shape": shape}, nodes)
+        builder.view(operation.output, operand.name, order.reshape(shape), via)
+
+
+MAKERS: dict[str, Callable[[Builder, Model, Operation], None]] = {
+    "Conv": _convolution,
+    "Gemm": _connected,
+    "MatMul": _connected,
+    "Add": _addition,
+    "MaxPool": _maximum,
+    "GlobalAveragePool": _mean,
+    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"), _view),
+}
+
+
+def _check_exact(operation: Operation) -> None:
+    """One multiplication must give what dequantise, clamp and quantise give, for all 256 bytes."""
+    before, after = quant_of(operation.operands[0]), quant_of(operation)
+    codes = np.arange(-128, 128).astype(np.int8)
+    real = (codes.astype(np.float32) - np.float32(before.zero_point)) * before.scale
+    for low, high in operation.bounds:
+        real = np.clip(real, np.float32(low), np.float32(high))
+    wanted = _quantise(real, after)
+    low, high = bounds(operation)
+    steps = np.rint((codes.astype(np.float32) - before.zero_point) * (before.scale / after.scale))
+    if not np.array_equal(np.clip(steps + after.zero_point, low, high), wanted):
+        raise Unfit("one multiplication does not give the numbers that dequantising and quantising gives")
+
+
+def _quantise(real: NDArray[np.float32], quant: Quant) -> NDArray[np.int8]:
+    attributes = {"scale": quant.scale, "zero_point": quant.zero_point, "dtype": "INT8"}
+    return host.quantize(attributes, real)
+
+
+def bounds(operation: Operation) -> Pair:
+    """What the activations leave of -128..127."""
+    low, high = -128, 127
+    for pair in operation.bounds:
+        limits = _quantise(np.array(pair, np.float32), quant_of(operation)).tolist()
+        low, high = (int(np.clip(each, *limits)) for each in (low, high))
+    return low, high
+
+
+def _output(model: Model, operation: Operation) -> Output:
+    quant = quant_of(operation)
+    return Output(
+        operation.output, model.shape(operation.output), LAYOUT, quant.scale, quant.zero_point, quant.dtype,
+        *bounds(operation), tuple(each.label for each in operation.nodes),
+    )  # fmt: skip
+
+
+def _window(node: Node, kernel: Pair, size: tuple[int, ...]) -> Window:
+    """Strides, dilations and padding; a one-dimensional window is one row of two."""
+    attributes = node.attributes
+    one = len(size) == 1
+    stride, dilation = (
+        (1, each[0]) if one else (each[0], each[1])
+        for each in (attributes.get(name) or [1, 1] for name in ("strides", "dilations"))
+    )
+    window = Window(kernel, stride, dilation=dilation)
+    auto = attributes.get("auto_pad", b"NOTSET").decode()
+    height, width = (1, size[0]) if one else size
+    if auto in ("SAME_UPPER", "SAME_LOWER"):
+        return replace(window, pads=layers.same_pads((height, width), window, upper=auto == "SAME_UPPER"))
+    pads = (
+        list(attributes.get("pads") or [0] * (2 * len(size))) if auto == "NOTSET" else [0] * (2 * len(size))
+    )
+    full: Pads = (0, pads[0], 0, pads[1]) if one else (pads[0], pads[1], pads[2], pads[3])
+    return replace(window, pads=full)
+
+
+def _ceiled(window: Window, size: tuple[int, ...], output: tuple[int, ...]) -> Window:
+    """Padding at the ends so that the last windows, which begin inside the input, are there."""
+    ends = []
+    for length, count, kernel, stride, start, end in zip(
+        size[-2:], output[-2:], window.kernel[-len(size) :], window.stride[-len(size) :],
+        window.pads[:2][-len(size) :], window.pads[2:][-len(size) :], strict=True,
+    ):  # fmt: skip
+        ends.append(max(end, (count - 1) * stride + kernel - length - start))
+    top, left, *_ = window.pads
+    return replace(window, pads=(top, left, ends[0] if len(ends) > 1 else 0, ends[-1]))
+
+
+def _shifted(operation: Operation, axis: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:
+    """Weights less their zero points, and a scale for each output, which are along ``axis``."""
+    weights = operation.weights
+    assert weights is not None
+    values = weights.values.astype(np.int32)
+    outputs = values.shape[axis] if values.ndim > axis else 0
+    if {weights.scales.size, weights.zero_points.size} - {1, outputs}:
+        raise Unfit(f"its weights have {weights.scales.size} scales for {outputs} outputs")
+    if max(weights.scales.size, weights.zero_points.size) > 1:
+        _check_axis(weights, axis)
+    shape = [1] * values.ndim
+    shape[axis] = -1
+    zeros = weights.zero_points.astype(np.int32).reshape(shape)
+    return values - zeros, np.broadcast_to(weights.scales, (outputs,))
+
+
+def _check_axis(weights: Constant, axis: int) -> None:
+    if weights.axis % weights.values.ndim != axis:
+        raise Unfit("its weights have a scale for each input, not for each output")
+
+
+def _numbers(operation: Operation, values: NDArray[np.int32], scales: NDArray[np.float32]) -> Weights:
+    """With the bias in integer steps, as ONNX Runtime takes or makes them."""
+    outputs = len(values)
+    bias = operation.bias
+    if bias is None:
+        return Weights(values, scales, np.zeros(outputs, np.int64))
+    if bias.size not in (1, outputs):
+        raise Unfit(f"its bias has {bias.size} elements for {outputs} outputs")
+    if bias.dtype == np.float32:
+        steps = np.rint(bias.reshape(-1) / (quant_of(operation.operands[0]).scale * scales))
+        bias = np.clip(steps.astype(np.float64), -(2.0**31), 2.0**31 - 1)
+    return Weights(values, scales, np.broadcast_to(bias.astype(np.int64).reshape(-1), (outputs,)))
