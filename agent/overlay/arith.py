@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from agent.overlay.graph import Int8
 
 RATIO_BITS = 24
-MAX_SHIFT = 31  # an output zero point shifted by it still fits in the 40 bits of the offset
+MAX_SHIFT = 24  # and at least 16: what the RTL shifts by (npu_requant.sv)
 # Ratios of input scale to output scale; between these float64 holds every sum exactly.
 MIN_RATIO, MAX_RATIO = 2.0**-12, 2.0**6
 SEARCH = 3  # how far from their nearest integers the ratios are searched

@@ -150,7 +150,7 @@ def test_constants_fit_in_the_descriptor(
     if constants is not None:
         ratio_a, ratio_b, offset, shift = constants
         assert 0 <= ratio_a < 2**24 and 0 <= ratio_b < 2**24
-        assert -(2**39) <= offset < 2**39 and 1 <= shift <= 63
+        assert -(2**39) <= offset < 2**39 and 16 <= shift <= 24
 
 
 @pytest.mark.parametrize("ratio", [2.0**-13, 2.0**7])
