@@ -27,6 +27,7 @@ class Twin {
             core.eval();
         }
         core.aresetn = 1;
+        tick();
     }
     ~Twin() { core_->final(); }
 
