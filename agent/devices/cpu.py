@@ -50,6 +50,18 @@ def _prove_litert() -> str:
     return prove()
 
 
+def _open_program(model: ModelFile) -> Session:
+    from agent.devices.program import open_functional
+
+    return open_functional(model)
+
+
+def _prove_program() -> str:
+    from agent.devices.program import prove
+
+    return prove()
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A runtime: what it opens, the packages that can provide it and the extra that installs them."""
@@ -66,6 +78,7 @@ BACKENDS = {
     "litert": Backend(
         ("tflite",), _open_litert, _prove_litert, ("ai_edge_litert", "tflite_runtime"), "litert"
     ),
+    "program": Backend(("npu",), _open_program, _prove_program, ("numpy",), "npu"),
 }
 
 

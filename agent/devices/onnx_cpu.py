@@ -37,7 +37,7 @@ def prove() -> str:
     """The version of the runtime, once it has loaded a model; any exception otherwise."""
     import onnxruntime
 
-    _load(TINY, threads=1)
+    load(TINY, threads=1)
     return str(onnxruntime.__version__)
 
 
@@ -47,7 +47,7 @@ class OnnxSession:
     def __init__(self, model: ModelFile) -> None:
         """ModelLoadError for a file that does not load or fit; DeviceMismatch for another provider."""
         try:
-            self._session = _load(model.path, model.threads)
+            self._session = load(model.path, model.threads)
         except (ImportError, DeviceMismatch):
             raise
         except Exception as error:  # the runtime's errors share no base class but Exception
@@ -77,7 +77,8 @@ class OnnxSession:
         self._session = None
 
 
-def _load(model: Path | bytes, threads: int) -> Any:
+def load(model: Path | bytes, threads: int) -> Any:
+    """An ``InferenceSession`` on the CPU alone. DeviceMismatch for another provider; the runtime's own errors."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

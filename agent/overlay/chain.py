@@ -1,11 +1,13 @@
-"""Descriptor chains in a segment's data, as a driver needs to know them."""
+"""A program's chains of descriptors, as a driver needs to know them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 from agent.errors import ProgramError
-from agent.overlay.program import Segment
+from agent.overlay.cycles import chain_cycles
+from agent.overlay.packing import packed_bytes
+from agent.overlay.program import Program, Segment
 from agent.overlay.spec import DESCRIPTOR_BYTES, Overlay
 
 MARGIN = 8  # how many times longer than modelled a chain may go on without a finished descriptor
@@ -36,7 +38,12 @@ def read_chain(spec: Overlay, data: bytes, offset: int) -> Chain:
         raise ProgramError(
             f"the program has no chain of descriptors at byte {offset}: it is corrupt, deploy it again"
         )
-    modelled = modelled_cycles(spec, data[offset:end])[0]
+    try:
+        modelled = chain_cycles(spec, data[offset:end]).total
+    except (KeyError, IndexError) as error:
+        raise ProgramError(
+            f"the chain of descriptors at byte {offset} waits for what nothing signals: it is corrupt, deploy it again"
+        ) from error
     return Chain(offset, tuple(opcodes), min(max(MARGIN * modelled, LEAST_CYCLES), MOST_CYCLES))
 
 
@@ -52,12 +59,25 @@ def layer_at(segment: Segment, chain: Chain, index: int) -> str:
     return ""
 
 
-def modelled_cycles(
-    spec: Overlay, chain: bytes
-) -> tuple[int, tuple[int, ...]]:  # until agent.overlay.cycles is there
-    try:
-        from agent.overlay.cycles import chain_cycles
-    except ImportError:
-        return len(chain) * 100, ()
-    modelled = chain_cycles(spec, chain)
-    return modelled.total, tuple(modelled.compute_ends)
+def check_program(program: Program, spec: Overlay) -> list[tuple[Segment, tuple[Chain | None, Chain]]]:
+    """The program's segments, each with its resident chain and its own. ProgramError when they do not fit ``spec``."""
+    wanted, found = (program.overlay, program.version, program.lanes), (spec.id, spec.version, spec.lanes)
+    if wanted != found:
+        raise ProgramError(
+            f"program {program.name} is for overlay {wanted[0]} version {wanted[1]} with {wanted[2]} lanes, not for "
+            f"{found[0]} version {found[1]} with {found[2]}; compile it for this overlay"
+        )
+    return [(step, _check_segment(step, spec)) for step in program.steps if isinstance(step, Segment)]
+
+
+def _check_segment(segment: Segment, spec: Overlay) -> tuple[Chain | None, Chain]:
+    for bindings, nbytes in ((segment.inputs, segment.input_bytes), (segment.outputs, segment.output_bytes)):
+        for binding in bindings:
+            if not 0 <= binding.offset <= nbytes - packed_bytes(binding, spec.lanes):
+                raise ProgramError(
+                    f"tensor {binding.tensor.name!r} lies outside its region: the program is corrupt, deploy it again"
+                )
+    if not segment.outputs:
+        raise ProgramError("a segment has no outputs: the program is corrupt, deploy it again")
+    resident = None if segment.resident is None else read_chain(spec, segment.data, segment.resident)
+    return resident, read_chain(spec, segment.data, segment.chain)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,15 +21,13 @@ from agent.errors import (
     OverlayFault,
     OverlayHung,
     OverlayLoadError,
-    ProgramError,
 )
-from agent.hal import Buffer, OverlayTransport
-from agent.overlay.chain import Chain, layer_at, read_chain
-from agent.overlay.packing import InputRegion, packed_bytes, unpack
+from agent.hal import OverlayTransport
+from agent.overlay.chain import Chain, check_program, layer_at
 from agent.overlay.program import Program, Segment
+from agent.overlay.regions import Arrays, SegmentMemory
 from agent.overlay.spec import ID, Overlay
 
-Arrays = Mapping[str, NDArray[Any]]
 START, RESET, INTERRUPT = 1, 2, 4  # CONTROL
 BUSY, DONE, ERROR = 1, 2, 4  # STATUS
 WAIT_S = 0.25  # between looks at an overlay that has not interrupted
@@ -110,9 +108,9 @@ class Driver:
             memory.close()
 
     def close(self) -> None:
-        """Free every program's memory and let go of the overlay."""
-        for program in tuple(self._programs):
-            self.unload(program)
+        """Let go of the overlay, and with it of every program's memory."""
+        self._programs.clear()
+        self._present = None
         self._transport.close()
 
     def run(self, memory: SegmentMemory) -> tuple[Counters, tuple[int, ...]]:
@@ -234,51 +232,6 @@ class Driver:
         self._transport.write32(self.spec.register(name), value)
 
 
-class SegmentMemory:
-    """The regions of one segment, for as long as its program is loaded."""
-
-    def __init__(
-        self, segment: Segment, chains: tuple[Chain | None, Chain], transport: OverlayTransport, lanes: int
-    ) -> None:
-        """DeviceError when there is no memory left."""
-        self.segment = segment
-        self.resident, self.chain = chains
-        self._lanes = lanes
-        self._inputs = InputRegion(segment.inputs, segment.input_bytes, lanes)
-        self.regions: list[Buffer | None] = []
-        sizes = (len(segment.data), segment.input_bytes, segment.output_bytes, segment.scratch_bytes)
-        try:
-            for nbytes in sizes:
-                self.regions.append(transport.allocate(nbytes) if nbytes else None)
-            self._region(0).write(0, segment.data)
-        except BaseException:
-            self.close()
-            raise
-
-    def write_inputs(self, tensors: Arrays) -> None:
-        """TensorError when one does not fit."""
-        data = self._inputs.fill(tensors)
-        if data:
-            self._region(1).write(0, data)
-
-    def read_outputs(self) -> dict[str, NDArray[Any]]:
-        """New arrays."""
-        data = self._region(2).read(0, self.segment.output_bytes)
-        return {binding.tensor.name: unpack(binding, data, self._lanes) for binding in self.segment.outputs}
-
-    def close(self) -> None:
-        """Free the regions."""
-        while self.regions:
-            buffer = self.regions.pop()
-            if buffer is not None:
-                buffer.close()
-
-    def _region(self, number: int) -> Buffer:
-        buffer = self.regions[number]
-        assert buffer is not None  # check_program: regions 0 and 2 are never empty
-        return buffer
-
-
 class LoadedProgram:
     """A program that has its memory. ``close`` it, or the driver."""
 
@@ -306,27 +259,3 @@ class LoadedProgram:
     def close(self) -> None:
         """Free its memory."""
         self._driver.unload(self)
-
-
-def check_program(program: Program, spec: Overlay) -> list[tuple[Segment, tuple[Chain | None, Chain]]]:
-    """The program's segments, each with its resident chain and its own. ProgramError when they do not fit ``spec``."""
-    wanted, found = (program.overlay, program.version, program.lanes), (spec.id, spec.version, spec.lanes)
-    if wanted != found:
-        raise ProgramError(
-            f"program {program.name} is for overlay {wanted[0]} version {wanted[1]} with {wanted[2]} lanes, not for "
-            f"{found[0]} version {found[1]} with {found[2]}; compile it for this overlay"
-        )
-    return [(step, _check_segment(step, spec)) for step in program.steps if isinstance(step, Segment)]
-
-
-def _check_segment(segment: Segment, spec: Overlay) -> tuple[Chain | None, Chain]:
-    for bindings, nbytes in ((segment.inputs, segment.input_bytes), (segment.outputs, segment.output_bytes)):
-        for binding in bindings:
-            if not 0 <= binding.offset <= nbytes - packed_bytes(binding, spec.lanes):
-                raise ProgramError(
-                    f"tensor {binding.tensor.name!r} lies outside its region: the program is corrupt, deploy it again"
-                )
-    if not segment.outputs:
-        raise ProgramError("a segment has no outputs: the program is corrupt, deploy it again")
-    resident = None if segment.resident is None else read_chain(spec, segment.data, segment.resident)
-    return resident, read_chain(spec, segment.data, segment.chain)

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from agent.overlay.chain import modelled_cycles
+from agent.overlay.cycles import chain_cycles
 from agent.overlay.descriptor import decode
 from agent.overlay.spec import DESCRIPTOR_BYTES, ID, Overlay
 from simulator.overlay.datapath import CoreError, Datapath, Descriptor, Values
@@ -89,7 +89,8 @@ class Machine:
         """Cycles of a chain and where its compute descriptors end."""
         known = self._modelled.get(chain)
         if known is None:
-            known = modelled_cycles(self.spec, chain)
+            modelled = chain_cycles(self.spec, chain)
+            known = modelled.total, modelled.compute_ends
             _keep(self._modelled, chain, known)
         return known
 

@@ -67,7 +67,7 @@ def test_the_probe_describes_this_machine() -> None:
     info = probe_board("local", FOLDER)
     assert (info.name, info.simulated) == ("local", False)
     (device,) = info.devices
-    assert {backend.name for backend in device.backends} == {"onnxruntime", "litert"}
+    assert {backend.name for backend in device.backends} == {"onnxruntime", "litert", "program"}
     assert all(backend.version for backend in device.backends)
     assert info.meters or info.problems
 

@@ -69,7 +69,7 @@ def test_a_runtime_that_breaks_does_not_hide_the_other(
 ) -> None:
     shadow("onnxruntime", code)
     proof = prove_backends()
-    assert [backend.name for backend in proof.backends] == ["litert"]
+    assert [backend.name for backend in proof.backends] == ["litert", "program"]
     (found,) = proof.problems
     assert found.startswith("onnxruntime: ")
     assert problem in found
@@ -78,10 +78,11 @@ def test_a_runtime_that_breaks_does_not_hide_the_other(
 def test_a_runtime_that_hangs_is_given_up(shadow: Callable[[str, str], None]) -> None:
     shadow("onnxruntime", "import time\ntime.sleep(600)")
     shadow("ai_edge_litert", "import time\ntime.sleep(600)")
+    shadow("numpy", "import time\ntime.sleep(600)")
     proof = prove_backends(timeout_s=0.2)
     assert proof.backends == ()
     assert all("took too long" in problem for problem in proof.problems)
-    assert len(proof.problems) == 2
+    assert len(proof.problems) == 3
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +90,7 @@ def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> Non
     assert prove_backends().problems == (
         "onnxruntime: not installed; pip install 'overlaid[onnx]'",
         "litert: not installed; pip install 'overlaid[litert]'",
+        "program: not installed; pip install 'overlaid[npu]'",
     )
 
 

@@ -1,0 +1,157 @@
+"""Overlay programs as sessions, on an overlay or, by the golden model, on the CPU. Imports numpy."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from agent.devices.parts import open_part
+from agent.devices.tensors import Found, agree, check_inputs
+from agent.errors import InferenceError, ModelLoadError, OverlaidError, one_line
+from agent.hal import ModelFile, Run
+from agent.hal.device import Tensors
+from agent.overlay.execute import check_flow, execute
+from agent.overlay.functional import Layers, from_planes, to_planes
+from agent.overlay.graph import Add, Conv, Pool
+from agent.overlay.program import Part, Program, Segment
+from agent.overlay.selftest import INPUT, OUTPUT, self_test_graph
+from agent.types import TensorSpec
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+SELF_TEST_ANSWER = [-28, 0, -10, 11, 90, 29, 8, 5, 12, -1]  # of the self-test's network
+
+
+class Engine(Protocol):
+    """What runs the segments of one program."""
+
+    def run(self, segment: Segment, tensors: Arrays) -> tuple[Arrays, float]:
+        """Outputs, arrays as the source model holds them, and the device's seconds."""
+        ...
+
+    def close(self) -> None:
+        """Free the program."""
+        ...
+
+
+class FunctionalEngine:
+    """The golden model on this CPU: the overlay's bits in numpy."""
+
+    def __init__(self, program: Program) -> None:
+        self._layers = {id(step): Layers(step.layers) for step in program.steps if isinstance(step, Segment)}
+
+    def run(self, segment: Segment, tensors: Arrays) -> tuple[Arrays, float]:
+        """See ``Engine.run``: device time is wall time."""
+        started = time.perf_counter()
+        planes = {b.tensor.name: to_planes(b.tensor, tensors[b.tensor.name]) for b in segment.inputs}
+        found = self._layers[id(segment)].run(planes)
+        outputs = {b.tensor.name: from_planes(b.tensor, found[b.tensor.name]) for b in segment.outputs}
+        return outputs, time.perf_counter() - started
+
+    def close(self) -> None:
+        """See ``Engine.close``."""
+        self._layers.clear()
+
+
+class ProgramSession:
+    """A program, sample after sample; see ``hal.Session``.
+
+    Device time is the engine's for the segments and wall time for what runs beside them.
+    """
+
+    def __init__(self, model: ModelFile, open_engine: Callable[[Program], Engine]) -> None:
+        """ProgramError for a file that is none, ModelLoadError; what ``open_engine`` raises."""
+        program = self._program = _read(model)
+        check_flow(program)
+        self.inputs = agree(model.inputs, [_found(spec) for spec in program.inputs], "input")
+        self.outputs = agree(model.outputs, [_found(spec) for spec in program.outputs], "output")
+        self._parts = {
+            id(step): open_part(step, model.threads) for step in program.steps if isinstance(step, Part)
+        }
+        self._engine: Engine | None = open_engine(program)
+
+    def run(self, tensors: Tensors) -> Run:
+        """See ``hal.Session.run``."""
+        engine = self._engine
+        if engine is None:
+            raise InferenceError("the session is closed; open the model again")
+        batch = check_inputs(self.inputs, tensors)
+        started = time.perf_counter()
+        device_s = aside_s = 0.0
+
+        def run_segment(segment: Segment, given: Arrays) -> Arrays:
+            nonlocal device_s, aside_s
+            began = time.perf_counter()
+            outputs, seconds = engine.run(segment, given)
+            device_s += seconds
+            aside_s += time.perf_counter() - began
+            return outputs
+
+        samples = [
+            execute(self._program, self._sample(tensors, index), run_segment, self._run_part)
+            for index in range(batch)
+        ]
+        outputs = {
+            spec.name: np.concatenate([sample[spec.name] for sample in samples])
+            if batch > 1
+            else samples[0][spec.name]
+            for spec in self.outputs
+        }
+        wall_s = time.perf_counter() - started
+        return Run(outputs, wall_s - aside_s + device_s, wall_s)
+
+    def close(self) -> None:
+        """See ``hal.Session.close``."""
+        engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.close()
+
+    def _sample(self, tensors: Tensors, index: int) -> Arrays:
+        return {
+            spec.name: tensors[spec.name][index : index + 1] if spec.dynamic else tensors[spec.name]
+            for spec in self.inputs
+        }
+
+    def _run_part(self, part: Part, given: Arrays) -> Arrays:
+        return self._parts[id(part)](given)
+
+
+def open_functional(model: ModelFile) -> ProgramSession:
+    """A session on this CPU, whichever overlay the program is for. See ``ProgramSession`` for errors."""
+    return ProgramSession(model, FunctionalEngine)
+
+
+def prove() -> str:
+    """The version of numpy, once the golden model has answered the overlays' self-test; any exception otherwise."""
+    graph = self_test_graph()
+    source = graph.tensors[INPUT]
+    pixels = np.arange(source.channels * source.height * source.width) * 37 % 256 - 128
+    planes = pixels.astype(np.int8).reshape(source.channels, source.height, source.width)
+    layers = [step for step in graph.steps if isinstance(step, Conv | Pool | Add)]
+    found = Layers(layers).run({INPUT: planes})[OUTPUT].ravel().tolist()
+    if found != SELF_TEST_ANSWER:
+        raise InferenceError(
+            f"numpy {np.__version__} computes the self-test wrongly: {found}; install another"
+        )
+    return str(np.__version__)
+
+
+def _read(model: ModelFile) -> Program:
+    from agent.overlay.programfile import read_program
+
+    try:
+        return read_program(model.path.read_bytes())
+    except OSError as error:
+        raise ModelLoadError(
+            f"{model.path.name} cannot be read: {one_line(error)}; deploy it again"
+        ) from error
+    except OverlaidError as error:
+        raise type(error)(f"{model.path.name}: {error}") from error
+
+
+def _found(spec: TensorSpec) -> Found:
+    return Found(spec.name, spec.dtype, tuple(None if size == -1 else size for size in spec.shape))

@@ -1,0 +1,26 @@
+"""Transports by name: entry points of ``overlaid.transports``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import cast
+
+from agent.errors import RuntimeUnavailable, one_line
+from agent.hal import OverlayTransport
+
+GROUP = "overlaid.transports"
+
+
+def find_transport(name: str) -> Callable[[Path], OverlayTransport]:
+    """What loads an overlay from its folder; see ``hal.OverlayTransport``. RuntimeUnavailable lists those there are."""
+    found = {point.name: point for point in entry_points(group=GROUP)}
+    if name not in found:
+        raise RuntimeUnavailable(
+            f"nothing runs overlays on {name!r}; choose one of: {', '.join(sorted(found)) or 'none is installed'}"
+        )
+    try:
+        return cast("Callable[[Path], OverlayTransport]", found[name].load())
+    except (ImportError, AttributeError) as error:
+        raise RuntimeUnavailable(f"transport {name} cannot be loaded: {one_line(error)}") from error
