@@ -1,0 +1,153 @@
+"""A quantised model → an overlay program: import, lower what fits, leave the rest to the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+from agent.errors import ModelLoadError, UnsupportedModel
+from agent.overlay.graph import Add, Foreign, Graph, Host, Layer, Step
+from agent.overlay.lower.segment import lower_segment
+from agent.overlay.lower.views import Unplaceable
+from agent.overlay.program import Part, Program, Segment
+from agent.overlay.spec import Overlay
+
+Progress = Callable[[str, float], None]
+MAX_MODEL_BYTES = 1 << 30
+TFLITE_MAGIC = b"TFL3"  # at byte 4
+
+
+def compile_model(
+    source: Path | bytes, spec: Overlay, progress: Progress = lambda _text, _share: None, name: str = ""
+) -> Program:
+    """An overlay program for ``spec`` from a QDQ or QLinear ONNX model or a TFLite INT8 model.
+
+    Raises UnsupportedModel when no layer of it can run on the overlay, ModelLoadError when it cannot be read.
+    """
+    progress("reading the model", 0.0)
+    data, name = _read(source, name)
+    form = "tflite" if data[4:8] == TFLITE_MAGIC else "onnx"
+    graph = _import(data, form, name)
+    return _compile(graph, spec, progress, data, form)
+
+
+def compile_graph(graph: Graph, spec: Overlay) -> Program:
+    """A program from layers and host operators alone. Raises UnsupportedModel when one does not fit the overlay."""
+    return _compile(graph, spec, lambda _text, _share: None, b"", "")
+
+
+def _read(source: Path | bytes, name: str) -> tuple[bytes, str]:
+    if isinstance(source, bytes):
+        return source, name or "model"
+    try:
+        if source.stat().st_size > MAX_MODEL_BYTES:
+            raise ModelLoadError(f"{source} has {source.stat().st_size} bytes, more than {MAX_MODEL_BYTES}")
+        return source.read_bytes(), name or source.stem
+    except OSError as error:
+        raise ModelLoadError(f"{source}: {error.strerror}; name a model file that can be read") from error
+
+
+def _import(data: bytes, form: str, name: str) -> Graph:
+    if form == "tflite":
+        from agent.overlay.import_tflite import import_tflite
+
+        return import_tflite(data, name)
+    from agent.overlay.import_onnx import import_onnx
+
+    return import_onnx(data, name)
+
+
+def _compile(graph: Graph, spec: Overlay, progress: Progress, data: bytes, form: str) -> Program:
+    layers = sum(isinstance(step, Layer) for step in graph.steps)
+    refused = ""
+    while True:
+        try:
+            steps = list(_lowered(graph, spec, progress, layers))
+            break
+        except _Refused as error:
+            if not data:
+                raise UnsupportedModel(
+                    f"layer {error.layer.name} does not fit overlay {spec.id}: {error.why}"
+                ) from None
+            refused = refused or f"layer {error.layer.name}: {error.why}"
+            graph = _to_cpu(graph, error.layer, error.why)
+    if not any(isinstance(step, Segment) for step in steps):
+        raise UnsupportedModel(_nothing(graph, spec, refused))
+    progress("cutting CPU segments", 0.9)
+    cut = [_part(step, data, form) if isinstance(step, Foreign) else step for step in steps]
+    return Program(
+        graph.name,
+        spec.id,
+        spec.version,
+        spec.lanes,
+        graph.inputs,
+        graph.outputs,
+        dict(graph.tensors),
+        tuple(cut),
+    )
+
+
+def _part(foreign: Foreign, data: bytes, form: str) -> Part:
+    from agent.overlay.cut import cut
+
+    return Part(foreign, form, cut(data, form, foreign))
+
+
+class _Refused(Exception):
+    """A layer that the overlay cannot run."""
+
+    def __init__(self, layer: Layer, why: str) -> None:
+        super().__init__(why)
+        self.layer, self.why = layer, why
+
+
+def _lowered(
+    graph: Graph, spec: Overlay, progress: Progress, layers: int
+) -> Iterator[Segment | Host | Foreign]:
+    """Consecutive layers become segments. Raises _Refused."""
+    run: list[Layer] = []
+    done = 0
+    for index, step in enumerate([*graph.steps, None]):
+        if isinstance(step, Layer):
+            run.append(step)
+            continue
+        if run:
+            progress("lowering", 0.1 + 0.8 * done / layers)
+            yield _segment(graph, spec, run, index)
+            done += len(run)
+            run = []
+        if step is not None:
+            yield step
+
+
+def _segment(graph: Graph, spec: Overlay, run: Sequence[Layer], end: int) -> Segment:
+    read = {name for step in graph.steps[end:] for name in inputs_of(step)}
+    read |= {output.name for output in graph.outputs}
+    wanted = frozenset(layer.output for layer in run if layer.output in read)
+    try:
+        return lower_segment(spec, run, graph.tensors, wanted)
+    except Unplaceable as error:
+        raise _Refused(run[error.layer], error.why) from None
+
+
+def inputs_of(step: Step) -> tuple[str, ...]:
+    """The tensors that a step reads."""
+    if isinstance(step, Add):
+        return step.a, step.b
+    return step.inputs if isinstance(step, Host | Foreign) else (step.input,)
+
+
+def _to_cpu(graph: Graph, layer: Layer, why: str) -> Graph:
+    foreign = Foreign(inputs_of(layer), (layer.output,), layer.nodes, why)
+    steps = tuple(foreign if step is layer else step for step in graph.steps)
+    return Graph(graph.name, graph.inputs, graph.outputs, graph.tensors, steps)
+
+
+def _nothing(graph: Graph, spec: Overlay, refused: str) -> str:
+    reasons = [
+        f"{step.nodes[0] if step.nodes else 'a node'}: {step.why}"
+        for step in graph.steps
+        if isinstance(step, Foreign)
+    ]
+    why = refused or (reasons[0] if reasons else "it has no convolution, pooling or addition")
+    return f"nothing of {graph.name} can run on overlay {spec.id}: {why}; run the model on a CPU or GPU variant instead"

@@ -1,0 +1,1 @@
+"""Layers of a graph → overlay segments: built, placed, tiled, ordered and encoded."""

@@ -1,0 +1,117 @@
+"""How an operation is cut into tiles when some of its values lie in DDR."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from agent.overlay.lower.ops import Op, Shape, weight_rows
+from agent.overlay.lower.views import ceil_div, in_steps
+from agent.overlay.spec import Overlay
+
+PORT_BYTES = 8
+TRANSFER = 48  # cycles of a transfer beside its data, about
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Tiles of ``rows`` x ``blocks`` of the output. ``input_words`` and ``output_words``: a buffer for a tile of each
+    value in DDR (0: it is on the chip whole), of which there are ``input_buffers`` and ``output_buffers``.
+
+    ``rows_first``: row tiles are the outer loop. ``cycles``: about how long it all takes.
+    """
+
+    rows: int
+    blocks: int
+    rows_first: bool
+    input_words: tuple[int, ...]
+    input_buffers: int
+    output_words: int
+    output_buffers: int
+    cycles: int
+
+    @property
+    def words(self) -> int:
+        """Words of all buffers."""
+        return self.input_buffers * sum(self.input_words) + self.output_buffers * self.output_words
+
+
+def pieces(size: int) -> list[int]:
+    """Tile sizes that give different numbers of tiles, the largest first."""
+    found = []
+    tiles = 1
+    while True:
+        each = ceil_div(size, tiles)
+        found.append(each)
+        if each == 1:
+            return found
+        tiles = ceil_div(size, each - 1)
+
+
+def tile_shape(op: Op, which: int, rows: int, blocks: int) -> Shape:
+    """The largest tile of an input that a tile of the output needs."""
+    whole = op.input_shape(which)
+    tallest = max(high - low for low, high in map(op.input_rows, in_steps((0, op.shape.height), rows)))
+    low, high = op.input_blocks((0, blocks))
+    return Shape(high - low, tallest, whole.width)
+
+
+def per_block(op: Op) -> bool:
+    """Whether a block of the output needs only that block of the inputs."""
+    return op.input_blocks((0, 1)) != op.input_blocks((0, op.shape.blocks)) or op.shape.blocks == 1
+
+
+def choose(spec: Overlay, op: Op, in_ddr: tuple[bool, ...], out_ddr: bool, words: int) -> Tiling | None:
+    """The fastest tiles (by a rough model) whose buffers fit in ``words``; None when no tiles fit."""
+    if not any(in_ddr) and not out_ddr:
+        rows, blocks = op.shape.height, op.shape.blocks
+        return Tiling(rows, blocks, True, (0,) * len(in_ddr), 0, 0, 0, op.cycles(rows, blocks))
+    best = None
+    for found in _candidates(spec, op, in_ddr, out_ddr, words):
+        if best is None or found.cycles < best.cycles:
+            best = found
+    return best
+
+
+def _candidates(
+    spec: Overlay, op: Op, in_ddr: tuple[bool, ...], out_ddr: bool, words: int
+) -> Iterator[Tiling]:
+    apart = per_block(op)
+    for rows in pieces(op.shape.height):
+        row_tiles = ceil_div(op.shape.height, rows)
+        for blocks in pieces(op.shape.blocks):
+            block_tiles = ceil_div(op.shape.blocks, blocks)
+            inputs = tuple(
+                tile_shape(op, which, rows, blocks).words if ddr else 0 for which, ddr in enumerate(in_ddr)
+            )
+            input_tiles = row_tiles * (block_tiles if apart else 1)
+            outputs = rows * blocks * op.shape.width if out_ddr else 0
+            tiling = Tiling(
+                rows, blocks, True, inputs, min(input_tiles, 2) if any(in_ddr) else 0,
+                outputs, min(row_tiles * block_tiles, 2) if out_ddr else 0, 0,
+            )  # fmt: skip
+            if tiling.words > words:
+                continue
+            for rows_first in (True, False) if row_tiles > 1 and block_tiles > 1 else (True,):
+                loads = 1 if apart or rows_first or row_tiles == 1 else block_tiles
+                yield _timed(spec, op, tiling, rows_first, row_tiles, block_tiles, loads)
+
+
+def _timed(
+    spec: Overlay, op: Op, tiling: Tiling, rows_first: bool, row_tiles: int, block_tiles: int, loads: int
+) -> Tiling:
+    beats = spec.lanes // PORT_BYTES
+    streamed = weight_rows(op, (0, op.shape.blocks))
+    weights = streamed * (row_tiles if rows_first and streamed > spec.memory.weight_rows else 1)
+    tiles = row_tiles * block_tiles
+    compute = tiles * op.cycles(tiling.rows, tiling.blocks)
+    apart = block_tiles if per_block(op) else 1
+    tile_in, tile_out = sum(tiling.input_words), tiling.output_words
+    transfers = row_tiles * apart * loads
+    read = (tile_in * transfers + 2 * weights) * beats + TRANSFER * transfers * (tile_in > 0)
+    write = tiles * (tile_out * beats + TRANSFER * (tile_out > 0))
+    edges = (tile_in + tile_out) * beats + TRANSFER
+    return Tiling(
+        tiling.rows, tiling.blocks, rows_first, tiling.input_words, tiling.input_buffers,
+        tiling.output_words, tiling.output_buffers, max(compute, read, write) + edges,
+    )  # fmt: skip
