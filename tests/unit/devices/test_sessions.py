@@ -103,7 +103,7 @@ def test_onnx_runtime_tells_nobody(tmp_path: Path) -> None:
     (tmp_path / "tmp").mkdir()
     path = tmp_path / "m.onnx"
     path.write_bytes(onnx_double())
-    code = "import sys; from pathlib import Path; from agent.devices.onnx_cpu import _load; _load(Path(sys.argv[1]), 1)"
+    code = "import sys; from pathlib import Path; from agent.devices.onnx_cpu import load; load(Path(sys.argv[1]), 1)"
     environment = {
         key: value for key, value in os.environ.items() if key not in ("CI", "ORT_DISABLE_TELEMETRY")
     }
