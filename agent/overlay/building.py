@@ -15,8 +15,8 @@ from agent.types import TensorSpec
 Order = NDArray[np.int64]
 
 
-class Unfit(Exception):  # noqa: N818  (why an operator cannot become a layer; never leaves the importers)
-    """Why an operator of the source is no layer of the overlay."""
+class Unfit(Exception):
+    """Why an operator of the source is no layer of the overlay; never leaves the importers."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -101,7 +101,7 @@ def _prepare(layer: Layer) -> Step:
                 layer.shift,
                 layer.low,
                 layer.high,
-            ),  # fmt: skip
+            ),
         )
     runner = (
         _Pool(layer) if isinstance(layer, Pool) else _Depthwise(layer) if layer.depthwise else _Conv(layer)
@@ -166,8 +166,8 @@ class _Conv:
     def __init__(self, layer: Conv) -> None:
         self._layer = layer
         self._dtype = sum_dtype(layer.weights, layer.bias)
-        outputs, channels, *kernel = layer.weights.shape
-        self._kernel: Pair = (kernel[0], kernel[1])
+        outputs, _, height, width = layer.weights.shape
+        self._kernel: Pair = (height, width)
         matrix = layer.weights.reshape(outputs, -1).astype(self._dtype)
         self._matrix = np.concatenate([matrix, layer.bias[:, None].astype(self._dtype)], axis=1)
         self._padded = _Padded(layer.pads, layer.pad_value, self._dtype)
@@ -213,10 +213,11 @@ class _Pool:
         small = size * 128 + abs(layer.bias) < EXACT
         self._dtype = np.int8 if layer.maximum else np.float32 if small else np.float64
         self._padded = _Padded(layer.pads, layer.pad_value, self._dtype)
-        self._requantise = _Requantise(np.float32(layer.scale), layer)
+        self._requantise = _Requantise(layer.scale, layer)
 
     def run(self, planes: Int8) -> Int8:
         view = windows(self._padded.fill(planes), self._layer.kernel, self._layer.stride, (1, 1))
         if self._layer.maximum:
-            return np.clip(view.max(axis=(1, 2)), np.int8(self._layer.low), np.int8(self._layer.high))
+            highest: Int8 = view.max(axis=(1, 2))
+            return np.clip(highest, np.int8(self._layer.low), np.int8(self._layer.high))
         return self._requantise(view.sum(axis=(1, 2)) + self._dtype(self._layer.bias))

@@ -41,13 +41,14 @@ def quantize(attributes: Attributes, x: Array) -> Array:
     steps = np.rint(x.astype(np.float32) / scale)
     # Rounded and bounded in float32 before the zero point is added, so that no number overflows.
     bounded = np.clip(np.nan_to_num(steps, nan=0.0), -(2.0**24), 2.0**24).astype(np.int64) + zero_point
-    return np.clip(bounded, info.min, info.max).astype(dtype)
+    return np.asarray(np.clip(bounded, info.min, info.max), dtype)
 
 
 def dequantize(attributes: Attributes, x: Array) -> Array:
     """float32((x - zero_point) x scale)."""
     scale, zero_point = _parameters(attributes, x.ndim)
-    return (x.astype(np.int64) - zero_point).astype(np.float32) * scale
+    steps: Array = x.astype(np.int64) - zero_point
+    return np.asarray(steps.astype(np.float32) * scale, np.float32)
 
 
 def _parameters(attributes: Attributes, dimensions: int) -> tuple[Array, Array]:
@@ -72,16 +73,14 @@ def softmax_int8(attributes: Attributes, x: Array) -> Array:
     logits = x.astype(np.float64) * (attributes["scale"] * attributes["beta"])
     powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
     shares = powers / powers.sum(axis=-1, keepdims=True)
-    return (np.clip(np.rint(shares * 256), 0, 255) - 128).astype(np.int8)
+    return np.asarray(np.clip(np.rint(shares * 256), 0, 255) - 128, np.int8)
 
 
 def argmax(attributes: Attributes, x: Array) -> Array:
     """Along ``axis``; the first of equals, or the last when ``last``."""
     axis = attributes["axis"]
-    if attributes.get("last"):
-        found = x.shape[axis] - 1 - np.flip(x, axis).argmax(axis)
-    else:
-        found = x.argmax(axis)
+    last = x.shape[axis] - 1
+    found = last - np.flip(x, axis).argmax(axis) if attributes.get("last") else x.argmax(axis)
     if attributes.get("keepdims"):
         found = np.expand_dims(found, axis)
     return np.asarray(found, DTYPES[attributes["dtype"]])

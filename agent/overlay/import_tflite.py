@@ -12,7 +12,7 @@ from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host, Pads
 from agent.overlay.tflite_model import Model, Operator, Tensor, read_tflite
 
-LAYERS: dict[str, Callable[[Builder, Model, Operator, Pads], None]] = {
+LAYERS: dict[str, Callable[[Builder, tflite_layers.Call], None]] = {
     "CONV_2D": tflite_layers.convolution,
     "DEPTHWISE_CONV_2D": tflite_layers.depthwise,
     "FULLY_CONNECTED": tflite_layers.connected,
@@ -27,7 +27,6 @@ LAYERS: dict[str, Callable[[Builder, Model, Operator, Pads], None]] = {
 }
 PADDABLE = ("CONV_2D", "DEPTHWISE_CONV_2D")
 VIEWS = ("RESHAPE", "SQUEEZE", "EXPAND_DIMS")
-NO_PADS: Pads = (0, 0, 0, 0)
 
 
 def import_tflite(source: bytes, name: str) -> Graph:
@@ -74,20 +73,17 @@ class _Import:
         make = LAYERS.get(operator.kind)
         if make is None:
             raise Unfit("the overlay has no such operator")
-        tensors = self._model.tensors
-        pads = NO_PADS
-        inputs = list(operator.inputs)
-        if inputs[0] in self._padded:
-            inputs[0], pads = self._padded[inputs[0]]
-            operator = Operator(operator.kind, tuple(inputs), operator.outputs, operator.options)
-        for each in (*inputs[: 2 if operator.kind == "ADD" else 1], *operator.outputs):
-            if each is None or not tensors[each].quantised:
-                raise Unfit(
-                    f"tensor {each!r} is {tensors[each].dtype if each else 'missing'}, not quantised INT8"
-                )
-            if each not in self._builder.values and each not in operator.outputs:
-                raise Unfit(f"tensor {each!r} is a constant")
-        make(self._builder, self._model, operator, pads)
+        source, pads = self._padded.get(
+            str(operator.inputs[0]), (str(operator.inputs[0]), tflite_layers.NO_PADS)
+        )
+        read = operator.inputs if operator.kind == "ADD" else (source,)
+        for name in (*read, *operator.outputs):
+            tensor = self._model.tensors[str(name)]
+            if not tensor.quantised:
+                raise Unfit(f"tensor {name!r} is {tensor.dtype}, not INT8 with one scale")
+            if name not in self._builder.values and name not in operator.outputs:
+                raise Unfit(f"tensor {name!r} is a constant")
+        make(self._builder, tflite_layers.Call(self._model, operator, source, pads))
 
     def _pad(self, operator: Operator) -> bool:
         """Zeros around the pixels become the padding of the convolutions that read them."""

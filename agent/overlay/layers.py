@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay.arith import add_constants
 from agent.overlay.building import Builder, Order, Output, Unfit, Value, plane_order, positions_of, same
 from agent.overlay.graph import Add, Conv, Pads, Pair, Pool
 
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-60, 2.0**30  # between which the hardware's float32 product holds
 LOWEST = -128  # of int8; what padding is to a maximum
+LARGEST_WINDOW = 4096  # of an average
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,8 @@ def planes(value: Value, layout: str) -> Order:
         raise Unfit(f"its input has shape {list(value.shape)}, not batch, channels, height and width")
     if order.shape[0] != 1:
         raise Unfit(f"its input has a batch of {order.shape[0]}; the overlay takes one sample at a time")
-    return order[0] if layout == "nchw" else order[0].transpose(2, 0, 1)
+    sample: Order = order[0]
+    return sample if layout == "nchw" else sample.transpose(2, 0, 1)
 
 
 def convolution(
@@ -142,23 +143,23 @@ def _emit(
     builder.write(output, *shape)
     builder.layer(
         Conv(
-            output.nodes[0],
-            name,
-            output.name,
-            np.ascontiguousarray(weights.values, np.int16),
-            bias,
-            np.broadcast_to(scale, bias.shape).copy(),
-            window.stride,
-            window.pads,
-            window.dilation,
-            depthwise,
-            value.zero_point,
-            output.zero_point,
-            output.low,
-            output.high,
-            macs,
-            output.nodes,
-        )  # fmt: skip
+            name=output.nodes[0],
+            input=name,
+            output=output.name,
+            weights=np.ascontiguousarray(weights.values, np.int16),
+            bias=bias,
+            scale=np.broadcast_to(scale, bias.shape).copy(),
+            stride=window.stride,
+            pads=window.pads,
+            dilation=window.dilation,
+            depthwise=depthwise,
+            pad_value=value.zero_point,
+            zero_point=output.zero_point,
+            low=output.low,
+            high=output.high,
+            macs=macs,
+            nodes=output.nodes,
+        )
     )
 
 
@@ -176,7 +177,7 @@ def max_pool(builder: Builder, source: str, window: Window, output: Output) -> N
         raise Unfit("its input and output are quantised differently")
     if window.dilation != (1, 1):
         raise Unfit("a maximum over a dilated window is not built")
-    _pool(builder, source, planes(value, output.layout), window, output, None, 0)
+    _pool(builder, source, planes(value, output.layout), window, output, None)
 
 
 def mean(builder: Builder, source: str, output: Output) -> None:
@@ -185,16 +186,24 @@ def mean(builder: Builder, source: str, output: Output) -> None:
     arranged = planes(value, output.layout)
     size = np.float32(arranged[0].size)
     window = Window((arranged.shape[1], arranged.shape[2]))
-    _pool(builder, source, arranged, window, output, value.scale / (output.scale * size), value.zero_point)
+    _pool(builder, source, arranged, window, output, _scaling(value, size, output))
 
 
 def average_pool(builder: Builder, source: str, window: Window, output: Output) -> None:
-    """The average of each window, without padding. Raises Unfit."""
+    """TFLite's average of each window, without padding: half is rounded away from zero. Raises Unfit.
+
+    A scale a little too large does that: sums of ``size`` bytes times 2^-20 are still far from 1 / (2 x size).
+    """
     value = builder.values[source]
+    size = window.kernel[0] * window.kernel[1]
     if any(window.pads):
         raise Unfit("an average over a padded window has no one divisor")
-    scale = value.scale / (output.scale * np.float32(window.kernel[0] * window.kernel[1]))
-    _pool(builder, source, planes(value, output.layout), window, output, scale, value.zero_point)
+    if (value.scale, value.zero_point) != (output.scale, output.zero_point):
+        raise Unfit("its input and output are quantised differently")
+    if size > LARGEST_WINDOW:
+        raise Unfit(f"its window has {size} elements, more than {LARGEST_WINDOW}")
+    scaling = Scaling(np.float32((1 + 2.0**-20) / size), 0, 0)
+    _pool(builder, source, planes(value, output.layout), window, output, scaling)
 
 
 def rescale(builder: Builder, source: str, output: Output) -> None:
@@ -202,38 +211,50 @@ def rescale(builder: Builder, source: str, output: Output) -> None:
     value = builder.values[source]
     arranged, layout = arrangement(builder, value, output.layout)
     made = replace(output, layout=layout)
-    _pool(builder, source, arranged, Window((1, 1)), made, value.scale / output.scale, value.zero_point)
+    _pool(builder, source, arranged, Window((1, 1)), made, _scaling(value, np.float32(1), output))
+
+
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """How a sum becomes an average: rne((sum + bias) x scale) + zero_point."""
+
+    scale: np.float32
+    bias: int
+    zero_point: int
+
+
+def _scaling(value: Value, size: np.float32, output: Output) -> Scaling:
+    """In the order in which ONNX Runtime's QLinearGlobalAveragePool rounds."""
+    scale = check_scale(value.scale / (output.scale * size))
+    return Scaling(scale, -value.zero_point * int(size), output.zero_point)
 
 
 def _pool(
-    builder: Builder, source: str, arranged: Order, window: Window, output: Output,
-    scale: np.float32 | None, zero_point: int,
-) -> None:  # fmt: skip
-    """``scale`` None: the maximum."""
+    builder: Builder, source: str, arranged: Order, window: Window, output: Output, scaling: Scaling | None
+) -> None:
+    """``scaling`` None: the maximum."""
     channels, height, width = arranged.shape
     rows, columns = window.output(height, width)
-    if scale is not None:
-        check_scale(scale)
     name = builder.read(source, arranged)
     builder.write(output, channels, rows, columns)
-    maximum = scale is None
+    by = scaling or Scaling(np.float32(1), 0, 0)
     builder.layer(
         Pool(
-            output.nodes[0],
-            name,
-            output.name,
-            maximum,
-            window.kernel,
-            window.stride,
-            window.pads,
-            LOWEST if maximum else zero_point,
-            0 if maximum else -zero_point * window.kernel[0] * window.kernel[1],
-            1.0 if scale is None else float(scale),
-            0 if maximum else output.zero_point,
-            output.low,
-            output.high,
-            output.nodes,
-        )  # fmt: skip
+            name=output.nodes[0],
+            input=name,
+            output=output.name,
+            maximum=scaling is None,
+            kernel=window.kernel,
+            stride=window.stride,
+            pads=window.pads,
+            pad_value=LOWEST,
+            bias=by.bias,
+            scale=float(by.scale),
+            zero_point=by.zero_point,
+            low=output.low,
+            high=output.high,
+            nodes=output.nodes,
+        )
     )
 
 
@@ -252,34 +273,17 @@ def arrangement(builder: Builder, value: Value, layout: str) -> tuple[Order, str
         return value.order.reshape(-1, 1, 1), layout
 
 
-def addition(builder: Builder, sources: Sequence[str], output: Output) -> None:
-    """An element-wise sum, as QLinearAdd computes it. Raises Unfit."""
+def addition(
+    builder: Builder, sources: Sequence[str], constants: tuple[int, int, int, int], output: Output
+) -> None:
+    """An element-wise sum; ``constants``: ratios, offset and shift of graph.Add. Raises Unfit."""
     a, b = (builder.values[source] for source in sources)
     if not a.shape == b.shape == output.shape:
         raise Unfit(f"it broadcasts {list(a.shape)} and {list(b.shape)}")
-    unsigned = output.dtype == "UINT8"
-    constants = add_constants(
-        float(a.scale), a.zero_point, float(b.scale), b.zero_point, float(output.scale), output.zero_point,
-        output.low, output.high, unsigned=unsigned,
-    )  # fmt: skip
-    if constants is None:
-        raise Unfit("no integers give the sums that the float32 formula gives")
     order_a, layout = arrangement(builder, a, output.layout)
     order_b = b.order.reshape(-1)[positions_of(a)[order_a]]
     names = builder.read(sources[0], order_a), builder.read(sources[1], order_b)
     builder.write(replace(output, layout=layout), *order_a.shape)
-    ratio_a, ratio_b, offset, shift = constants
     builder.layer(
-        Add(
-            output.nodes[0],
-            *names,
-            output.name,
-            ratio_a,
-            ratio_b,
-            offset,
-            shift,
-            output.low,
-            output.high,
-            output.nodes,
-        )  # fmt: skip
+        Add(output.nodes[0], *names, output.name, *constants, output.low, output.high, output.nodes)
     )

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from agent.overlay.graph import Host
-from agent.overlay.onnx_match import constant
 from agent.overlay.onnx_model import DTYPES, Model, Node
 
 Attributes = dict[str, Any]
@@ -31,21 +30,21 @@ def _quantise(model: Model, node: Node) -> tuple[str, Attributes] | None:
     if model.dtype(node.inputs[0]) != "FP32":
         return None
     found = _parameters(model, node, model.dtype(node.outputs[0]))
-    return found and ("quantize", found | {"dtype": model.dtype(node.outputs[0])})
+    return None if found is None else ("quantize", found | {"dtype": model.dtype(node.outputs[0])})
 
 
 def _dequantise(model: Model, node: Node) -> tuple[str, Attributes] | None:
     if model.dtype(node.outputs[0]) != "FP32":
         return None
     found = _parameters(model, node, model.dtype(node.inputs[0]))
-    return found and ("dequantize", found)
+    return None if found is None else ("dequantize", found)
 
 
 def _parameters(model: Model, node: Node, dtype: str) -> Attributes | None:
     """Scales and zero points as lists; None when they are computed, in blocks, or of bytes no wider than these."""
-    scale = constant(model, node.input(1))
+    scale = model.constant(node.input(1))
     zero_point = (
-        constant(model, node.input(2)) if node.input(2) else np.zeros(1 if scale is None else scale.shape)
+        model.constant(node.input(2)) if node.input(2) else np.zeros(1 if scale is None else scale.shape)
     )
     if scale is None or zero_point is None or scale.dtype != np.float32 or node.attributes.get("block_size"):
         return None

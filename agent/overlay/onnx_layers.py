@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay import host, layers
+from agent.overlay.arith import add_constants
 from agent.overlay.building import Builder, Output, Unfit
 from agent.overlay.graph import Host, Pads, Pair
 from agent.overlay.layers import Weights, Window
@@ -23,7 +24,7 @@ def make(builder: Builder, model: Model, operation: Operation) -> None:
     settled = replace(operation, operands=tuple(_settled(builder, each) for each in operation.operands))
     if settled.quant is None:
         settled = replace(settled, quant=settled.operands[0].quant)
-    if len({each.quant.dtype for each in (*settled.operands, settled) if each.quant}) > 1:
+    if {quant_of(each).dtype for each in settled.operands} != {quant_of(settled).dtype}:
         raise Unfit("its inputs and output mix INT8 and UINT8")
     MAKERS[settled.kind](builder, model, settled)
 
@@ -74,7 +75,22 @@ def _connected(builder: Builder, model: Model, operation: Operation) -> None:
 
 
 def _addition(builder: Builder, model: Model, operation: Operation) -> None:
-    layers.addition(builder, [each.name for each in operation.operands], _output(model, operation))
+    output = _output(model, operation)
+    a, b = (quant_of(each) for each in operation.operands)
+    constants = add_constants(
+        float(a.scale),
+        a.zero_point,
+        float(b.scale),
+        b.zero_point,
+        float(output.scale),
+        output.zero_point,
+        output.low,
+        output.high,
+        unsigned=output.dtype == "UINT8",
+    )
+    if constants is None:
+        raise Unfit("no integers give the sums that the float32 formula gives")
+    layers.addition(builder, [each.name for each in operation.operands], constants, output)
 
 
 def _maximum(builder: Builder, model: Model, operation: Operation) -> None:

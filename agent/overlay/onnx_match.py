@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay import host
 from agent.overlay.building import Unfit
 from agent.overlay.onnx_model import MICROSOFT, Model, Node
 
@@ -101,7 +100,7 @@ def _qlinear(model: Model, node: Node) -> Operation:
     if kind in WEIGHTED:
         index = operands[1]
         axis = {"Conv": 0, "MatMul": -1, "Gemm": 0 if node.attributes.get("transB") else 1}[kind]
-        weights = _weights(model, *(node.input(index + step) for step in range(3)), axis)
+        weights = _weights(model, node.input(index), node.input(index + 1), node.input(index + 2), axis)
         read = operands[:1]
     steps = None
     if bias is not None and node.input(bias):
@@ -225,35 +224,10 @@ def clamp(model: Model, node: Node) -> tuple[float, float]:
 
 
 def _constant(model: Model, name: str) -> NDArray[Any]:
-    found = constant(model, name)
+    found = model.constant(name)
     if found is None:
         raise Unfit(f"its parameter {name!r} is computed, not a constant")
     return found
-
-
-def constant(model: Model, name: str) -> NDArray[Any] | None:
-    """An initializer, also when Identity, Transpose or QuantizeLinear stands behind it; None when it is computed."""
-    if name in model.constants:
-        return model.constants[name]
-    node = model.made.get(name)
-    if node is None or node.op not in ("Identity", "Transpose", "QuantizeLinear"):
-        return None
-    inputs = [constant(model, each) for each in node.inputs]
-    if any(each is None for each in inputs):
-        return None
-    values: list[Any] = inputs
-    if node.op == "QuantizeLinear":
-        zero_point = values[2] if len(values) > 2 else np.zeros_like(values[1], np.uint8)
-        attributes = {
-            "scale": values[1], "zero_point": zero_point, "axis": node.attributes.get("axis", 1),
-            "dtype": {"int8": "INT8", "uint8": "UINT8"}.get(zero_point.dtype.name, ""),
-        }  # fmt: skip
-        model.constants[name] = host.quantize(attributes, values[0]) if attributes["dtype"] else None
-    else:
-        model.constants[name] = (
-            values[0].transpose(node.attributes.get("perm")) if node.op == "Transpose" else values[0]
-        )
-    return model.constants[name]
 
 
 def _weights(model: Model, values: str, scale: str, zero_point: str, axis: int) -> Constant:
@@ -275,7 +249,7 @@ def _quantised_constant(model: Model, name: str) -> Constant | None:
             return None
         axis = inner.axis if inner.scales.size == 1 else list(perm).index(inner.axis % inner.values.ndim)
         return Constant(inner.values.transpose(perm), inner.scales, inner.zero_points, axis)
-    if node is None or node.op != "DequantizeLinear" or constant(model, node.inputs[0]) is None:
+    if node is None or node.op != "DequantizeLinear" or model.constant(node.inputs[0]) is None:
         return None
     if node.attributes.get("block_size"):
         raise Unfit("its weights have a scale for each block")
@@ -286,7 +260,7 @@ def _bias(model: Model, name: str) -> NDArray[Any] | None:
     """int32 steps behind a DequantizeLinear, or float32 numbers; None when it is computed."""
     node = model.made.get(name)
     if node is not None and node.op == "DequantizeLinear":
-        steps = constant(model, node.inputs[0])
+        steps = model.constant(node.inputs[0])
         return steps if steps is not None and steps.dtype == np.int32 else None
-    real = constant(model, name)
+    real = model.constant(name)
     return real if real is not None and real.dtype == np.float32 else None

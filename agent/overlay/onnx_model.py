@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import ModelLoadError
+from agent.overlay import host
 from agent.types import TensorSpec
 
 MAX_BYTES = 1 << 30
@@ -90,6 +91,34 @@ class Model:
         """Whether one node reads the tensor, and nobody else."""
         return len(self.readers.get(name, ())) == 1 and name not in {spec.name for spec in self.outputs}
 
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """An initializer, also behind Identity, Transpose or QuantizeLinear; None when it is computed."""
+        if name not in self.constants and name in self.made:
+            folded = self._fold(self.made[name])
+            if folded is not None:
+                self.constants[name] = folded
+        return self.constants.get(name)
+
+    def _fold(self, node: Node) -> NDArray[Any] | None:
+        if node.op not in ("Identity", "Transpose", "QuantizeLinear"):
+            return None
+        inputs = [self.constant(each) for each in node.inputs]
+        first = inputs[0]
+        if first is None or node.op == "Identity":
+            return first
+        if node.op == "Transpose":
+            return first.transpose(node.attributes.get("perm"))
+        scale, zero_point = inputs[1], inputs[2] if len(inputs) > 2 else np.zeros(1, np.uint8)
+        if scale is None or zero_point is None or zero_point.dtype not in (np.int8, np.uint8):
+            return None
+        attributes = {
+            "scale": scale,
+            "zero_point": np.broadcast_to(zero_point, scale.shape),
+            "axis": node.attributes.get("axis", 1),
+            "dtype": _NUMPY[zero_point.dtype.name],
+        }
+        return host.quantize(attributes, first)
+
 
 def prepare(source: bytes) -> Any:
     """The ModelProto with batch 1 and without functions and stale shapes. Raises ModelLoadError."""
@@ -169,11 +198,11 @@ def _infer(model: Model) -> dict[str, tuple[str, tuple[int, ...] | None]]:
     plain.CopyFrom(model.proto)
     for each in plain.graph.output:
         each.type.tensor_type.ClearField("shape")
-    zero_points = {}
+    zero_points: dict[str, str] = {}
     for node in plain.graph.node:
         if node.domain == MICROSOFT and node.op_type in CONTRIB:
-            node.op_type, kept, zero_point = CONTRIB[node.op_type]
-            zero_points[node.output[0]] = node.input[zero_point] if zero_point < len(node.input) else ""
+            node.op_type, kept, at = CONTRIB[node.op_type]
+            zero_points[node.output[0]] = node.input[at] if at < len(node.input) else ""
             node.domain, node.input[:] = "", list(node.input)[kept]
         elif node.domain == MICROSOFT and node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             node.domain = ""

@@ -2,57 +2,76 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay import layers
+from agent.overlay.arith import MAX_RATIO, MAX_SHIFT, MIN_RATIO
 from agent.overlay.building import Builder, Output, Unfit
 from agent.overlay.graph import Pads, Pair
 from agent.overlay.layers import Weights, Window
 from agent.overlay.tflite_model import Model, Operator, Tensor
 
 LAYOUT = "nhwc"
-SAME, VALID = 0, 1  # schema.fbs, Padding
-# schema.fbs, ActivationFunctionType → real bounds
+SAME = 0  # schema.fbs, Padding
+XNNPACK_BITS = 21  # of the larger ratio in its additions
+# schema.fbs, ActivationFunctionType: real bounds
 BOUNDS = {0: (None, None), 1: (0.0, None), 2: (-1.0, 1.0), 3: (0.0, 6.0)}
-ALONE = {"QUANTIZE": 0, "RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
+ALONE = {"RELU": 1, "RELU_N1_TO_1": 2, "RELU6": 3}
+NO_PADS: Pads = (0, 0, 0, 0)
 
 
-def convolution(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    weights = _constant(model, operator, 1)
+@dataclass(frozen=True, slots=True)
+class Call:
+    """An operator of a model; it reads ``source`` with ``pads`` (those of a PAD before it) around it."""
+
+    model: Model
+    operator: Operator
+    source: str
+    pads: Pads = NO_PADS
+
+    @property
+    def options(self) -> Any:
+        return self.operator.options
+
+    def constant(self, index: int) -> Tensor:
+        name = self.operator.inputs[index]
+        if name is None or self.model.tensors[name].data is None:
+            raise Unfit(f"input {index} is computed, not a constant")
+        return self.model.tensors[name]
+
+
+def convolution(builder: Builder, call: Call) -> None:
+    weights = call.constant(1)
     values = _shifted(weights).transpose(0, 3, 1, 2)
-    source = builder.values[str(operator.inputs[0])]
-    groups = source.shape[-1] // values.shape[1]
-    _convolve(builder, model, operator, pads, values, weights, groups)
+    groups = builder.values[call.source].shape[-1] // values.shape[1]
+    _convolve(builder, call, values, weights, groups)
 
 
-def depthwise(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    weights = _constant(model, operator, 1)
-    values = _shifted(weights)[0].transpose(2, 0, 1)[:, None]  # [1, kh, kw, out] → [out, 1, kh, kw]
-    channels = builder.values[str(operator.inputs[0])].shape[-1]
-    _convolve(builder, model, operator, pads, values, weights, channels)
+def depthwise(builder: Builder, call: Call) -> None:
+    weights = call.constant(1)
+    values = _shifted(weights)[0].transpose(2, 0, 1)[:, None]  # [1, kh, kw, out] to [out, 1, kh, kw]
+    _convolve(builder, call, values, weights, builder.values[call.source].shape[-1])
 
 
-def _convolve(
-    builder: Builder, model: Model, operator: Operator, pads: Pads, values: NDArray[np.int32],
-    weights: Tensor, groups: int,
-) -> None:  # fmt: skip
-    options = operator.options
+def _convolve(builder: Builder, call: Call, values: NDArray[np.int32], weights: Tensor, groups: int) -> None:
+    options = call.options
     kernel: Pair = (values.shape[2], values.shape[3])
     dilation = (options.dilationHFactor or 1, options.dilationWFactor or 1)
-    window = Window(kernel, (options.strideH, options.strideW), dilation=dilation)
-    window = _padded(builder, operator, window, pads)
-    source = str(operator.inputs[0])
-    numbers = _weights(builder, model, operator, values, weights)
-    layers.convolution(builder, source, numbers, window, groups, _output(model, operator))
+    window = _padded(builder, call, Window(kernel, (options.strideH, options.strideW), dilation=dilation))
+    layers.convolution(builder, call.source, _weights(call, values, weights), window, groups, _output(call))
 
 
-def _padded(builder: Builder, operator: Operator, window: Window, pads: Pads) -> Window:
-    """The window with the padding that TFLite adds to ``pads``, those of a PAD before it."""
-    top, left, bottom, right = pads
-    added: Pads = (0, 0, 0, 0)
-    if operator.options.padding == SAME:
-        shape = builder.values[str(operator.inputs[0])].shape
+def _padded(builder: Builder, call: Call, window: Window) -> Window:
+    """The window with the padding that TFLite adds to ``pads``."""
+    top, left, bottom, right = call.pads
+    added = NO_PADS
+    if call.options.padding == SAME:
+        shape = builder.values[call.source].shape
         if len(shape) != 4:
             raise Unfit(f"its input has shape {list(shape)}")
         added = layers.same_pads((shape[1] + top + bottom, shape[2] + left + right), window)
@@ -60,48 +79,67 @@ def _padded(builder: Builder, operator: Operator, window: Window, pads: Pads) ->
     return Window(window.kernel, window.stride, total, window.dilation)
 
 
-def connected(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    weights = _constant(model, operator, 1)
-    if operator.options.weightsFormat:
+def connected(builder: Builder, call: Call) -> None:
+    weights = call.constant(1)
+    if call.options.weightsFormat:
         raise Unfit("its weights are shuffled")
-    numbers = _weights(builder, model, operator, _shifted(weights), weights)
-    layers.connected(builder, str(operator.inputs[0]), numbers, _output(model, operator))
+    layers.connected(builder, call.source, _weights(call, _shifted(weights), weights), _output(call))
 
 
-def addition(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    layers.addition(builder, [str(each) for each in operator.inputs], _output(model, operator))
+def addition(builder: Builder, call: Call) -> None:
+    sources = [str(each) for each in call.operator.inputs]
+    a, b = (builder.values[each] for each in sources)
+    output = _output(call)
+    ratios = a.scale / output.scale, b.scale / output.scale
+    constants = sum_constants(ratios, (a.zero_point, b.zero_point), output.zero_point)
+    layers.addition(builder, sources, constants, output)
 
 
-def average_pool(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    window = _pool_window(builder, operator)
-    layers.average_pool(builder, str(operator.inputs[0]), window, _output(model, operator))
+def sum_constants(
+    ratios: tuple[np.float32, np.float32], zero_points: Pair, zero_point: int
+) -> tuple[int, int, int, int]:
+    """Ratios, offset and shift of graph.Add for TFLite's ADD, as LiteRT's XNNPACK computes it: the larger ratio gets
+    21 bits, and half is rounded up. Everything is doubled and one is added to the offset: then nothing is half.
+
+    Ratios below 1/8 get fewer bits, as the shift has a limit. Raises Unfit for ratios that the hardware does not take.
+    """
+    if not all(MIN_RATIO < each < MAX_RATIO for each in ratios):
+        raise Unfit(f"the ratios of its scales are outside {MIN_RATIO:g} .. {MAX_RATIO:g}")
+    shift = min(XNNPACK_BITS - math.frexp(float(max(ratios)))[1], MAX_SHIFT - 1)
+    steps = [round(math.ldexp(float(each), shift)) for each in ratios]
+    offset = (zero_point << shift) - sum(z * each for z, each in zip(zero_points, steps, strict=True))
+    return 2 * steps[0], 2 * steps[1], 2 * offset + 1, shift + 1
 
 
-def max_pool(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    window = _pool_window(builder, operator)
-    layers.max_pool(builder, str(operator.inputs[0]), window, _output(model, operator))
+def average_pool(builder: Builder, call: Call) -> None:
+    layers.average_pool(builder, call.source, _pool_window(builder, call), _output(call))
 
 
-def _pool_window(builder: Builder, operator: Operator) -> Window:
-    options = operator.options
-    window = Window((options.filterHeight, options.filterWidth), (options.strideH, options.strideW))
-    return _padded(builder, operator, window, (0, 0, 0, 0))
+def max_pool(builder: Builder, call: Call) -> None:
+    layers.max_pool(builder, call.source, _pool_window(builder, call), _output(call))
 
 
-def mean(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    axes = model.tensors[str(operator.inputs[1])].data
-    rank = len(builder.values[str(operator.inputs[0])].shape)
+def _pool_window(builder: Builder, call: Call) -> Window:
+    options = call.options
+    kernel, stride = (options.filterHeight, options.filterWidth), (options.strideH, options.strideW)
+    return _padded(builder, call, Window(kernel, stride))
+
+
+def mean(builder: Builder, call: Call) -> None:
+    axes = call.constant(1).data
+    rank = len(builder.values[call.source].shape)
     if axes is None or rank != 4 or {int(axis) % rank for axis in axes.reshape(-1)} != {1, 2}:
         raise Unfit("only a mean over height and width is built")
-    layers.mean(builder, str(operator.inputs[0]), _output(model, operator))
+    layers.mean(builder, call.source, _output(call))
 
 
-def rescale(builder: Builder, model: Model, operator: Operator, pads: Pads) -> None:
-    layers.rescale(builder, str(operator.inputs[0]), _output(model, operator))
+def rescale(builder: Builder, call: Call) -> None:
+    layers.rescale(builder, call.source, _output(call))
 
 
-def _output(model: Model, operator: Operator) -> Output:
-    tensor = model.tensors[operator.outputs[0]]
+def _output(call: Call) -> Output:
+    operator = call.operator
+    tensor = call.model.tensors[operator.outputs[0]]
     scale, zero_point = np.float32(tensor.scales[0]), int(tensor.zero_points[0])
     low, high = _bounds(operator, scale, zero_point)
     return Output(
@@ -110,24 +148,15 @@ def _output(model: Model, operator: Operator) -> Output:
 
 
 def _bounds(operator: Operator, scale: np.float32, zero_point: int) -> Pair:
-    """int8 bounds of the fused activation."""
-    activation = ALONE.get(operator.kind)
-    if activation is None:
-        activation = getattr(operator.options, "fusedActivationFunction", 0)
+    """int8 bounds of the fused activation, or of the operator that is one."""
+    activation = ALONE.get(operator.kind, getattr(operator.options, "fusedActivationFunction", 0))
     if activation not in BOUNDS:
-        raise Unfit(f"fused activation {activation} is no clamp")
+        raise Unfit(f"its fused activation (number {activation} of the schema) is no clamp")
     low, high = (
         None if bound is None else int(np.clip(zero_point + round(bound / float(scale)), -128, 127))
         for bound in BOUNDS[activation]
     )
     return -128 if low is None else low, 127 if high is None else high
-
-
-def _constant(model: Model, operator: Operator, index: int) -> Tensor:
-    name = operator.inputs[index]
-    if name is None or model.tensors[name].data is None:
-        raise Unfit(f"input {index} is computed, not a constant")
-    return model.tensors[name]
 
 
 def _shifted(weights: Tensor) -> NDArray[np.int32]:
@@ -142,15 +171,12 @@ def _shifted(weights: Tensor) -> NDArray[np.int32]:
     return (weights.data.astype(np.int64) - zero_points).astype(np.int32)
 
 
-def _weights(
-    builder: Builder, model: Model, operator: Operator, values: NDArray[np.int32], weights: Tensor
-) -> Weights:
+def _weights(call: Call, values: NDArray[np.int32], weights: Tensor) -> Weights:
     outputs = len(values)
     scales = np.broadcast_to(weights.scales, (outputs,))
-    name = operator.inputs[2] if len(operator.inputs) > 2 else None
-    if name is None:
+    if call.operator.inputs[2:] in ((), (None,)):
         return Weights(values, scales, np.zeros(outputs, np.int64))
-    bias = model.tensors[name]
+    bias = call.constant(2)
     if bias.data is None or bias.dtype != "INT32":
-        raise Unfit(f"its bias {name!r} is {bias.dtype}, not a constant INT32")
+        raise Unfit(f"its bias {bias.name!r} is {bias.dtype}, not INT32")
     return Weights(values, scales, np.broadcast_to(bias.data.astype(np.int64).reshape(-1), (outputs,)))
