@@ -1,9 +1,11 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test lint bench ci lock clean debian
+.PHONY: help demo test test-pynq lint bench ci lock lock-pynq clean debian
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
+PYNQ_BIN := .venv-pynq/bin
+PYNQ_STAMP := .venv-pynq/.installed
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -16,6 +18,16 @@ $(STAMP): requirements.lock pyproject.toml
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
 
+# PYNQ needs numpy 1.26, so it has an environment of its own. From / because uv would take the constraints in
+# pyproject.toml, which have no hashes, for requirements.
+$(PYNQ_STAMP): requirements-pynq.lock pyproject.toml | $(STAMP)
+	@echo "== creating .venv-pynq from requirements-pynq.lock (hash-checked)"
+	@test -x $(PYNQ_BIN)/python || $(PYTHON) -m venv .venv-pynq
+	@cd / && $(CURDIR)/$(BIN)/uv pip install --quiet --python $(CURDIR)/$(PYNQ_BIN)/python --require-hashes \
+	  -r $(CURDIR)/requirements-pynq.lock
+	@$(BIN)/uv pip install --quiet --python $(PYNQ_BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
 debian:
 	@tests/debian-packages mosquitto mosquitto-clients systemd openssl
 
@@ -26,6 +38,10 @@ test: $(STAMP) debian  ## unit, contract and system tests (minutes)
 	@echo "== tests"
 	@$(BIN)/python -m pytest
 
+test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
+	@echo "== tests of the PYNQ path"
+	@$(PYNQ_BIN)/python -m pytest tests/pynq
+
 lint: $(STAMP)   ## ruff, mypy --strict, import rules
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy
@@ -34,12 +50,21 @@ lint: $(STAMP)   ## ruff, mypy --strict, import rules
 bench: $(STAMP) debian  ## figures against their targets, as a table
 	@$(BIN)/python -m tests.bench
 
-ci: lint test    ## what .ci/run runs
+area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by Yosys, into a report (minutes)
+	@tests/debian-packages yosys
+	@$(BIN)/python -m bitstreams.area
+
+ci: lint test test-pynq  ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
 	  --extra onnx --extra litert --extra fleet --extra plot --extra sim --extra rtl \
 	  --group dev --no-header --no-annotate --quiet --output-file requirements.lock
 
+lock-pynq: $(STAMP)  ## remake requirements-pynq.lock
+	@printf '%s\n' pytest 'onnx>=1.16' | $(BIN)/uv pip compile pyproject.toml - --universal --python-version 3.10 \
+	  --generate-hashes --extra fpga --extra rtl --no-header --no-annotate --quiet \
+	  --output-file requirements-pynq.lock
+
 clean:           ## remove the virtual environment and caches
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-pynq .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

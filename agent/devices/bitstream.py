@@ -56,7 +56,7 @@ def _family(bit: Path) -> str:
 
 
 def _check_neighbours(bit: Path) -> None:
-    """pynq would take these instead of, or load them with, the .bit: a device-tree overlay changes the kernel's view."""
+    """pynq would take these instead of the .bit, or load them with it, into the kernel."""
     for suffix in (".xsa", ".xclbin", ".dtbo"):
         if bit.with_suffix(suffix).exists():
             raise OverlayLoadError(f"{bit.with_suffix(suffix)} lies beside {bit.name}; remove it")

@@ -121,10 +121,9 @@ class PynqTransport:
             buffer.close()
 
     def _stop(self) -> bool:
-        """Soft-reset a core that runs; True when it has come to rest."""
+        """True when the core has come to rest: a soft reset stays busy until the last transfer has ended."""
         deadline = time.monotonic() + STOP_S
-        if self.read32(self._status) & BUSY:
-            self.write32(self._control, SOFT_RESET)
+        self.write32(self._control, SOFT_RESET)
         while self.read32(self._status) & BUSY:
             if time.monotonic() > deadline:
                 return False

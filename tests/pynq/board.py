@@ -18,18 +18,18 @@ from pynq.buffer import PynqBuffer
 from pynq.pl_server.device import Device
 from pynq.pl_server.embedded_device import EmbeddedDevice, parse_bit_header
 
-from agent.devices.transports import open_transport
 from agent.hal import Buffer, OverlayTransport
 from agent.overlay.spec import overlay_folder
+from agent.overlay.transports import find_transport
 from tests.pynq.handoff import INTC_BASE, read_payload
 
-SLCR_BASE, IO_PLL_CTRL, FPGA0_CLK_CTRL = 0xF800_0000, 0x108, 0x170
+SLCR_BASE, IO_PLL_CTRL = 0xF800_0000, 0x108
 RAW_IRQ = 61  # IRQ_F2P[0]
 UNFLUSHED = 0xEE
 SLICE_S = 0.05
 
 
-class Board(EmbeddedDevice):
+class Board(EmbeddedDevice):  # type: ignore[misc]  # pynq has no types
     """``core``: the transport (functional, rtl) that simulates what a downloaded bitstream holds."""
 
     _probe_priority_ = 1  # before those of real hardware
@@ -63,7 +63,7 @@ class Board(EmbeddedDevice):
         self.close()
         data = parse_bit_header(Path(bitstream.bitfile_name).read_bytes())["data"]
         overlay, self.base = read_payload(data)
-        self.core = open_transport(self.core_name, overlay_folder(overlay))
+        self.core = find_transport(self.core_name)(overlay_folder(overlay))
         Device.post_download(self, bitstream, parser, self.name)
 
     def close(self) -> None:
@@ -131,6 +131,7 @@ class Memory:
         buffer = PynqBuffer(shape, dtype, device=self._board, device_address=bo.far.address, bo=bo,
                             coherent=False, buffer=bo.near.data)  # fmt: skip
         buffer.memory, buffer.pointer, buffer.return_to = self, bo, self
+        buffer.freed = True  # of the mapping that XRT would have made
         return buffer
 
     def return_pointer(self, bo: Bo) -> None:

@@ -1,4 +1,4 @@
-"""What Vivado writes for the block design of a Zynq-7020, cut down to what PYNQ reads: a .hwh, and a .bit without logic.
+"""What Vivado writes for the block design of a Zynq-7020, cut down to what PYNQ reads: .hwh, and .bit without logic.
 
 The design: processing_system7_0 -> npu_0 (registers, 4 KiB) and axi_intc_0; npu_0/m_axi -> S_AXI_HP0 (DDR);
 npu_0/irq -> axi_intc_0 -> IRQ_F2P; FCLK_CLK0 at 100 MHz.
@@ -62,7 +62,9 @@ def read_payload(payload: bytes) -> tuple[str, int]:
 
 def handoff(design: Design) -> bytes:
     """The .hwh."""
-    root = Element("EDKSYSTEM", EDWVERSION="1.2", TIMESTAMP="Thu Jan  1 12:00:00 2026", VIVADOVERSION="2022.2")
+    root = Element(
+        "EDKSYSTEM", EDWVERSION="1.2", TIMESTAMP="Thu Jan  1 12:00:00 2026", VIVADOVERSION="2022.2"
+    )
     SubElement(root, "SYSTEMINFO", ARCH=design.family, BOARD="tul.com.tw:pynq-z2:part0:1.0", DEVICE="7z020",
                NAME="design_1", PACKAGE="clg400", SPEEDGRADE="-1")  # fmt: skip
     SubElement(root, "EXTERNALPORTS")
@@ -71,7 +73,8 @@ def handoff(design: Design) -> bytes:
     _core(modules, design)
     _interrupt_controller(modules, design)
     _processing_system(modules, design)
-    return ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    text: bytes = ElementTree.tostring(root, encoding="UTF-8", xml_declaration=True)
+    return text
 
 
 def _core(modules: Element, design: Design) -> None:
@@ -84,7 +87,9 @@ def _core(modules: Element, design: Design) -> None:
         _port(ports, "irq", "O", "INTERRUPT", SENSITIVITY="LEVEL_HIGH")
     _bus(buses, ports, "s_axi", "SLAVE", (PS, "M_AXI_GP0"))
     _bus(buses, ports, "m_axi", "MASTER", (PS, "S_AXI_HP0"))
-    _range(SubElement(module, "MEMORYMAP"), PS, "S_AXI_HP0", "m_axi", 0, 0x2000_0000, "HP0_DDR_LOWOCM", "MEMORY")
+    _range(
+        SubElement(module, "MEMORYMAP"), PS, "S_AXI_HP0", "m_axi", 0, 0x2000_0000, "HP0_DDR_LOWOCM", "MEMORY"
+    )
 
 
 def _interrupt_controller(modules: Element, design: Design) -> None:
@@ -98,7 +103,11 @@ def _interrupt_controller(modules: Element, design: Design) -> None:
 
 
 def _processing_system(modules: Element, design: Design) -> None:
-    parameters = {"PCW_IRQ_F2P_INTR": "1", "PCW_USE_FABRIC_INTERRUPT": "1", "PCW_FPGA0_PERIPHERAL_FREQMHZ": "100"}
+    parameters = {
+        "PCW_IRQ_F2P_INTR": "1",
+        "PCW_USE_FABRIC_INTERRUPT": "1",
+        "PCW_FPGA0_PERIPHERAL_FREQMHZ": "100",
+    }
     for clock in range(4):
         parameters |= {
             f"PCW_FPGA_FCLK{clock}_ENABLE": "1" if clock == 0 else "0",
@@ -121,9 +130,11 @@ def _processing_system(modules: Element, design: Design) -> None:
 
 def _module(modules: Element, name: str, vlnv: str, parameters: dict[str, str], **more: str) -> Element:
     kind, version = vlnv.split(":")[2:]
-    module = SubElement(modules, "MODULE", COREREVISION="1", FULLNAME=f"/{name}", HWVERSION=version, INSTANCE=name,
-                        IPTYPE="PERIPHERAL", IS_ENABLE="1", MODCLASS="PERIPHERAL", MODTYPE=kind, VLNV=vlnv,
-                        **more)  # fmt: skip
+    attributes = {
+        "COREREVISION": "1", "FULLNAME": f"/{name}", "HWVERSION": version, "INSTANCE": name, "IPTYPE": "PERIPHERAL",
+        "IS_ENABLE": "1", "MODCLASS": "PERIPHERAL", "MODTYPE": kind, "VLNV": vlnv,
+    }  # fmt: skip
+    module = SubElement(modules, "MODULE", attributes | more)
     listed = SubElement(module, "PARAMETERS")
     for key, value in parameters.items():
         SubElement(listed, "PARAMETER", NAME=key, VALUE=value)
@@ -131,7 +142,7 @@ def _module(modules: Element, name: str, vlnv: str, parameters: dict[str, str], 
 
 
 def _port(ports: Element, name: str, direction: str, kind: str, *ends: tuple[str, str], **more: str) -> None:
-    port = SubElement(ports, "PORT", DIR=direction, NAME=name, SIGIS=kind, **more)
+    port = SubElement(ports, "PORT", {"DIR": direction, "NAME": name, "SIGIS": kind} | more)
     if ends:
         connections = SubElement(port, "CONNECTIONS")
         for instance, other in ends:
