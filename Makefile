@@ -1,5 +1,5 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-pynq lint bench ci lock lock-pynq clean debian
+.PHONY: help demo test test-pynq lint bench area ci lock lock-pynq clean debian
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
