@@ -162,7 +162,9 @@ module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
 
     // Errors. A descriptor in error ends the run: nothing is issued any more.
     logic address_error, tile_error;
+    logic [15:0] issued_index;  // whose word was the last read
     always_ff @(posedge clk) begin
+        if (issue) issued_index <= current_index;
         address_error <= outside && !rst && !clear;
         tile_error <= issue && summed && full && (two_dimensional || keep || partial) && !rst && !clear;
     end
@@ -170,9 +172,9 @@ module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     always_comb begin
         error_valid = 1'b1;
         error_code = NPU_ERROR_BOUNDS;
-        error_index = current_index;
+        error_index = issued_index;
         if (output_error) error_index = output_error_index;
-        else if (address_error) error_index = current_index;
+        else if (address_error) error_code = NPU_ERROR_BOUNDS;
         else if (tile_error) error_code = NPU_ERROR_TILE;
         else if (loader_error) error_index = loader_error_index;
         else if (able && !known) begin
