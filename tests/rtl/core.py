@@ -44,7 +44,9 @@ class Core:
             self.write(f"REGION{number}_BYTES", len(data))
         self.regions[number].write(0, data)
 
-    def run(self, chain: Sequence[Values] | bytes, watchdog: int = 100_000, timeout_s: float = WAIT_S) -> Result:
+    def run(
+        self, chain: Sequence[Values] | bytes, watchdog: int = 100_000, timeout_s: float = WAIT_S
+    ) -> Result:
         """Run descriptors, which go to the start of region 0 behind which they must have room."""
         data = chain if isinstance(chain, bytes) else assemble(self.spec, chain)
         self.regions[0].write(0, data)
@@ -91,7 +93,9 @@ def chain_bytes(descriptors: int) -> int:
     return -(-descriptors * DESCRIPTOR_BYTES // 4096) * 4096
 
 
-def load(spec: Overlay, *, region: int, offset: int, chip: int, words: int, weights: bool = False, **other: int) -> Values:
+def load(
+    spec: Overlay, *, region: int, offset: int, chip: int, words: int, weights: bool = False, **other: int
+) -> Values:
     """LOAD of one run."""
     return {
         "opcode": spec.opcodes["LOAD"], "flags": spec.flags["WEIGHTS"] if weights else 0, "region": region,

@@ -125,7 +125,9 @@ class Maker:
         }  # fmt: skip
         if maximum:
             v |= {"pad_value": -128, "zero_point": 0}
-        alike = (0, 1.0) if maximum else (int(self.rng.integers(-5000, 5000)), float(self.rng.uniform(0.01, 0.3)))
+        alike = (
+            (0, 1.0) if maximum else (int(self.rng.integers(-5000, 5000)), float(self.rng.uniform(0.01, 0.3)))
+        )
         self._weights(v, 0, alike, blocks=1)
         return self._finish([v], source)
 
@@ -154,8 +156,16 @@ class Maker:
         else:
             rows, columns = self._tile()
             source = self._area(rows * columns)
-            shape = {"count_e": rows, "step_e": columns, "count_f": columns, "step_f": 1, "in_base": source.first}
-            parts = [self._output("CONV", 1, rows * columns) | shape | NO_PADS for _ in range(1 + self._to(2))]
+            shape = {
+                "count_e": rows,
+                "step_e": columns,
+                "count_f": columns,
+                "step_f": 1,
+                "in_base": source.first,
+            }
+            parts = [
+                self._output("CONV", 1, rows * columns) | shape | NO_PADS for _ in range(1 + self._to(2))
+            ]
             for part in parts:
                 part["out_base"] = parts[0]["out_base"]
                 self._weights(part, self.spec.pass_rows)
@@ -255,12 +265,19 @@ class Maker:
         signal = semaphore(spec, "LOAD_COMPUTE")
         chain = (
             load(spec, region=1, offset=0, chip=0, words=words),
-            load(spec, region=0, offset=weights_at, chip=0, words=2 * self.row + 2, weights=True, signal=signal),
+            load(
+                spec, region=0, offset=weights_at, chip=0, words=2 * self.row + 2, weights=True, signal=signal
+            ),
             *made,
             store(spec, region=2, offset=0, chip=0, words=words, wait=semaphore(spec, "COMPUTE_STORE")),
             end(spec),
         )
-        return Case(chain, weights_at, b"".join([*self.rows, bytes(spec.row_bytes)]), self.rng.bytes(words * spec.lanes))
+        return Case(
+            chain,
+            weights_at,
+            b"".join([*self.rows, bytes(spec.row_bytes)]),
+            self.rng.bytes(words * spec.lanes),
+        )
 
 
 def random_case(spec: Overlay, seed: int, count: int) -> Case:
