@@ -6,10 +6,8 @@ from agent.errors import UnsupportedModel
 from agent.overlay import onnx_host, onnx_layers
 from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host
-from agent.overlay.onnx_match import BYTES, PLAIN, QLINEAR, Operation, quantised
+from agent.overlay.onnx_match import BYTES, PLAIN, Operation, quantised
 from agent.overlay.onnx_model import Model, Node, read_onnx
-
-QUANTISED = frozenset({"QuantizeLinear", "DequantizeLinear", *(op for _, op in QLINEAR)})
 
 
 def import_onnx(source: bytes, name: str) -> Graph:
@@ -29,7 +27,7 @@ class _Import:
 
     def graph(self, name: str) -> Graph:
         model = self._model
-        if not any(node.op in QUANTISED for node in model.nodes):
+        if not any(model.dtype(each) in BYTES for node in model.nodes for each in node.outputs):
             raise UnsupportedModel(refusal(model))
         for spec in model.inputs:
             self._hold(spec.name)

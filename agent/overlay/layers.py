@@ -114,6 +114,7 @@ def connected(builder: Builder, source: str, weights: Weights, output: Output) -
     else:
         name = builder.read(source, value.order.reshape(rows, 1, inputs).transpose(2, 0, 1))
         kernel = weights.values[:, :, None, None]
+        output = replace(output, layout="nhwc")
     _emit(
         builder, name, value, Weights(kernel, weights.scales, weights.bias), Window(kernel.shape[2:]), output,
         False, weights.values.size * rows, (outputs, rows, 1),

@@ -207,6 +207,8 @@ def _ceiled(window: Window, size: tuple[int, ...], output: tuple[int, ...]) -> W
         size[-2:], output[-2:], window.kernel[-len(size) :], window.stride[-len(size) :],
         window.pads[:2][-len(size) :], window.pads[2:][-len(size) :], strict=True,
     ):  # fmt: skip
+        if (count - 1) * stride >= length + start:
+            raise Unfit("its last window begins in the padding, which ONNX counts and ONNX Runtime does not")
         ends.append(max(end, (count - 1) * stride + kernel - length - start))
     top, left, *_ = window.pads
     return replace(window, pads=(top, left, ends[0] if len(ends) > 1 else 0, ends[-1]))
