@@ -13,7 +13,7 @@
 // `swap4` says that the first pixel of a pass is at stage 4.
 // Stages: 4 word and window, 5 operands and active weights, 6 products, 7 sums of four, 8 `sums` (signed 32 bits each).
 `default_nettype none
-module npu_array (clk, row_valid, row_depthwise, row_number, row, swap4, valid4, depthwise4, valid5, valid6, valid7,
+module npu_array (clk, row_valid, row_depthwise, row_number, row, high_weights, swap4, valid4, depthwise4, valid5, valid6, valid7,
                   depthwise6, word, window, sums);
     `include "npu_params.svh"
     localparam integer L = NPU_LANES;
@@ -26,6 +26,7 @@ module npu_array (clk, row_valid, row_depthwise, row_number, row, swap4, valid4,
     input  logic row_valid, row_depthwise;
     input  logic [2:0] row_number;
     input  logic [16*L-1:0] row;
+    input  logic [9*L-1:0] high_weights;  // the row's second half, ready to stand above the first one
     input  logic swap4, depthwise4, depthwise6;
     input  logic valid4, valid5, valid6, valid7;  // CONV, DEPTHWISE: there is something to sum up at this stage
     input  logic [8*L-1:0] word;
@@ -34,15 +35,6 @@ module npu_array (clk, row_valid, row_depthwise, row_number, row, swap4, valid4,
 
     generate
         genvar r, i, g, t;
-
-        // Two weights of CONV as one number: the high one less the borrow of a negative low one.
-        for (i = 0; i < L; i = i + 1) begin : pair
-            logic [7:0] low, high;
-            logic [16:0] packed_weights;
-            assign low = row[8*i +: 8];
-            assign high = row[8*(L+i) +: 8];
-            assign packed_weights = {{high[7], high} - 9'(low[7]), low};
-        end
 
         for (r = 0; r < L / 2; r = r + 1) begin : rows
             for (i = 0; i < L; i = i + 1) begin : multiplier
@@ -61,7 +53,7 @@ module npu_array (clk, row_valid, row_depthwise, row_number, row, swap4, valid4,
                             if (row_number == 3'(TAP / 2))
                                 shadow <= i < TAPS ? {{9{tap_weight[7]}}, tap_weight}
                                                    : {tap_weight[7], tap_weight, 8'd0};
-                        end else if (row_number == 3'(r)) shadow <= pair[i].packed_weights;
+                        end else if (row_number == 3'(r)) shadow <= {high_weights[9*i +: 9], row[8*i +: 8]};
                     end
                     if (swap4) weights <= {shadow[16:8], {8{shadow[7]}}, shadow[7:0]};
                     if (valid4) operand <= depthwise4 ? window[8*(L*TAP+CHANNEL) +: 8] : word[8*i +: 8];

@@ -134,13 +134,14 @@ module npu_compute (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     logic row_weights, row_parameters, row_depthwise;
     logic [2:0] row_number;
     logic [2*WORD-1:0] row;
+    logic [9*L-1:0] high_weights;
 
     npu_weights u_weights (
         .clk(clk), .rst(stop), .start(loader_start), .descriptor(desc), .index(desc_index), .take(loader_take),
         .ready(loader_ready), .idle(loader_idle), .error(loader_error), .error_index(loader_error_index),
         .write_valid(dma_weight_valid), .write_address(dma_weight_address), .write_data(dma_weight_data),
         .row_weights(row_weights), .row_parameters(row_parameters), .row_depthwise(row_depthwise),
-        .row_number(row_number), .row(row)
+        .row_number(row_number), .row(row), .high_weights(high_weights)
     );
 
     // The datapath.
@@ -156,7 +157,7 @@ module npu_compute (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
 
     npu_array u_array (
         .clk(clk), .row_valid(row_weights), .row_depthwise(row_depthwise), .row_number(row_number), .row(row),
-        .swap4(swap4), .valid4(sum4), .depthwise4(depthwise4), .valid5(sum5), .valid6(sum6), .valid7(sum7),
+        .high_weights(high_weights), .swap4(swap4), .valid4(sum4), .depthwise4(depthwise4), .valid5(sum5), .valid6(sum6), .valid7(sum7),
         .depthwise6(depthwise6), .word(word), .window(taps), .sums(sums)
     );
 

@@ -8,11 +8,13 @@
 //
 // `ready`: the last row of the pass to come is read now or has been; its first pixel may be issued in this cycle, which
 // `take` says. From the next cycle on the loader reads for the pass after that; `idle` when there is none.
-// Latency: a row addressed in cycle n appears at `row` in cycle n + 3, with its kind and number.
+// Latency: a row addressed in cycle n appears at `row` in cycle n + 3, with its kind and number. Beside it,
+// `high_weights` are the LANES weights of its second half less one where that of the first half is negative: what
+// stands above the low weight when both are one number (see npu_array).
 `default_nettype none
 module npu_weights (clk, rst, start, descriptor, index, take, ready, idle, error, error_index,
                     write_valid, write_address, write_data,
-                    row_weights, row_parameters, row_depthwise, row_number, row);
+                    row_weights, row_parameters, row_depthwise, row_number, row, high_weights);
     `include "npu_params.svh"
     localparam integer WORD = 8 * NPU_LANES;
     localparam integer ROW_BITS = $clog2(NPU_WEIGHT_ROWS);
@@ -35,6 +37,7 @@ module npu_weights (clk, rst, start, descriptor, index, take, ready, idle, error
     output logic row_weights, row_parameters, row_depthwise;
     output logic [2:0] row_number;
     output logic [2*WORD-1:0] row;
+    output logic [9*NPU_LANES-1:0] high_weights;
 
     // The passes to come.
     logic working, full, parameters, new_block, depthwise, pool;
@@ -162,6 +165,17 @@ module npu_weights (clk, rst, start, descriptor, index, take, ready, idle, error
             row <= {high, low};
         end
     end
+
+    generate
+        genvar i;
+        for (i = 0; i < NPU_LANES; i = i + 1) begin : lane
+            logic [8:0] above;
+            always_ff @(posedge clk) begin
+                if (read2) above <= {high[8*i+7], high[8*i +: 8]} - 9'(low[8*i+7]);
+            end
+            assign high_weights[9*i +: 9] = above;
+        end
+    endgenerate
 
     npu_ram #(.WIDTH(WORD), .DEPTH(NPU_WEIGHT_ROWS), .BITS(ROW_BITS)) u_even (
         .clk(clk), .write(write_valid && !write_address[0]), .write_address(write_address[ROW_BITS:1]),
