@@ -9,10 +9,12 @@ import os
 import random
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.devices.cpu import CpuDevice
+from agent.devices.fpga import FPGA_BACKENDS, FpgaDevice, shipped_overlays
 from agent.errors import (
     DeviceError,
     DeviceLost,
@@ -20,16 +22,17 @@ from agent.errors import (
     InferenceError,
     MeterError,
     ModelLoadError,
+    OverlayHung,
     OverlayLoadError,
     RuntimeUnavailable,
 )
 from agent.hal import Device, ModelFile, PowerMeter, Run, Session
 from agent.hal.device import Tensors
-from agent.types import BackendInfo, BoardInfo, DeviceInfo
+from agent.types import BackendInfo, BoardInfo, DeviceInfo, OverlayRef
 from simulator.cell import Cell, Moment, SharedCell
 from simulator.clock import RealClock
 from simulator.faults import Conditions
-from simulator.physics import NO_OVERLAY, Interval
+from simulator.physics import Interval
 from simulator.profile import BASE, BoardProfile, load_profile
 from simulator.profile import Device as DeviceProfile
 from simulator.speed import run_seconds
@@ -37,16 +40,27 @@ from simulator.speed import run_seconds
 if TYPE_CHECKING:
     from simulator.work import Work
 
+OVERLAY_FORMATS = ("npu", "overlay")
+TRANSPORTS = ("functional", "rtl")  # of entry-point group overlaid.transports
 SLICE_S = 0.1  # a slow write looks that often whether the disk is slow still
 
 
 class SimBoard:
-    """The board called ``name``; its processes share their state in ``folder``."""
+    """The board called ``name``; its processes share their state in ``folder``.
+
+    ``name/rtl`` runs overlay programs on the overlay's RTL instead of the functional model.
+    """
 
     def __init__(self, name: str, folder: Path, cell: Cell | None = None) -> None:
         """RuntimeUnavailable that lists the boards when there is none of this name."""
+        name, _, transport = name.partition("/")
+        if transport not in ("", *TRANSPORTS):
+            raise RuntimeUnavailable(
+                f'a simulated overlay runs on {" or ".join(TRANSPORTS)}, not {transport!r}: board = "sim:{name}/rtl"'
+            )
         self._cell = cell or SharedCell(folder, load_profile(name), RealClock())
         self._host = CpuDevice()
+        self._transport = transport or TRANSPORTS[0]
 
     @property
     def profile(self) -> BoardProfile:
@@ -75,7 +89,7 @@ class SimBoard:
     def device(self, device_id: str) -> Device:
         """See ``hal.Board.device``."""
         self.profile.device(device_id)
-        return SimDevice(self._cell, device_id, self._host)
+        return SimDevice(self._cell, device_id, self._host, self._transport)
 
     def meters(self) -> Sequence[PowerMeter]:
         """See ``hal.Board.meters``."""
@@ -100,12 +114,14 @@ class SimBoard:
 
 
 class SimDevice:
-    """A device with the profile's speed and watts; ``host`` computes the true outputs. See ``hal.Device``."""
+    """A device with the profile's speed and watts; ``host`` computes the true outputs, and an overlay's driver on
+    ``transport`` those of overlay programs. See ``hal.Device``."""
 
-    def __init__(self, cell: Cell, device_id: str, host: CpuDevice) -> None:
+    def __init__(self, cell: Cell, device_id: str, host: CpuDevice, transport: str = TRANSPORTS[0]) -> None:
         self._cell, self._host = cell, host
         self._profile = cell.profile.device(device_id)
         self._index = cell.profile.devices.index(self._profile)
+        self._fpga = FpgaDevice(device_id, self._profile.name, transport) if self._profile.overlay else None
 
     @functools.cached_property
     def info(self) -> DeviceInfo:
@@ -119,9 +135,11 @@ class SimDevice:
         self.check_format(model.format)
         started = self._cell.clock.now()
         self.check_lost()
-        host = self._host.open(model, backend)
+        host = (self._fpga if self._fpga and model.format in OVERLAY_FORMATS else self._host).open(
+            model, backend
+        )
         try:
-            work = count_work(model.path, model.format)
+            work = count_work(model.path, model.format, model.overlay)
             self._cell.clock.wait_until(self.begin_load(work))
             self.check_lost(started)
             self._cell.hold(self._index)
@@ -132,7 +150,9 @@ class SimDevice:
 
     def check_format(self, format: str) -> None:
         """RuntimeUnavailable when the device does not open such files."""
-        if format not in self._profile.formats:
+        if format not in self._profile.formats and not (
+            format == "overlay" and "npu" in self._profile.formats
+        ):
             raise RuntimeUnavailable(
                 f"{self._profile.id} opens {', '.join(self._profile.formats)}, not {format}"
             )
@@ -151,7 +171,7 @@ class SimDevice:
                 f"the model moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
             )
         with self._cell.update() as moment:
-            load_overlay(moment, self._index)
+            load_overlay(moment, self._index, work)
             joules = device.load_s * device.active_w
             return moment.physics.load(moment.state, self._index, device.load_s, joules, moment.now).end
 
@@ -191,16 +211,14 @@ class SimSession:
         """When the device works on the run."""
         _check_lost(self._cell, self._device)
         with self._cell.update() as moment:
-            load_overlay(moment, self._device)
-            timeout_s = moment.conditions.dma_timeout_s[self._device]
-            if not timeout_s:
-                seconds = run_seconds(self._profile, self._work, batch)
+            load_overlay(moment, self._device, self._work)
+            failure = failing(moment, self._device)
+            if failure is None:
+                seconds = run_seconds(self._profile, self._work, batch, self._cell.profile.cpu)
                 return moment.physics.run(moment.state, self._device, seconds, moment.now)
-            interval = moment.physics.load(moment.state, self._device, timeout_s, 0.0, moment.now)
+            interval = moment.physics.load(moment.state, self._device, failure.after_s, 0.0, moment.now)
         self._cell.clock.wait_until(interval.end)
-        raise DmaTimeout(
-            f"a transfer to {self._profile.id} did not end within {timeout_s:g} s (simulated); the run was given up"
-        )
+        raise failure.error
 
 
 def _check_lost(cell: Cell, device: int, since: float = math.inf) -> None:
@@ -212,17 +230,50 @@ def _check_lost(cell: Cell, device: int, since: float = math.inf) -> None:
         )
 
 
-def load_overlay(moment: Moment, index: int) -> None:
-    """Reserve an FPGA for loading its overlay, unless it has it: before the first model, and after a brown-out."""
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """How a run ends that does not: with ``error``, ``after_s`` from its begin."""
+
+    after_s: float
+    error: DeviceError
+
+
+def failing(moment: Moment, index: int) -> Failure | None:
+    """What an injected fault makes of a run that begins now."""
+    name, now = moment.physics.profile.devices[index].id, moment.conditions
+    if timeout_s := now.dma_timeout_s[index]:
+        text = f"a transfer to {name} did not end within {timeout_s:g} s (simulated); the run was given up"
+        return Failure(timeout_s, DmaTimeout(text))
+    if timeout_s := now.core_hangs_s[index]:
+        text = f"the overlay of {name} did not end within {timeout_s:g} s (simulated); it was reset"
+        return Failure(timeout_s, OverlayHung(text))
+    return None
+
+
+def load_overlay(moment: Moment, index: int, work: Work) -> None:
+    """Reserve an FPGA for loading the overlay that ``work`` needs, unless it has it: before the first model, after a
+    brown-out, and when the model before needed another one."""
     device = moment.physics.profile.devices[index]
-    if device.overlay is None or moment.state.overlay[index] != NO_OVERLAY:
+    if device.overlay is None:
+        return
+    loaded, names = moment.state.overlay[index], device.overlay.names
+    if work.overlay is None:
+        wanted = max(loaded, 0)
+    elif work.overlay.id in names:
+        wanted = names.index(work.overlay.id)
+    else:
+        raise OverlayLoadError(
+            f"{device.id} takes the overlays {', '.join(names)}, not {work.overlay.id}; "
+            "compile the model for one of them"
+        )
+    if loaded == wanted:
         return
     if moment.conditions.overlay_fails[index]:
         raise OverlayLoadError(
-            f"{device.id} does not take the overlay {device.overlay.names[0]} (simulated); "
+            f"{device.id} does not take the overlay {names[wanted]} (simulated); "
             "load it again, or let another device serve"
         )
-    moment.state.overlay[index] = 0
+    moment.state.overlay[index] = wanted
     moment.physics.load(moment.state, index, device.overlay.load_s, device.overlay.load_j, moment.now)
 
 
@@ -271,6 +322,7 @@ class SimMeter:
 BACKENDS = (
     BackendInfo("onnxruntime", "modelled", ("onnx",)),
     BackendInfo("litert", "modelled", ("tflite",)),
+    BackendInfo("program", "modelled", ("npu",)),
 )
 
 
@@ -283,15 +335,20 @@ def modelled_board(profile: BoardProfile) -> BoardInfo:
 def _device_info(device: DeviceProfile, backends: Sequence[BackendInfo]) -> DeviceInfo:
     """``backends``: those at hand, of which the device has the ones that open its formats."""
     its = tuple(backend for backend in backends if set(backend.formats) & set(device.formats))
-    return DeviceInfo(device.id, device.kind, device.name, its, True, device.memory_mb, describe(device))
+    overlays: tuple[OverlayRef, ...] = ()
+    if device.overlay is not None and "npu" in device.formats:
+        its, overlays = FPGA_BACKENDS, shipped_overlays(device.overlay.names)
+    note = describe(device)
+    return DeviceInfo(device.id, device.kind, device.name, its, True, device.memory_mb, note, overlays)
 
 
 def describe(device: DeviceProfile) -> str:
     """Speed and watts in one line, for ``overlaid devices``."""
     peak = ", ".join(f"{name} {value:g}" for name, value in device.peak.items())
     watts = f"{device.active_w:g} W at work, {device.holding_w:g} W with a model, {device.idle_w:g} W idle"
-    text = f"{peak} GMAC/s, {device.bandwidth_gb_s:g} GB/s, {device.overhead_us:g} us a run; {watts}"
+    speed = f"{peak} GMAC/s, {device.bandwidth_gb_s:g} GB/s, " if device.bandwidth_gb_s else ""
+    text = f"{speed}{device.overhead_us:g} us a run; {watts}"
     if device.overlay is not None:
         overlay = device.overlay
-        text += f"; overlay {'/'.join(overlay.names)}: {overlay.load_s:g} s and {overlay.load_j:g} J to load"
+        text += f"; {overlay.load_s:g} s and {overlay.load_j:g} J to load an overlay"
     return text

@@ -39,6 +39,7 @@ KINDS = {
     "device-lost": Kind("a device answers no more", "device"),
     "overlay-load-failure": Kind("the FPGA does not take a bitstream", "fpga"),
     "dma-timeout": Kind("transfers to the FPGA do not end; they fail after these seconds", "fpga", "s", 0.01, 60, 1.0),
+    "core-hang": Kind("the FPGA's overlay does not end; runs fail after these seconds", "fpga", "s", 0.01, 60, 1.0),
     "disk-slow": Kind("the block store writes this many MB a second", "", "MB/s", 0.001, 10_000),
     "disk-full": Kind("the block store cannot write"),
     "clock-jump": Kind("the wall clock is off by this much", "", "s", -1e9, 1e9),
@@ -126,6 +127,7 @@ class Conditions:
     back_at: tuple[float, ...]  # when the device came back from its last loss; minus infinity: never lost
     overlay_fails: tuple[bool, ...]
     dma_timeout_s: tuple[float, ...]  # 0: none
+    core_hangs_s: tuple[float, ...]  # 0: it does not
     missing: tuple[bool, ...]
     nonsense: tuple[bool, ...]
     disk_mb_s: float
@@ -179,6 +181,7 @@ class Timeline:
             back_at=tuple(self._back_at(d, time) for d in devices),
             overlay_fails=hit("overlay-load-failure", devices),
             dma_timeout_s=tuple(max(amounts("dma-timeout", d), default=0.0) for d in devices),
+            core_hangs_s=tuple(max(amounts("core-hang", d), default=0.0) for d in devices),
             missing=tuple(brown_out or missing for missing in hit("sensor-missing", self._rails)),
             nonsense=hit("sensor-nonsense", self._rails),
             disk_mb_s=min(amounts("disk-slow"), default=FOREVER),

@@ -52,14 +52,15 @@ class Device(Part):
 
     ``peak``: GMAC/s that convolutions reach, not what a data sheet adds up. Watts are above the board's base:
     ``idle_w`` always, ``holding_w`` while a model is loaded (a GPU context, a configured overlay), ``active_w`` more
-    while it computes at full clock. ``jitter``: relative standard deviation of a run's time (log-normal).
+    while it computes at full clock. ``jitter``: relative standard deviation of a run's time (log-normal). An FPGA that
+    runs overlay programs only has neither peak nor bandwidth: the overlay's cycle model tells.
     """
 
     id: Name
     kind: Literal["cpu", "gpu", "fpga"]
     name: str
     zone: Name
-    formats: tuple[Literal["onnx", "tflite"], ...] = Field(min_length=1)
+    formats: tuple[Literal["onnx", "tflite", "npu"], ...] = Field(min_length=1)
     memory_mb: int = Field(ge=1)
     idle_w: Watts = 0.0
     holding_w: Watts = 0.0
@@ -67,8 +68,8 @@ class Device(Part):
     overhead_us: float = Field(ge=0, le=1e6)
     jitter: float = Field(ge=0, le=0.5)
     load_s: Seconds
-    bandwidth_gb_s: float = Field(gt=0, le=100_000)
-    peak: dict[Precision, float] = Field(min_length=1)
+    bandwidth_gb_s: float | None = Field(None, gt=0, le=100_000)
+    peak: dict[Precision, float] = {}
     overlay: Overlay | None = None
 
     @model_validator(mode="after")
@@ -78,6 +79,9 @@ class Device(Part):
                 raise ValueError(f"peak.{precision} must be above 0 GMAC/s, not {value!r}")
         if (self.kind == "fpga") != (self.overlay is not None):
             raise ValueError("an fpga has an overlay table, other devices have none")
+        modelled = self.formats != ("npu",)
+        if modelled != bool(self.peak) or modelled != (self.bandwidth_gb_s is not None):
+            raise ValueError("peak and bandwidth_gb_s are needed, except where only npu programs run")
         return self
 
 
@@ -169,6 +173,11 @@ class BoardProfile(Part):
     @property
     def rail_names(self) -> list[str]:
         return [rail.name for rail in self.rails]
+
+    @property
+    def cpu(self) -> Device | None:
+        """The first CPU; None on a board without."""
+        return next((device for device in self.devices if device.kind == "cpu"), None)
 
     def device(self, device_id: str) -> Device:
         """The device with this id; RuntimeUnavailable, naming those that exist, otherwise."""

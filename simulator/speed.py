@@ -1,4 +1,5 @@
-"""How long a run takes at full clock: the roofline (Williams, Waterman, Patterson 2009) plus a fixed overhead."""
+"""How long a run takes at full clock: on an overlay what its cycle model says, elsewhere the roofline (Williams,
+Waterman, Patterson 2009); plus a fixed overhead."""
 
 from __future__ import annotations
 
@@ -18,9 +19,19 @@ NEXT: dict[str, tuple[Precision, ...]] = {
 }
 
 
-def run_seconds(device: Device, work: Work, batch: int = 1) -> float:
+def run_seconds(device: Device, work: Work, batch: int = 1, cpu: Device | None = None) -> float:
     """overhead + batch x max(MACs / peak, bytes / bandwidth); ModelLoadError when the device computes in no such
-    precision (a model without MACs fits everywhere)."""
+    precision (a model without MACs fits everywhere).
+
+    A program on its overlay takes overhead + batch x the overlay's time; its CPU segments run on ``cpu``.
+    """
+    if device.kind == "fpga" and work.overlay is not None:
+        beside_s = run_seconds(cpu, work.beside) if cpu is not None and work.beside is not None else 0.0
+        return device.overhead_us / 1e6 + batch * (work.overlay_s + beside_s)
+    if device.bandwidth_gb_s is None:
+        raise ModelLoadError(
+            f"{device.id} runs overlay programs only; compile the model: overlaid overlay compile"
+        )
     peak = next((device.peak[p] for p in NEXT[work.precision] if p in device.peak), None)
     if peak is None and work.macs:
         computes = ", ".join(device.peak)

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
+from agent.errors import DeviceLost, DmaTimeout, OverlayHung, OverlayLoadError
 
-UNWELL = (DeviceLost, DmaTimeout, OverlayLoadError)
+UNWELL = (DeviceLost, DmaTimeout, OverlayHung, OverlayLoadError)

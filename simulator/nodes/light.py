@@ -10,12 +10,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from agent.devices.cpu import CpuDevice
-from agent.errors import DmaTimeout, GoldenMismatch
+from agent.errors import GoldenMismatch
 from agent.serving.pool import MakeWorker
 from agent.serving.process import OnConnection, OnStats, Worker
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
-from simulator.board import SimDevice, load_overlay
+from simulator.board import SimDevice, failing, load_overlay
 from simulator.cell import Cell, SharedCell
 from simulator.clock import Clock, RealClock
 from simulator.nodes.truth import Truth
@@ -67,7 +67,8 @@ class LightWorker(Worker):
             self._device.check_lost(started)
             self._cell.hold(self._index)
         self._holds = True
-        self._run_s = run_seconds(self._profile, work)
+        self._work = work
+        self._run_s = run_seconds(self._profile, work, cpu=self._cell.profile.cpu)
         self.load_s = clock.now() - started
         self.memory_mb = self.spec.file.path.stat().st_size / 1e6
 
@@ -95,13 +96,10 @@ class LightWorker(Worker):
         """Reserve one run at least, at most ``most`` and none that begins after ``end``; when the last one ends."""
         self._device.check_lost()
         with self._cell.update() as moment:
-            load_overlay(moment, self._index)
-            timeout_s = moment.conditions.dma_timeout_s[self._index]
-            if timeout_s:
-                raise DmaTimeout(
-                    f"transfers to {self._profile.id} do not end within {timeout_s:g} s (simulated); "
-                    "deploy again when it answers"
-                )
+            load_overlay(moment, self._index, self._work)
+            failure = failing(moment, self._index)
+            if failure is not None:
+                raise failure.error
             until = moment.now
             for _ in range(most):
                 interval = moment.physics.run(moment.state, self._index, self._run_s, moment.now)

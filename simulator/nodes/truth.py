@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from agent.devices.cpu import CpuDevice
+from agent.devices.fpga import FPGA_BACKENDS, FpgaDevice
 from agent.serving.spec import WorkerSpec
 from simulator.work import Work, count_work
 
@@ -25,7 +26,9 @@ class Truth:
         """One inference of the variant. Raises what ``count_work`` raises, to every node that asks."""
         key = spec.digest, spec.candidate.variant
         if key not in self._works:
-            self._works[key] = _in_thread(lambda: count_work(spec.file.path, spec.file.format))
+            self._works[key] = _in_thread(
+                lambda: count_work(spec.file.path, spec.file.format, spec.file.overlay)
+            )
         return await asyncio.shield(self._works[key])
 
     async def problem(self, spec: WorkerSpec) -> str | None:
@@ -51,7 +54,9 @@ def _compare(spec: WorkerSpec) -> str | None:
     from agent.serving.checks import GoldenData
 
     golden = GoldenData(spec.golden, spec.file)
-    session = CpuDevice().open(spec.file, spec.candidate.backend)
+    on_overlay = spec.candidate.backend in (backend.name for backend in FPGA_BACKENDS)
+    device = FpgaDevice(spec.candidate.device, "overlay", "functional") if on_overlay else CpuDevice()
+    session = device.open(spec.file, spec.candidate.backend)
     try:
         for sample in range(spec.golden.count):
             outputs = session.run(golden.inputs(sample)).outputs

@@ -14,17 +14,18 @@ from dataclasses import dataclass, field
 from agent.deploy.health import DeviceHealth
 from agent.deploy.replace import PROBE_S
 from agent.devices.cpu import CpuDevice
-from agent.errors import DeviceError, DeviceLost, DmaTimeout, OverlaidError
+from agent.errors import DeviceError, DeviceLost, OverlaidError
 from agent.placement import plan
 from agent.serving.connections import MAX_CONNECTIONS
 from agent.types import Candidate, Verdict
-from simulator.board import SimDevice, load_overlay
+from simulator.board import SimDevice, failing, load_overlay
 from simulator.cell import MemoryCell, Moment
-from simulator.physics import NO_OVERLAY, Interval
+from simulator.physics import Interval
 from simulator.scenario.agenda import Agenda
 from simulator.scenario.record import Decision, ModelRecord
 from simulator.scenario.workload import Workload
 from simulator.speed import run_seconds
+from simulator.work import Work
 
 NO_WORKER = "no worker"
 BUSY = "too many wait"
@@ -36,6 +37,7 @@ class Worker:
 
     candidate: Candidate
     device: int
+    work: Work
     run_s: float
     ends: deque[float] = field(default_factory=deque)
 
@@ -66,6 +68,7 @@ class Node:
         self._devices = {
             device.id: SimDevice(cell, device.id, CpuDevice()) for device in cell.profile.devices
         }
+        self._fpgas = {i for i, device in enumerate(cell.profile.devices) if device.overlay is not None}
         self._health = DeviceHealth()
         self.services: list[Service] = []
         self.decisions: list[Decision] = []
@@ -102,17 +105,14 @@ class Node:
         try:
             if conditions.lost[device]:
                 self._devices[worker.candidate.device].check_lost()
-            if cell.state.overlay[device] == NO_OVERLAY:
-                load_overlay(Moment(cell.state, cell.physics, now), device)
+            if device in self._fpgas:
+                load_overlay(Moment(cell.state, cell.physics, now), device, worker.work)
         except DeviceError as error:
             self._fail(service, worker, now, error, now)
             return
-        if timeout_s := conditions.dma_timeout_s[device]:
-            interval = cell.physics.load(cell.state, device, timeout_s, 0.0, now)
-            timeout = DmaTimeout(
-                f"a transfer to {worker.candidate.device} did not end within {timeout_s:g} s"
-            )
-            self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, timeout))
+        if device in self._fpgas and (failure := failing(Moment(cell.state, cell.physics, now), device)):
+            interval = cell.physics.load(cell.state, device, failure.after_s, 0.0, now)
+            self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, failure.error))
         else:
             interval = cell.physics.run(cell.state, device, worker.run_s, now)
             if interval.end < conditions.until:
@@ -195,7 +195,7 @@ class Node:
         profile, work = self._cell.profile.devices[index], service.workload.work[new.variant]
         replaced = service.worker
         self._cell.hold(index)
-        service.worker = Worker(new, index, run_seconds(profile, work))
+        service.worker = Worker(new, index, work, run_seconds(profile, work, cpu=self._cell.profile.cpu))
         self._decided(service, new, trigger, decided, now)
         service.candidate = service.placed = new
         service.stale = False
@@ -254,8 +254,9 @@ class Node:
     def _probed(self, device: str, began: float, now: float) -> None:
         try:
             self._devices[device].check_lost(began)
-            if self._cell.conditions().dma_timeout_s[self._index[device]]:
-                raise DmaTimeout(f"transfers to {device} do not end")
+            moment = Moment(self._cell.state, self._cell.physics, now)
+            if failure := failing(moment, self._index[device]):
+                raise failure.error
         except DeviceError:
             self._agenda.add(now + PROBE_S, functools.partial(self._probe, device))
         else:

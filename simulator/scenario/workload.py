@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from agent.errors import ConfigError, PackageError
+from agent.fleet.programs import add_programs
 from agent.fleet.source import ModelFolder
 from agent.placement.plan import VariantInfo
 from agent.types import Budget
+from simulator.profile import load_profile
 from simulator.scenario.files import Load, Scenario
 from simulator.work import Work, count_work
 
@@ -46,28 +49,42 @@ class Workload:
 
 
 def read_workloads(scenario: Scenario, folder: Path) -> list[Workload]:
-    """The scenario's models; their folders are relative to ``folder``.
+    """The scenario's models; their folders are relative to ``folder``. Where the board has an FPGA, what is made for
+    one is compiled for its first overlay.
 
     ConfigError: no such model folder, or two of one name. Raises what ``count_work`` raises.
     """
+    profile = load_profile(scenario.board)
+    overlays = [device.overlay.names[0] for device in profile.devices if device.overlay is not None]
     found: dict[str, Workload] = {}
     for load in scenario.models:
-        try:
-            source = ModelFolder(folder / load.folder)
-            files = {variant.name: source.file(variant.file) for variant in source.toml.variants}
-        except PackageError as error:
-            raise ConfigError(f"models.folder: {error}; it is relative to the scenario's file") from error
-        toml = source.toml
-        if toml.name in found:
+        with TemporaryDirectory() as made:
+            workload = _read_workload(load, folder, overlays[:1], Path(made))
+        if workload.name in found:
             raise ConfigError(
-                f"models: there are two of the name {toml.name!r}; add up their rates in one of them"
+                f"models: there are two of the name {workload.name!r}; add up their rates in one of them"
             )
-        found[toml.name] = Workload(
-            toml.name,
-            toml.version,
-            load.budget,
-            tuple(VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy) for v in toml.variants),
-            {v.name: count_work(files[v.name], v.format) for v in toml.variants},
-            load,
-        )
+        found[workload.name] = workload
     return list(found.values())
+
+
+def _read_workload(load: Load, folder: Path, overlays: Sequence[str], made: Path) -> Workload:
+    try:
+        source = ModelFolder(folder / load.folder)
+        if any("fpga" in variant.devices for variant in source.toml.variants):
+            add_programs(source, overlays, made)
+        files = {variant.name: source.file(variant.file) for variant in source.toml.variants}
+    except PackageError as error:
+        raise ConfigError(f"models.folder: {error}; it is relative to the scenario's file") from error
+    toml = source.toml
+    return Workload(
+        toml.name,
+        toml.version,
+        load.budget,
+        tuple(
+            VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
+            for v in toml.variants
+        ),
+        {v.name: count_work(files[v.name], v.format) for v in toml.variants},
+        load,
+    )

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.errors import ModelLoadError
+from agent.types import OverlayRef
 
 # Roles of a node. STEP runs and moves bytes; the others give their input another form or finish it in place.
 STEP, VIEW, ACTIVATION, QUANTIZE, DEQUANTIZE = range(5)
@@ -20,11 +21,17 @@ class Work:
 
     ``macs``: multiply-accumulates of convolutions and matrix products. ``nbytes``: weights, inputs and outputs of every
     operator, each once. ``precision``: fp32, fp16 or int8, that of most of the MACs; fp32 when there are none.
+
+    An overlay program's: on its ``overlay`` a run takes ``overlay_s``, and its CPU segments are the work ``beside`` it;
+    the rest is what a CPU does that runs the whole program.
     """
 
     macs: int
     nbytes: int
     precision: str
+    overlay: OverlayRef | None = None
+    overlay_s: float = 0.0
+    beside: Work | None = None
 
 
 @dataclass(frozen=True, slots=True)

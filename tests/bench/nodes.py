@@ -29,7 +29,7 @@ def measure() -> Mapping[str, Figure]:
         stage(Path(folder), start_mosquitto) as it,
     ):
         it.serve()
-        it.publish(DIGITS)
+        it.publish(DIGITS, "--overlay", "npu")
         with crowd(it, NODES, "--wait", "digits", "--for", "100s", *QUICK) as nodes:
             nodes.wait_online()
             nodes.deploy("digits@1.0.0")

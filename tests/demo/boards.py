@@ -30,7 +30,7 @@ def play(it: Stage) -> None:
     for node in nodes.values():
         node.wait()
     show("devices", "--config", str(nodes["zynq"].config))
-    it.publish(ROOT / "models" / MODEL)
+    it.publish(ROOT / "models" / MODEL, "--overlay", "npu")
     budgets(it, nodes)
     less_power(it, nodes["orin"])
     lose_a_device(nodes["zynq"])

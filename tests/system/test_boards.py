@@ -27,7 +27,7 @@ QUICK = ("--latency-p99", "2ms", "--rate", "10/s")  # the Orin's CPU takes 3 ms,
 def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     with stage(tmp_path_factory.mktemp("boards")) as it:
         it.serve()
-        it.publish(ROOT / "models" / MODEL)
+        it.publish(ROOT / "models" / MODEL, "--overlay", "npu")
         nodes = [it.node("zynq", board="sim:pynq-z2"), it.node("orin", board="sim:jetson-orin-nano")]
         for node in nodes:
             node.launch()

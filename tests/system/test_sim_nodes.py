@@ -22,7 +22,7 @@ def it(tmp_path: Path) -> Iterator[Stage]:
 
 
 def test_fifty_nodes_deploy_a_model_and_its_blocks_are_sent_about_once(it: Stage) -> None:
-    it.publish(DIGITS)
+    it.publish(DIGITS, "--overlay", "npu")
     with crowd(it, 50, "--wait", "digits", "--for", "90s", *QUICK) as nodes:
         nodes.wait_online()
         outcomes = nodes.deploy("digits@1.0.0", wait_s=80)
@@ -34,7 +34,7 @@ def test_fifty_nodes_deploy_a_model_and_its_blocks_are_sent_about_once(it: Stage
         ("jetson-orin-nano", "kv260", "pynq-z2", "rpi5", "x86-dgpu"), 10
     )
     assert next(board for board in report["boards"] if board["board"] == "pynq-z2")["chosen"] == {
-        "int8 on fpga": 10
+        "npu on fpga": 10
     }
     # Every block of every variant reaches every node that can use it, and is sent about once for all of them.
     assert report["blocks_sent_each"] <= 1.3, report["wire"]
@@ -76,7 +76,7 @@ def test_nodes_serve_their_own_commands_and_end_at_ctrl_c(it: Stage) -> None:
 
 
 def test_the_faults_of_a_scenario_hit_every_node_with_its_board(it: Stage) -> None:
-    it.publish(DIGITS)
+    it.publish(DIGITS, "--overlay", "npu")
     scenario = it.folder / "lost.toml"
     scenario.write_text(
         'board = "pynq-z2"\nduration_s = 100.0\n'
@@ -92,6 +92,5 @@ def test_the_faults_of_a_scenario_hit_every_node_with_its_board(it: Stage) -> No
         code, report = nodes.report()
     lost, fine = report["boards"]
     assert (lost["board"], fine["states"]) == ("pynq-z2", {"SUCCEEDED": 2})
-    # Its CPU opens TFLite only, and digits is ONNX: without the FPGA nothing can run it, until that is back.
-    assert (code, lost["states"]) == (1, {"FAILED": 2})
-    assert report["failures"][0]["why"].startswith("DeviceLost: fpga of pynq-z2")
+    # digits is ONNX, for which its CPU has no runtime: numpy bridges until the FPGA is back.
+    assert (code, lost["states"], lost["chosen"]) == (0, {"SUCCEEDED": 2}, {"npu on cpu": 2})

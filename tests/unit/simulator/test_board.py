@@ -112,7 +112,7 @@ def test_describes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     assert told.problems == ("litert: no wheel",)
     assert "10 W at work, 3 W with a model, 1 W idle" in told.devices[GPU].note
-    assert told.devices[FPGA].note.endswith("overlay npu/npu-small: 0.75 s and 1.5 J to load")
+    assert told.devices[FPGA].note.endswith("0.75 s and 1.5 J to load an overlay")
 
 
 def test_a_lost_device_and_missing_sensors_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

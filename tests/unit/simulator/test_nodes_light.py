@@ -20,6 +20,7 @@ from agent.errors import (
     GoldenMismatch,
     ModelLoadError,
     OverlaidError,
+    OverlayHung,
     OverlayLoadError,
     RuntimeUnavailable,
 )
@@ -36,6 +37,7 @@ from simulator.nodes.light import light_workers
 from simulator.nodes.truth import Truth
 from simulator.profile import load_profile
 from tests.contract.tiny import onnx_double
+from tests.unit.simulator.programs import answers, inputs, program
 
 BOARD = load_profile("x86-dgpu")
 CPU = BOARD.device("cpu")
@@ -61,6 +63,24 @@ class Lab:
             "double", "1.0.0", digest, f"sim:{self.board.name}", self.folder, Candidate("fp32", "onnxruntime", device),
             ModelFile(self.model, "onnx", (X,), (Y,)), Golden(2, {"x": self.x}, {"y": self.y}, 1e-6, 0.0), 1 << 20,
         )  # fmt: skip
+        return self._made(spec)
+
+    def program(self) -> Worker:
+        """An overlay program on the FPGA."""
+        samples = inputs()
+        files = {"x": samples, "y": answers(samples)}
+        for name, array in files.items():
+            (self.folder / f"program-{name}").write_bytes(array.tobytes())
+        paths = {name: self.folder / f"program-{name}" for name in files}
+        golden = Golden(len(samples), {"x": paths["x"]}, {"y": paths["y"]}, 0.0, 0.0)
+        return self._made(
+            WorkerSpec(
+                "selftest", "1", "b" * 64, f"sim:{self.board.name}", self.folder, Candidate("npu", "npu", "fpga"),
+                program(self.folder), golden, 1 << 20,
+            )
+        )  # fmt: skip
+
+    def _made(self, spec: WorkerSpec) -> Worker:
         worker = self.make(spec, lambda *_: None, lambda *_: None)
         worker.on_unwell = lambda _, error: self.told.append(error)
         return worker
@@ -192,14 +212,18 @@ def test_transfers_that_do_not_end_and_overlays_that_do_not_load_fail_with_their
     async def steps() -> None:
         lab.inject("overlay-load-failure", "fpga")
         with pytest.raises(OverlayLoadError):
-            await lab.worker("fpga").start()
+            await lab.program().start()
         FaultFile(lab.folder, lab.board).write(0, [])
-        worker = lab.worker("fpga")
+        worker = lab.program()
         await worker.start()
+        await worker.check()
         lab.inject("dma-timeout", "fpga", 0.5)
         with pytest.raises(DmaTimeout, match=r"0\.5 s"):
             await worker.check()
-        assert [type(error) for error in lab.told] == [OverlayLoadError, DmaTimeout]
+        lab.inject("core-hang", "fpga", 0.25)
+        with pytest.raises(OverlayHung, match=r"0\.25 s"):
+            await worker.check()
+        assert [type(error) for error in lab.told] == [OverlayLoadError, DmaTimeout, OverlayHung]
 
     play(steps)
 

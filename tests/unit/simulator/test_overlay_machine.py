@@ -207,10 +207,13 @@ class Core:
         memory = Memory()
         self.machine = Machine(NPU, memory, order)
         self.regions = [memory.allocate(4096) for _ in range(4)]
+        self.set_regions()
+        self.regions[1].write(0, bytes(i % 256 for i in range(4096)))
+
+    def set_regions(self) -> None:
         for number, buffer in enumerate(self.regions):
             self.write(f"REGION{number}_LOW", buffer.address)
             self.write(f"REGION{number}_BYTES", buffer.nbytes)
-        self.regions[1].write(0, bytes(i % 256 for i in range(4096)))
 
     def write(self, name: str, value: int) -> None:
         self.machine.write32(NPU.register(name), value)
@@ -245,7 +248,7 @@ def test_a_load_and_a_store_copy_runs() -> None:
         first = 16 + 40 * run_
         assert got[8 + 64 * run_ :][:32] == bytes((first + i) % 256 for i in range(32))
     assert core.read("DESCRIPTORS") == 2
-    assert (core.read("READ_BEATS"), core.read("WRITE_BEATS")) == (12, 12)
+    assert (core.read("READ_BEATS"), core.read("WRITE_BEATS")) == (12 + 3 * 8, 12)
     assert core.machine.interrupt
     core.write("STATUS", DONE)
     assert not core.machine.interrupt
@@ -303,6 +306,7 @@ def test_errors_have_a_code_and_an_index(chain: list[Mapping[str, int]], error: 
     assert core.machine.interrupt
     assert core.run(END)[0] == ERROR  # a start counts only after a reset
     core.write("CONTROL", 2)
+    core.set_regions()
     assert core.run(END) == (DONE, "", 0)
 
 
@@ -328,7 +332,8 @@ def test_registers() -> None:
     assert core.read("REGION3_HIGH") == 5
     core.write("WATCHDOG", 77)
     core.write("CONTROL", 2)
-    assert core.read("WATCHDOG") == 77
+    assert core.read("WATCHDOG") == NPU.axi.watchdog_cycles
+    assert core.read("REGION3_HIGH") == 0
 
 
 def test_cycles_are_those_of_the_model() -> None:

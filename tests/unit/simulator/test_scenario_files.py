@@ -110,7 +110,7 @@ def test_model_folders_are_relative_to_the_scenario(tmp_path: Path) -> None:
     (tmp_path / "digits").symlink_to(MODELS / "digits")
     scenario = read_scenario(written(tmp_path, HEAD + MODEL.replace(f"{MODELS}/digits", "digits")))
     (workload,) = read_workloads(scenario, tmp_path)
-    assert workload.name == "digits" and set(workload.work) == {"fp32", "int8"}
+    assert workload.name == "digits" and set(workload.work) == {"fp32", "int8", "npu"}
     assert workload.work["int8"].precision == "int8"
 
 
