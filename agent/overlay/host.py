@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ DTYPES = {
     "INT32": np.int32, "UINT32": np.uint32, "INT64": np.int64, "UINT64": np.uint64,
     "FP16": np.float16, "FP32": np.float32, "FP64": np.float64,
 }  # fmt: skip
+SPARE_BITS = 5  # nats that QLinearSoftmax keeps clear of float32's end
 
 
 def run_host(step: Host, inputs: Sequence[Array]) -> list[Array]:
@@ -76,6 +78,24 @@ def softmax_int8(attributes: Attributes, x: Array) -> Array:
     return np.asarray(np.clip(np.rint(shares * 256), 0, 255) - 128, np.int8)
 
 
+def qlinear_softmax(attributes: Attributes, x: Array) -> Array:
+    """ONNX Runtime's QLinearSoftmax along ``axis``, bytes to bytes of the same type: steps of ``scale`` in, of
+    ``output_scale`` from ``zero_point`` out.
+
+    It looks float32 powers up in a table, which is scaled up so far that their sum just stays finite; all powers have
+    that factor, so only their rounding knows of it. The output scale counts as 1 / floor(1 / output_scale).
+    """
+    bytes_ = np.moveaxis(x.astype(np.int64), attributes["axis"], -1)
+    scale, info = float(attributes["scale"]), np.iinfo(x.dtype)
+    largest = math.log(float(np.finfo(np.float32).max / np.float32(bytes_.shape[-1]))) - SPARE_BITS
+    powers = np.exp((np.arange(-255, 1) + max(0.0, largest) / scale) * scale).astype(np.float32)
+    found = powers[bytes_ - bytes_.max(axis=-1, keepdims=True) + 255]
+    total = np.cumsum(found, axis=-1, dtype=np.float32)[..., -1:]  # one after the other, as there
+    steps = np.rint(found * np.floor(np.float32(1) / np.float32(attributes["output_scale"])) / total)
+    shares = np.clip(steps.astype(np.int64) + attributes["zero_point"], info.min, info.max)
+    return np.moveaxis(shares.astype(x.dtype), -1, attributes["axis"])
+
+
 def argmax(attributes: Attributes, x: Array) -> Array:
     """Along ``axis``; the first of equals, or the last when ``last``."""
     axis = attributes["axis"]
@@ -103,6 +123,7 @@ OPERATORS: Mapping[str, Callable[..., Array]] = {
     "dequantize": dequantize,
     "softmax": softmax,
     "softmax_int8": softmax_int8,
+    "qlinear_softmax": qlinear_softmax,
     "argmax": argmax,
     "reshape": reshape,
     "transpose": transpose,

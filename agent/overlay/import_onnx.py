@@ -6,8 +6,9 @@ from agent.errors import UnsupportedModel
 from agent.overlay import onnx_host, onnx_layers
 from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host
-from agent.overlay.onnx_match import BYTES, PLAIN, Operation, quantised
+from agent.overlay.onnx_match import BYTES, PLAIN, Operation, qlinear
 from agent.overlay.onnx_model import Model, Node, read_onnx
+from agent.overlay.onnx_qdq import between
 
 
 def import_onnx(source: bytes, name: str) -> Graph:
@@ -45,33 +46,24 @@ class _Import:
         if dtype in BYTES:
             self._builder.hold(name, self._model.shape(name), 1, 0, dtype)
 
-    def _operations(self) -> tuple[dict[str, Operation | Unfit], set[str]]:
+    def _operations(self) -> tuple[dict[str, Operation], set[str]]:
         """By the first output of their last node; and the first outputs of the nodes that vanish into them."""
-        last: dict[str, Operation | Unfit] = {}
-        inner: set[str] = set()
+        last: dict[str, Operation] = {}
         for node in self._model.nodes:
             if node.outputs[0] in self._model.constants:
                 continue
-            try:
-                operation = quantised(self._model, node)
-            except Unfit as why:
-                last[node.outputs[0]] = why
-                continue
-            if operation is not None:
-                last[node.outputs[0]] = operation
-                inner.update(each.outputs[0] for each in operation.nodes[:-1])
-        return last, inner
+            made = between(self._model, node) if node.op == "QuantizeLinear" else qlinear(self._model, node)
+            if made is not None:
+                last[node.outputs[0]] = made
+        return last, {each.outputs[0] for made in last.values() for each in made.nodes[:-1]}
 
-    def _operation(self, node: Node, operation: Operation | Unfit) -> None:
+    def _operation(self, node: Node, operation: Operation) -> None:
         try:
-            if isinstance(operation, Unfit):
-                raise operation
             onnx_layers.make(self._builder, self._model, operation)
             self._held.update(each for each in node.outputs if each)
         except Unfit as why:
-            core = node if isinstance(operation, Unfit) else operation.node
             if not self._host(node):
-                self._foreign(node, core, str(why))
+                self._foreign(node, operation.node, str(why))
 
     def _other(self, node: Node) -> None:
         """A node that is no quantised operation, nor part of one."""

@@ -21,6 +21,8 @@ LAYOUT = "nchw"
 
 def make(builder: Builder, model: Model, operation: Operation) -> None:
     """Append what ``operation`` is: a layer, or another view of the same bytes. Raises Unfit."""
+    if operation.why or operation.kind not in MAKERS:
+        raise Unfit(operation.why or "the overlay has no such operator")
     settled = replace(operation, operands=tuple(_settled(builder, each) for each in operation.operands))
     if settled.quant is None:
         settled = replace(settled, quant=settled.operands[0].quant)
@@ -133,6 +135,27 @@ def _view(builder: Builder, model: Model, operation: Operation) -> None:
         builder.view(operation.output, operand.name, order.reshape(shape), via)
 
 
+def _softmax(builder: Builder, model: Model, operation: Operation) -> None:
+    """A host operator."""
+    operand, quant = operation.operands[0], quant_of(operation)
+    rank = len(builder.values[operand.name].shape)
+    opset = operation.node.attributes.get("opset", model.opset)
+    axis = operation.node.attributes.get("axis", -1 if opset >= 13 else 1) % rank
+    if opset < 13 and axis != rank - 1:
+        raise Unfit("it is over several axes")
+    builder.on_host(operand.name)
+    attributes = {
+        "axis": axis,
+        "scale": float(quant_of(operand).scale),
+        "output_scale": float(quant.scale),
+        "zero_point": quant.zero_point + (128 if quant.dtype == "UINT8" else 0),
+    }
+    nodes = tuple(each.label for each in operation.nodes)
+    builder.steps.append(Host("qlinear_softmax", (operand.name,), (operation.output,), attributes, nodes))
+    shape = builder.values[operand.name].shape
+    builder.hold(operation.output, shape, quant.scale, quant.zero_point, quant.dtype)
+
+
 MAKERS: dict[str, Callable[[Builder, Model, Operation], None]] = {
     "Conv": _convolution,
     "Gemm": _connected,
@@ -140,6 +163,7 @@ MAKERS: dict[str, Callable[[Builder, Model, Operation], None]] = {
     "Add": _addition,
     "MaxPool": _maximum,
     "GlobalAveragePool": _mean,
+    "Softmax": _softmax,
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"), _view),
 }
 
