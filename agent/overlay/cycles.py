@@ -1,4 +1,4 @@
-"""How many cycles a chain takes: a model of fetch, three queues, semaphores, transfers and compute, by descriptor."""
+"""How many cycles a chain takes, without running it (the model itself: cyclemodel)."""
 
 from __future__ import annotations
 
@@ -8,87 +8,86 @@ from dataclasses import dataclass
 from agent.overlay.descriptor import decode
 from agent.overlay.spec import DESCRIPTOR_BYTES, Overlay
 
-DEPTH = 8  # descriptors of each queue
-LATENCY = 40  # cycles from an address to the first beat of data
-BURST_BYTES = 128
-DESCRIPTOR_BEATS = 8
-TRANSFER = 8  # cycles of a transfer beside latency and data
-ACKNOWLEDGE = 8  # from the last beat of a STORE to its end
-PIPELINE = 28  # from the last activation that is read to the last output in memory
-SETUP = 8  # from one compute descriptor to the next
+BEAT_BYTES = 8
+TRANSFER = 48  # cycles of a transfer beside its data: latency of the memory, start and end
+POOL_ROWS = 6  # npu_weights: cycles of a POOL's parameters
 
 Fields = Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
+class ComputeTimes:
+    """A compute descriptor. ``end``: when it had finished. Cycles before and in it: ``issue`` in which it read,
+    ``wait`` without a descriptor (or for a semaphore), ``drain`` for the one before it, ``weights`` for weights."""
+
+    end: int
+    issue: int
+    wait: int
+    drain: int
+    weights: int
+
+
+@dataclass(frozen=True, slots=True)
 class ChainCycles:
-    """``total``: from start to done. ``compute_ends``: when each CONV, DEPTHWISE, POOL and ADD ended, as of start."""
+    """``total``: from start to done. ``computes``: CONV, DEPTHWISE, POOL and ADD in chain order."""
 
     total: int
-    compute_ends: tuple[int, ...]
+    computes: tuple[ComputeTimes, ...]
+
+    @property
+    def compute_ends(self) -> tuple[int, ...]:
+        """When each compute descriptor ended, in cycles since start."""
+        return tuple(each.end for each in self.computes)
 
 
-def compute_cycles(spec: Overlay, fields: Fields) -> int:
-    """Cycles in which a compute descriptor reads activations, waits for weights included."""
+@dataclass(frozen=True, slots=True)
+class Reads:
+    """What a compute descriptor reads: cycles from its first read to its last pass, of that pass, and of all reads;
+    ``first_rows``: cycles until its first weights are there."""
+
+    to_last_pass: int
+    last_pass: int
+    issue: int
+    first_rows: int
+
+
+def reads(spec: Overlay, fields: Fields) -> Reads:
+    """A pass takes a cycle a read, but not less than the rows of the next one's weights."""
     pixels = fields["count_e"] * fields["count_f"]
     outer = fields["count_b"] * fields["count_c"] * fields["count_d"]
+    blocks = fields["count_a"]
+    issue = blocks * outer * pixels
     if fields["opcode"] == spec.opcodes["CONV"]:
-        first = max(pixels, spec.pass_rows + spec.parameter_rows)
-        return fields["count_a"] * (first + (outer - 1) * max(pixels, spec.pass_rows))
-    return fields["count_a"] * outer * pixels
+        first = spec.pass_rows + spec.parameter_rows
+        inner = blocks * (outer - 1) * max(pixels, spec.pass_rows)
+        return Reads(inner + (blocks - 1) * max(pixels, first), pixels, issue, first)
+    if fields["opcode"] == spec.opcodes["DEPTHWISE"]:
+        first = spec.depthwise_rows + spec.parameter_rows
+        return Reads((blocks - 1) * max(pixels, first), pixels, issue, first)
+    return Reads(0, issue, issue, POOL_ROWS if fields["opcode"] == spec.opcodes["POOL"] else 0)
 
 
 def transfer_beats(spec: Overlay, fields: Fields) -> int:
     """Beats of 8 bytes of a LOAD or STORE."""
-    return fields["runs"] * fields["words"] * spec.lanes // 8
+    return fields["runs"] * fields["words"] * spec.lanes // BEAT_BYTES
 
 
 def estimate(spec: Overlay, fields: Fields) -> int:
     """About how long a descriptor takes by itself; fields that it leaves out are 0, counts 1."""
     if "runs" in fields:
-        return LATENCY + TRANSFER + transfer_beats(spec, fields)
-    whole = {f"count_{loop}": 1 for loop in "abcdef"} | dict(fields)
-    return compute_cycles(spec, whole) + SETUP
+        return TRANSFER + transfer_beats(spec, fields)
+    work = reads(spec, {f"count_{loop}": 1 for loop in "abcdef"} | dict(fields))
+    return work.to_last_pass + work.last_pass + 1
 
 
 def chain_cycles(spec: Overlay, chain: bytes) -> ChainCycles:
     """``chain``: descriptors up to END; what follows it does not matter."""
-    given: dict[int, list[int]] = {}
-    taken: dict[int, int] = {}
-    popped: dict[str, list[int]] = {"load": [], "compute": [], "store": []}
-    free = {"load": 0, "compute": 0, "store": 0}
-    fetched = LATENCY
-    ends: list[int] = []
-    last = 0
-    names = {code: name for name, code in spec.opcodes.items()}
+    from agent.overlay.cyclemodel import Model
+
+    descriptors = []
     for start in range(0, len(chain), DESCRIPTOR_BYTES):
         fields = decode(spec, chain[start : start + DESCRIPTOR_BYTES])
-        name = names.get(fields["opcode"], "END")
-        fetched += DESCRIPTOR_BEATS
-        if name == "END":
+        if fields["opcode"] == spec.opcodes["END"]:
             break
-        engine = {"LOAD": "load", "STORE": "store"}.get(name, "compute")
-        queue = popped[engine]
-        if len(queue) >= DEPTH:
-            fetched = max(fetched, queue[-DEPTH])
-        begin = max(fetched + 2, free[engine])
-        for semaphore in range(8):
-            if fields["wait"] >> semaphore & 1:
-                number = taken.get(semaphore, 0)
-                taken[semaphore] = number + 1
-                begin = max(begin, given[semaphore][number] + 1)
-        queue.append(begin)
-        if engine == "compute":
-            if fields["flags"] & spec.flags["DRAIN"] and ends:
-                begin = max(begin, ends[-1] + 1)
-            free[engine] = begin + SETUP + compute_cycles(spec, fields)
-            finish = free[engine] + PIPELINE
-            ends.append(finish)
-        else:
-            free[engine] = begin + transfer_beats(spec, fields)
-            finish = free[engine] + LATENCY + TRANSFER
-        for semaphore in range(8):
-            if fields["signal"] >> semaphore & 1:
-                given.setdefault(semaphore, []).append(finish)
-        last = max(last, finish)
-    return ChainCycles(max(last, fetched) + 4, tuple(ends))
+        descriptors.append(fields)
+    return Model(spec, descriptors, len(chain) // DESCRIPTOR_BYTES).run()
