@@ -2,6 +2,23 @@
 //
 // A descriptor is accepted (its semaphores taken, the weight loader started) while the one before it still runs, and
 // popped into `current` when that one has issued its last read.
+//
+// Cycles. R = rows of weights of a pass: LANES/2 (CONV), 5 (DEPTHWISE), 2 idle cycles (POOL), and 4 more of parameters
+// in the first pass of an output block (POOL: of the descriptor). A pass is one (A, B, C, D) of CONV, one A of
+// DEPTHWISE; POOL and ADD are one pass. P = reads of a pass = count_e x count_f (POOL, ADD: all counts multiplied).
+//   accept   the first cycle in which the descriptor is at the queue's head, its semaphores are there, the one before it
+//            was popped, and all rows of that one's weights are used: after the first read of its last pass.
+//   first read, the latest of
+//     accept + R             (ADD: accept + 2), R with parameters
+//     1 after the last read of the descriptor before      -- no bubble when its last pass had >= R + 1 reads
+//     9 after the first read of the descriptor before     -- the registers of `current` are in use until then
+//     DRAIN: 19 after the last read of the descriptor before, that is 1 after its last word was written
+//   passes   one read a cycle without a pause; from the first read of a pass to that of the next max(P, R of the next):
+//            its rows are read under this one. Nothing else ever pauses: the datapath goes before the DMA engines.
+//   end      the last word is written (done, signal) 18 cycles after the last read, with and without PARTIAL:
+//            9 to the totals and 9 in the requantisation lanes.
+// An idle engine therefore takes, from the head of the queue to done inclusive, R + the passes + 19 cycles:
+// a CONV of one pass with LANES = 16 and P pixels 12 + P + 18; an ADD of P reads 2 + P + 18.
 `default_nettype none
 module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready, sem_available, sem_take_valid, sem_take,
                       busy, running, loader_start, loader_ready, loader_idle, loader_take,
