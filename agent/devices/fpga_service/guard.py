@@ -1,0 +1,115 @@
+"""Which register writes reach the core: it must never transfer from or to memory that is not its client's.
+
+The core reads and writes physical addresses: region base + offset, the offset checked by the core against the region's
+size. So base and size of all four regions are kept here until a start; only when each lies in a buffer of the client
+are they written to the core, together, followed by the start. The order in which a client sets low and high words does
+not matter, and the core never holds a region that was not checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from agent.errors import DeviceError, OverlayLoadError
+from agent.overlay.spec import Overlay, load_spec
+
+START, SOFT_RESET, INTERRUPT_ENABLE = 0x1, 0x2, 0x4  # CONTROL
+BUSY, DONE, ERROR = 0x1, 0x2, 0x4  # STATUS
+REGIONS = range(4)
+ALIGNMENT = 64  # the core takes the low bits of a base for zero
+REGISTER_BYTES = 4096
+
+Write = tuple[int, int]  # offset, value
+Span = tuple[int, int]  # address, bytes
+
+
+class Guard:
+    """The register writes of one client. ``at_rest``: every transfer of the core has ended."""
+
+    def __init__(self, spec: Overlay) -> None:
+        """OverlayLoadError when its registers are not those that are guarded here: those of the overlay ``npu``."""
+        if spec.registers != load_spec("npu").registers:
+            raise OverlayLoadError(
+                f"overlay {spec.id} version {spec.version} has other registers than overlaid-fpga.service knows; "
+                "update overlaid on this board"
+            )
+        self.at_rest = True
+        self._busy = self._resetting = False
+        self._names = {
+            register.offset: name for name, register in spec.registers.items() if register.access == "rw"
+        }
+        self._regions = {
+            spec.register(f"REGION{number}_{part}"): 0
+            for number in REGIONS
+            for part in ("LOW", "HIGH", "BYTES")
+        }
+        self._spec = spec
+
+    def held(self, offset: int) -> int | None:
+        """What the client last wrote to a region's register; None for others. DeviceError outside the core."""
+        if offset >= REGISTER_BYTES or offset % 4:
+            raise DeviceError(f"the core has no register at {offset:#x}")
+        return self._regions.get(offset)
+
+    def write(
+        self, offset: int, value: int, buffers: Iterable[Span], read_status: Callable[[], int]
+    ) -> tuple[Write, ...]:
+        """What to write to the core for the client's write. DeviceError that says why not."""
+        name = self._names.get(offset)
+        if name is None:
+            raise DeviceError(f"the core has no register at {offset:#x} that can be written")
+        if offset in self._regions:
+            self._regions[offset] = value
+            return ()
+        if name == "STATUS":
+            self.see(read_status())  # the write may clear what it says
+        if name != "CONTROL":
+            return ((offset, value),)
+        if value & SOFT_RESET:
+            return self._reset(offset, value)
+        if value & START:
+            self.see(read_status())
+            return self._start(offset, value, buffers)
+        return ((offset, value & INTERRUPT_ENABLE),)
+
+    def see(self, status: int) -> None:
+        """Take note of STATUS: what does not run after a reset, or is done, transfers nothing any more.
+
+        An error alone does not say so: the transfers under way end with the reset that follows.
+        """
+        self._busy = bool(status & BUSY)
+        if not self._busy and (self._resetting or status & (DONE | ERROR) == DONE):
+            self.at_rest, self._resetting = True, False
+
+    def _reset(self, offset: int, value: int) -> tuple[Write, ...]:
+        if value & START:
+            raise DeviceError(
+                "start and soft reset in one write; reset, wait until the core is not busy, start"
+            )
+        self._resetting = True
+        self._regions = dict.fromkeys(self._regions, 0)
+        return ((offset, value & (SOFT_RESET | INTERRUPT_ENABLE)),)
+
+    def _start(self, offset: int, value: int, buffers: Iterable[Span]) -> tuple[Write, ...]:
+        if self._busy:
+            raise DeviceError("the core is running; wait until it has ended, or reset it")
+        spans = tuple(buffers)
+        for number in REGIONS:
+            self._check(number, spans)
+        self.at_rest = False
+        return (*self._regions.items(), (offset, value & (START | INTERRUPT_ENABLE)))
+
+    def _check(self, number: int, buffers: tuple[Span, ...]) -> None:
+        low, high, nbytes = (
+            self._regions[self._spec.register(f"REGION{number}_{part}")] for part in ("LOW", "HIGH", "BYTES")
+        )
+        base = high << 32 | low
+        inside = (
+            any(address <= base and base + nbytes <= address + size for address, size in buffers)
+            and base % ALIGNMENT == 0
+        )
+        if not inside and (base or nbytes):
+            raise DeviceError(
+                f"region {number} ({nbytes} bytes at {base:#x}) does not lie in a buffer of this client; the core is "
+                "not started"
+            )
