@@ -36,13 +36,13 @@ class FpgaDevice:
     """See ``hal.Device``. ``transport``: an entry point of ``overlaid.transports``.
 
     The programs of all its sessions share one overlay; a run of a program that needs another one loads that first.
-    One object for each FPGA in a process.
+    One object for each FPGA in a process. ``folder``: where delivered overlays are unpacked, for a transport whose
+    other end does not see this process's temporary folder.
     """
 
-    def __init__(self, device_id: str, name: str, transport: str) -> None:
-        self._id, self._name, self._transport = device_id, name, transport
+    def __init__(self, device_id: str, name: str, transport: str, folder: Path | None = None) -> None:
+        self._id, self._name, self._transport, self._base = device_id, name, transport, folder
         self._slot: Slot | None = None
-        self._unpacked: Path | None = None
 
     @property
     def info(self) -> DeviceInfo:
@@ -64,6 +64,7 @@ class FpgaDevice:
 
     def _open(self, model: ModelFile, folder: Path | None) -> Session:
         """``folder``: the overlay to load; None: the one of the program's name that ships with the agent."""
+        from agent.devices.bitstream import read_spec
         from agent.devices.program import ProgramSession
         from agent.devices.slot import OverlayEngine, Slot
         from agent.overlay.spec import overlay_folder
@@ -73,7 +74,7 @@ class FpgaDevice:
         def open_engine(program: Program) -> OverlayEngine:
             return OverlayEngine(slot, folder or overlay_folder(program.overlay), program)
 
-        return ProgramSession(model, open_engine)
+        return ProgramSession(model, open_engine, read_spec(folder) if folder else None)
 
     def _self_test(self, model: ModelFile) -> ModelFile:
         from agent.overlay.archive import SELF_TEST_NAME
@@ -91,10 +92,10 @@ class FpgaDevice:
             raise ModelLoadError(
                 f"{archive.name} cannot be read: {one_line(error)}; deploy it again"
             ) from error
-        if self._unpacked is None:
-            self._unpacked = Path(tempfile.mkdtemp(prefix="overlaid-overlays-"))
-            weakref.finalize(self, shutil.rmtree, self._unpacked, ignore_errors=True)
-        folder = self._unpacked / digest
+        if self._base is None:
+            self._base = Path(tempfile.mkdtemp(prefix="overlaid-overlays-"))
+            weakref.finalize(self, shutil.rmtree, self._base, ignore_errors=True)
+        folder = self._base / digest
         if not folder.exists():
             unpack_archive(archive, folder)
         return folder

@@ -14,11 +14,13 @@ from agent.devices.tensors import Found, agree, check_inputs
 from agent.errors import InferenceError, ModelLoadError, OverlaidError, one_line
 from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
-from agent.overlay.execute import check_flow, execute
+from agent.overlay.execute import execute
 from agent.overlay.functional import Layers, from_planes, to_planes
 from agent.overlay.graph import Add, Conv, Pool
 from agent.overlay.program import Part, Program, Segment
+from agent.overlay.programfile import read_program
 from agent.overlay.selftest import INPUT, OUTPUT, self_test_graph
+from agent.overlay.spec import Overlay
 from agent.types import TensorSpec
 
 Array = NDArray[Any]
@@ -63,10 +65,14 @@ class ProgramSession:
     Device time is the engine's for the segments and wall time for what runs beside them.
     """
 
-    def __init__(self, model: ModelFile, open_engine: Callable[[Program], Engine]) -> None:
-        """ProgramError for a file that is none, ModelLoadError; what ``open_engine`` raises."""
-        program = self._program = _read(model)
-        check_flow(program)
+    def __init__(
+        self, model: ModelFile, open_engine: Callable[[Program], Engine], spec: Overlay | None = None
+    ) -> None:
+        """``spec``: the overlay that the program is to run on; None: the one that ships under its name.
+
+        ProgramError for a file that is none, ModelLoadError; what ``open_engine`` raises.
+        """
+        program = self._program = _read(model, spec)
         self.inputs = agree(model.inputs, [_found(spec) for spec in program.inputs], "input")
         self.outputs = agree(model.outputs, [_found(spec) for spec in program.outputs], "output")
         self._parts = {
@@ -140,11 +146,9 @@ def prove() -> str:
     return str(np.__version__)
 
 
-def _read(model: ModelFile) -> Program:
-    from agent.overlay.programfile import read_program
-
+def _read(model: ModelFile, spec: Overlay | None) -> Program:
     try:
-        return read_program(model.path.read_bytes())
+        return read_program(model.path.read_bytes(), spec)
     except OSError as error:
         raise ModelLoadError(
             f"{model.path.name} cannot be read: {one_line(error)}; deploy it again"

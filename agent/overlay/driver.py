@@ -166,10 +166,9 @@ class Driver:
         for _ in range(RESET_READS):
             if not self._read("STATUS") & BUSY:
                 return
-        for _ in range(round(DEAD_S / WAIT_S)):
-            self._transport.wait(WAIT_S)
-            if not self._read("STATUS") & BUSY:
-                return
+        self._transport.wait(WAIT_S)
+        if not self._read("STATUS") & BUSY:
+            return
         raise OverlayHung(f"{self._name} is busy after a reset; load the overlay again")
 
     def _hung(self, cycles: int) -> DeviceError:
@@ -190,7 +189,7 @@ class Driver:
 
     def _fault(self, memory: SegmentMemory, chain: Chain, code: int) -> DeviceError:
         name = next((name for name, value in self.spec.errors.items() if value == code), f"code {code}")
-        if name == "WATCHDOG" and max(self._transfers()) >= chain.limit:
+        if name == "WATCHDOG" and max(self._transfers()) > chain.limit // 2:
             return self._dma_timeout(chain.limit)
         index = self._read("ERROR_INDEX")
         opcode = chain.opcodes[index] if index < len(chain.opcodes) else "beyond the chain"

@@ -7,7 +7,6 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from agent.errors import ProgramError
 from agent.overlay.graph import Host
 from agent.overlay.host import run_host
 from agent.overlay.program import Part, Program, ProgramStep, Segment
@@ -28,7 +27,7 @@ def execute(
     """
     held = dict(inputs)
     for step in program.steps:
-        given = {name: held[name] for name in step_inputs(step)}
+        given = {name: held[name] for name in _inputs(step)}
         if isinstance(step, Segment):
             held.update(run_segment(step, given))
         elif isinstance(step, Part):
@@ -38,33 +37,7 @@ def execute(
     return {spec.name: held[spec.name] for spec in program.outputs}
 
 
-def check_flow(program: Program) -> None:
-    """ProgramError when a step, or the program's outputs, want a tensor that nothing has made."""
-    there = {spec.name for spec in program.inputs}
-    for number, step in enumerate(program.steps):
-        _check_there(there, step_inputs(step), f"step {number}")
-        there.update(step_outputs(step))
-    _check_there(there, tuple(spec.name for spec in program.outputs), "the outputs")
-
-
-def step_inputs(step: ProgramStep) -> tuple[str, ...]:
-    """Names of the tensors that a step takes."""
+def _inputs(step: ProgramStep) -> tuple[str, ...]:
     if isinstance(step, Segment):
         return tuple(binding.tensor.name for binding in step.inputs)
     return step.inputs if isinstance(step, Host) else step.foreign.inputs
-
-
-def step_outputs(step: ProgramStep) -> tuple[str, ...]:
-    """Names of the tensors that a step makes."""
-    if isinstance(step, Segment):
-        return tuple(binding.tensor.name for binding in step.outputs)
-    return step.outputs if isinstance(step, Host) else step.foreign.outputs
-
-
-def _check_there(there: set[str], wanted: tuple[str, ...], who: str) -> None:
-    missing = [name for name in wanted if name not in there]
-    if missing:
-        raise ProgramError(
-            f"{who} of the program wants tensor {missing[0]!r}, which no step before it makes: the program is corrupt, "
-            "deploy it again"
-        )

@@ -38,9 +38,7 @@ class SegmentMemory:
 
     def write_inputs(self, tensors: Arrays) -> None:
         """TensorError when one does not fit."""
-        data = self._inputs.fill(tensors)
-        if data:
-            self._region(1).write(0, data)
+        self._region(1).write(0, self._inputs.fill(tensors))
 
     def read_outputs(self) -> dict[str, NDArray[Any]]:
         """New arrays."""
@@ -56,5 +54,5 @@ class SegmentMemory:
 
     def _region(self, number: int) -> Buffer:
         buffer = self.regions[number]
-        assert buffer is not None  # check_program: regions 0 and 2 are never empty
+        assert buffer is not None  # a segment has descriptors, inputs and outputs
         return buffer

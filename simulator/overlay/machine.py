@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from agent.overlay.cycles import chain_cycles
+from agent.overlay.cycles import ChainCycles, chain_cycles
 from agent.overlay.descriptor import decode
 from agent.overlay.spec import DESCRIPTOR_BYTES, ID, Overlay
 from simulator.overlay.datapath import CoreError, Datapath, Descriptor, Values
@@ -36,14 +36,9 @@ class Machine:
         self._datapath = Datapath(spec)
         self._names = {register.offset: name for name, register in spec.registers.items()}
         self._decoded: dict[bytes, Values] = {}
-        self._modelled: dict[bytes, tuple[int, tuple[int, ...]]] = {}
-        self.compute_ends: tuple[int, ...] = ()
-        self._registers = dict.fromkeys(spec.registers, 0) | {
-            "ID": ID, "VERSION": spec.version, "ARRAY": spec.lanes, "CLOCK_HZ": spec.clock.hz,
-            "ACTIVATION_WORDS": spec.memory.activation_words, "WEIGHT_ROWS": spec.memory.weight_rows,
-            "ACCUMULATORS": spec.memory.accumulators, "LINE_WORDS": spec.memory.line_words,
-            "WATCHDOG": spec.axi.watchdog_cycles,
-        }  # fmt: skip
+        self._modelled: dict[bytes, ChainCycles] = {}
+        self.compute_ends: Sequence[int] = ()
+        self._registers = reset_values(spec)
 
     def read32(self, offset: int) -> int:
         """A register; 0 where there is none."""
@@ -55,7 +50,7 @@ class Machine:
         if name == "CONTROL":
             self._registers[name] = value & INTERRUPT
             if value & RESET:
-                self._registers["STATUS"] = self._registers["ERROR_INDEX"] = 0
+                self._registers = reset_values(self.spec)
             elif value & START and not self._registers["STATUS"] & ERROR:
                 self._start()
         elif name == "STATUS":
@@ -83,14 +78,20 @@ class Machine:
             self._registers["ERROR_INDEX"] = run.index
             return
         self._registers["STATUS"] = DONE
-        self._registers["CYCLES"], self.compute_ends = self._model(run.chain)
+        modelled = self._model(run.chain)
+        self.compute_ends = modelled.compute_ends
+        self._registers.update(
+            CYCLES=modelled.total,
+            ISSUE_CYCLES=sum(each.issue for each in modelled.computes),
+            WAIT_CYCLES=sum(each.wait for each in modelled.computes),
+            DRAIN_CYCLES=sum(each.drain for each in modelled.computes),
+            WEIGHT_CYCLES=sum(each.weights for each in modelled.computes),
+        )
 
-    def _model(self, chain: bytes) -> tuple[int, tuple[int, ...]]:
-        """Cycles of a chain and where its compute descriptors end."""
+    def _model(self, chain: bytes) -> ChainCycles:
         known = self._modelled.get(chain)
         if known is None:
-            modelled = chain_cycles(self.spec, chain)
-            known = modelled.total, modelled.compute_ends
+            known = chain_cycles(self.spec, chain)
             _keep(self._modelled, chain, known)
         return known
 
@@ -111,7 +112,11 @@ class Machine:
             self._transfer(descriptor.v, "WRITE_BEATS", load=False)
         else:
             self._datapath.run(descriptor)
-        self._registers["DESCRIPTORS"] += 1
+        self.count("DESCRIPTORS", 1)
+
+    def count(self, counter: str, by: int) -> None:
+        """Add to a counter."""
+        self._registers[counter] += by
 
     def _transfer(self, v: Values, beats: str, *, load: bool) -> None:
         lanes = self.spec.lanes
@@ -131,7 +136,7 @@ class Machine:
             inside[:] = outside
         else:
             outside[:] = inside
-        self._registers[beats] += v["runs"] * nbytes // BEAT
+        self.count(beats, v["runs"] * nbytes // BEAT)
 
     def region(self, number: int, offset: int, nbytes: int) -> Bytes:
         """Bytes of a region. CoreError: BOUNDS outside it, AXI where no memory is."""
@@ -143,6 +148,16 @@ class Machine:
         if found is None:
             raise CoreError("AXI")
         return found
+
+
+def reset_values(spec: Overlay) -> dict[str, int]:
+    """Every register, by name."""
+    return dict.fromkeys(spec.registers, 0) | {
+        "ID": ID, "VERSION": spec.version, "ARRAY": spec.lanes, "CLOCK_HZ": spec.clock.hz,
+        "ACTIVATION_WORDS": spec.memory.activation_words, "WEIGHT_ROWS": spec.memory.weight_rows,
+        "ACCUMULATORS": spec.memory.accumulators, "LINE_WORDS": spec.memory.line_words,
+        "WATCHDOG": spec.axi.watchdog_cycles,
+    }  # fmt: skip
 
 
 class ChainRun:
@@ -194,6 +209,7 @@ class ChainRun:
         if data[0] not in self._engines:
             raise CoreError("OPCODE")
         self.chain += data
+        self._machine.count("READ_BEATS", DESCRIPTOR_BYTES // BEAT)
         self._fetched += 1
         return Descriptor(data, self._machine.decode(data))
 
