@@ -28,7 +28,7 @@ class _Import:
 
     def graph(self, name: str) -> Graph:
         model = self._model
-        if not any(model.dtype(each) in BYTES for node in model.nodes for each in node.outputs):
+        if not any(model.dtype(name) in BYTES for node in model.nodes for name in _computed(model, node)):
             raise UnsupportedModel(refusal(model))
         for spec in model.inputs:
             self._hold(spec.name)
@@ -113,6 +113,12 @@ class _Import:
         self._builder.steps.append(step)
         for each in step.outputs:
             self._hold(each)
+
+
+def _computed(model: Model, node: Node) -> list[str]:
+    """What a node writes, and what DequantizeLinear reads, constants left out."""
+    names = (*node.outputs, *(node.inputs[:1] if node.op == "DequantizeLinear" else ()))
+    return [name for name in names if name not in model.constants]
 
 
 def refusal(model: Model) -> str:

@@ -23,7 +23,8 @@ def make(builder: Builder, model: Model, operation: Operation) -> None:
     """Append what ``operation`` is: a layer, or another view of the same bytes. Raises Unfit."""
     if operation.why or operation.kind not in MAKERS:
         raise Unfit(operation.why or "the overlay has no such operator")
-    settled = replace(operation, operands=tuple(_settled(builder, each) for each in operation.operands))
+    operands = tuple(_settled(builder, model, each) for each in operation.operands)
+    settled = replace(operation, operands=operands)
     if settled.quant is None:
         settled = replace(settled, quant=settled.operands[0].quant)
     if {quant_of(each).dtype for each in settled.operands} != {quant_of(settled).dtype}:
@@ -31,16 +32,32 @@ def make(builder: Builder, model: Model, operation: Operation) -> None:
     MAKERS[settled.kind](builder, model, settled)
 
 
-def _settled(builder: Builder, operand: Operand) -> Operand:
-    """An operand whose reader and writer agree on what its bytes stand for."""
+def _settled(builder: Builder, model: Model, operand: Operand) -> Operand:
+    """An operand whose reader and writer agree on what its bytes stand for, and which is looked at as it is read."""
     if operand.name not in builder.values:
         raise Unfit(f"tensor {operand.name!r} is no activation of the overlay")
-    quant = operand.quant
-    if quant is None:
-        value = builder.values[operand.name]
-        return replace(operand, quant=Quant(value.scale, value.zero_point, value.dtype))
+    value = builder.values[operand.name]
+    quant = operand.quant or Quant(value.scale, value.zero_point, value.dtype)
     builder.requantise(operand.name, quant.scale, quant.zero_point)
-    return operand
+    name = operand.name
+    for view in operand.views:
+        made = f"{view.outputs[0]}:bytes"
+        _look(builder, model, view, name, made)
+        name = made
+    return Operand(name, quant)
+
+
+def _look(builder: Builder, model: Model, view: Node, source: str, target: str) -> None:
+    """``target``: the bytes of ``source`` as a node for shapes sees them."""
+    order = builder.values[source].order
+    if view.op == "Transpose":
+        perm = tuple(view.attributes.get("perm") or reversed(range(order.ndim)))
+        via = Host("transpose", (source,), (target,), {"perm": perm}, (view.label,))
+        builder.view(target, source, order.transpose(perm), via)
+    else:
+        shape = model.shape(view.outputs[0])
+        via = Host("reshape", (source,), (target,), {"shape": shape}, (view.label,))
+        builder.view(target, source, order.reshape(shape), via)
 
 
 def quant_of(item: Operand | Operation) -> Quant:
@@ -106,7 +123,7 @@ def _maximum(builder: Builder, model: Model, operation: Operation) -> None:
     window = _window(node, (1, *kernel) if len(kernel) == 1 else tuple(kernel), shape[2:])
     output = _output(model, operation)
     if node.attributes.get("ceil_mode"):
-        window = _ceiled(window, shape[2:], output.shape[2:])
+        window = _ceiled(window, shape[2:], model.shape(node.outputs[0])[2:])
     layers.max_pool(builder, operation.operands[0].name, window, output)
 
 
@@ -114,25 +131,20 @@ def _mean(builder: Builder, model: Model, operation: Operation) -> None:
     layers.mean(builder, operation.operands[0].name, _output(model, operation))
 
 
-def _view(builder: Builder, model: Model, operation: Operation) -> None:
+def _identity(builder: Builder, model: Model, operation: Operation) -> None:
     """The same bytes in another shape; when the steps differ, other numbers as well."""
-    operand, node = operation.operands[0], operation.node
+    operand = operation.operands[0]
     if operand.quant != operation.quant or operation.bounds:
-        if operation.kind != "Identity":
-            raise Unfit("its input and output are quantised differently")
         _check_exact(operation)
         layers.rescale(builder, operand.name, _output(model, operation))
         return
-    order = builder.values[operand.name].order
-    nodes = tuple(each.label for each in operation.nodes)
-    if operation.kind == "Transpose":
-        perm = tuple(node.attributes.get("perm") or reversed(range(order.ndim)))
-        via = Host("transpose", (operand.name,), (operation.output,), {"perm": perm}, nodes)
-        builder.view(operation.output, operand.name, order.transpose(perm), via)
-    else:
-        shape = model.shape(operation.output)
-        via = Host("reshape", (operand.name,), (operation.output,), {"shape": shape}, nodes)
-        builder.view(operation.output, operand.name, order.reshape(shape), via)
+    name = operand.name
+    for view in operation.views[:-1]:
+        made = f"{view.outputs[0]}:bytes"
+        _look(builder, model, view, name, made)
+        name = made
+    last = operation.views[-1] if operation.views else operation.nodes[-1]
+    _look(builder, model, last, name, operation.output)
 
 
 def _softmax(builder: Builder, model: Model, operation: Operation) -> None:
@@ -164,7 +176,7 @@ MAKERS: dict[str, Callable[[Builder, Model, Operation], None]] = {
     "MaxPool": _maximum,
     "GlobalAveragePool": _mean,
     "Softmax": _softmax,
-    **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"), _view),
+    "Identity": _identity,
 }
 
 
@@ -198,6 +210,8 @@ def bounds(operation: Operation) -> Pair:
 
 def _output(model: Model, operation: Operation) -> Output:
     quant = quant_of(operation)
+    if any(view.op == "Transpose" for view in operation.views):
+        raise Unfit("a Transpose comes before its result is quantised")
     return Output(
         operation.output, model.shape(operation.output), LAYOUT, quant.scale, quant.zero_point, quant.dtype,
         *bounds(operation), tuple(each.label for each in operation.nodes),

@@ -24,7 +24,8 @@ QLINEAR: dict[tuple[str, str], tuple[str, tuple[int, ...], int | None, int]] = {
     (MICROSOFT, "QLinearSoftmax"): ("Softmax", (0,), None, 3),
 }
 # Operators that take bytes as they are.
-PLAIN = frozenset({"MaxPool", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity"})
+VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
+PLAIN = frozenset({"MaxPool", *VIEWS})
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +39,12 @@ class Quant:
 
 @dataclass(frozen=True, slots=True)
 class Operand:
-    """``name``: an INT8 or UINT8 activation; ``quant`` None: as whoever wrote it says."""
+    """``name``: an INT8 or UINT8 activation; ``quant`` None: as whoever wrote it says. ``views``: nodes that only look
+    at it otherwise, after it has been dequantised."""
 
     name: str
     quant: Quant | None
+    views: tuple[Node, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +62,8 @@ class Operation:
     """A quantised operator, of which ``node`` is the core and ``nodes`` are those that it stands for.
 
     ``quant`` None: as its operand. ``bias``: int32 steps, or real numbers (float32) that nobody has quantised.
-    ``bounds``: real numbers that activations clamp to, in their order. ``why`` it is none for the overlay, when it is
+    ``bounds``: real numbers that activations clamp to, in their order. ``views`` of what the core and these give come
+    before ``output``. ``why`` it is none for the overlay, when it is
     known already; then the rest means nothing.
     """
 
@@ -72,6 +76,7 @@ class Operation:
     weights: Constant | None = None
     bias: NDArray[Any] | None = None
     bounds: tuple[tuple[float, float], ...] = ()
+    views: tuple[Node, ...] = ()
     why: str = ""
 
 
@@ -84,7 +89,10 @@ def qlinear(model: Model, node: Node) -> Operation | None:
         except Unfit as why:
             return Operation(node.op, node, output, (node,), why=str(why))
     if node.domain == "" and node.op in PLAIN and model.dtype(node.inputs[0]) in BYTES:
-        return Operation(node.op, node, output, (node,), (Operand(node.inputs[0], None),))
+        operands = (Operand(node.inputs[0], None),)
+        if node.op in VIEWS:
+            return Operation("Identity", node, output, (node,), operands, views=(node,))
+        return Operation(node.op, node, output, (node,), operands)
     return None
 
 

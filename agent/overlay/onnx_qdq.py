@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from agent.overlay.building import Unfit
 from agent.overlay.onnx_match import (
     BYTES,
+    VIEWS,
     WEIGHTED,
     Constant,
     Operand,
@@ -22,22 +23,21 @@ from agent.overlay.onnx_match import (
 from agent.overlay.onnx_model import Model, Node
 
 ACTIVATIONS = ("Relu", "Clip")
-CORES = frozenset({
-    "Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Relu", "Clip", "Softmax",
-    "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity", "DequantizeLinear",
-})  # fmt: skip
+CORES = frozenset({"Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Softmax"})
 
 
 @dataclass(frozen=True, slots=True)
 class _Group:
-    """``core``, the name of a bias that an Add after it brings, activations, and a QuantizeLinear at last.
+    """``core`` (None: nothing but bytes under ``name``), what comes after it, and a QuantizeLinear at last.
 
-    ``nodes`` do not hold the DequantizeLinear nodes before ``core``, which others may read as well.
+    ``nodes`` are all of these; DequantizeLinear nodes, and views of theirs, are not among them: others may read them
+    as well. ``bias`` is the name of one that an Add after a MatMul brings.
     """
 
-    core: Node
+    name: str
+    core: Node | None
     bias: str
-    activations: tuple[Node, ...]
+    after: tuple[Node, ...]
     nodes: tuple[Node, ...]
 
 
@@ -52,31 +52,28 @@ def between(model: Model, last: Node) -> Operation | None:
     try:
         return _operation(model, group)
     except Unfit as why:
-        return Operation(group.core.op, group.core, last.outputs[0], group.nodes, why=str(why))
+        core = group.core or group.nodes[0]
+        return Operation(core.op, core, last.outputs[0], group.nodes, why=str(why))
 
 
 def _group(model: Model, last: Node) -> _Group | None:
-    nodes = [last]
-    node = model.made.get(last.inputs[0])
-    activations: list[Node] = []
-    while node is not None and node.op in ACTIVATIONS and _inner(model, node):
-        before = model.made.get(node.inputs[0])
-        if before is None or before.op == "DequantizeLinear":
-            break
-        activations.insert(0, node)
+    name, nodes = last.inputs[0], [last]
+    after: list[Node] = []
+    while not _dequantised(model, name):
+        node = model.made.get(name)
+        if node is None or not _inner(model, node):
+            return None
+        if node.op not in (*ACTIVATIONS, *VIEWS):
+            bias = ""
+            if node.op == "Add":
+                node, bias = _biased(model, node, nodes)
+            if not all(_known(model, each) for each in node.inputs):
+                return None
+            return _Group(name, node, bias, tuple(after), (node, *nodes))
+        after.insert(0, node)
         nodes.insert(0, node)
-        node = before
-    if node is None or node.op == "QuantizeLinear":
-        return None
-    bias = ""
-    if node.op == "Add":
-        node, bias = _biased(model, node, nodes)
-    if node.op == "DequantizeLinear":
-        closed = _dequantised(model, node.outputs[0])
-    else:
-        nodes.insert(0, node)
-        closed = _inner(model, node) and all(_known(model, name) for name in node.inputs)
-    return _Group(node, bias, tuple(activations), tuple(nodes)) if closed else None
+        name = node.inputs[0]
+    return _Group(name, None, "", tuple(after), tuple(nodes))
 
 
 def _inner(model: Model, node: Node) -> bool:
@@ -87,14 +84,18 @@ def _inner(model: Model, node: Node) -> bool:
 def _known(model: Model, name: str) -> bool:
     """Whether it is a constant, or what DequantizeLinear makes of one or of bytes."""
     node = model.made.get(name)
-    return (
-        not name or (node is not None and node.op == "DequantizeLinear") or model.constant(name) is not None
-    )
+    if not name or model.constant(name) is not None or _dequantised(model, name):
+        return True
+    if node is not None and node.op == "Transpose":
+        node = model.made.get(node.inputs[0])
+    return node is not None and node.op == "DequantizeLinear"
 
 
 def _dequantised(model: Model, name: str) -> bool:
-    """Whether it is what DequantizeLinear makes of bytes that are computed."""
+    """Whether it is what DequantizeLinear makes of bytes that are computed, or a view of that."""
     node = model.made.get(name)
+    while node is not None and node.op in VIEWS:
+        node = model.made.get(node.inputs[0])
     return node is not None and node.op == "DequantizeLinear" and model.constant(node.inputs[0]) is None
 
 
@@ -110,33 +111,42 @@ def _biased(model: Model, add: Node, nodes: list[Node]) -> tuple[Node, str]:
 
 def _operation(model: Model, group: _Group) -> Operation:
     core, last = group.core, group.nodes[-1]
-    if core.domain != "" or core.op not in CORES:
+    if core is not None and (core.domain != "" or core.op not in CORES):
         raise Unfit("the overlay has no such operator")
-    data = {"Add": core.inputs[:2], "DequantizeLinear": core.outputs[:1]}.get(core.op, core.inputs[:1])
-    bounds = tuple(clamp(model, each) for each in group.activations)
-    kind = "Identity" if core.op in ("DequantizeLinear", *ACTIVATIONS) else core.op
-    if core.op in ACTIVATIONS:
-        bounds = (clamp(model, core), *bounds)
+    bounds = tuple(clamp(model, each) for each in group.after if each.op in ACTIVATIONS)
+    views = tuple(each for each in group.after if each.op in VIEWS)
+    dtype = {0: "UINT8", 2: "UINT8", 3: "INT8"}.get(last.attributes.get("output_dtype", 0), "")
+    quant = parameters(model, last.input(1), last.input(2), dtype)
+    if core is None:
+        return Operation(
+            "Identity", group.nodes[0], last.outputs[0], group.nodes, (_operand(model, group.name),), quant,
+            bounds=bounds, views=views,
+        )  # fmt: skip
+    data = core.inputs[:2] if core.op == "Add" else core.inputs[:1]
     weights = _weights(model, core.input(1)) if core.op in WEIGHTED else None
     bias = group.bias or (core.input(2) if core.op in ("Conv", "Gemm") else "")
     steps = _bias(model, bias) if bias else None
     if bias and steps is None:
         raise Unfit(f"its bias {bias!r} is no constant in INT32 or FP32")
-    dtype = {0: "UINT8", 2: "UINT8", 3: "INT8"}.get(last.attributes.get("output_dtype", 0), "")
-    quant = parameters(model, last.input(1), last.input(2), dtype)
     operands = tuple(_operand(model, name) for name in data)
-    return Operation(kind, core, last.outputs[0], group.nodes, operands, quant, weights, steps, bounds)
+    return Operation(
+        core.op, core, last.outputs[0], group.nodes, operands, quant, weights, steps, bounds, views
+    )
 
 
 def _operand(model: Model, name: str) -> Operand:
-    """The bytes of which ``name`` is the DequantizeLinear. Raises Unfit when they are constants."""
+    """The bytes of which ``name`` is the DequantizeLinear, or a view of it. Raises Unfit when they are constants."""
     if not _dequantised(model, name):
         raise Unfit(f"its operand {name!r} is a constant")
+    views: list[Node] = []
     node = model.made[name]
+    while node.op in VIEWS:
+        views.insert(0, node)
+        node = model.made[node.inputs[0]]
     dtype = model.dtype(node.inputs[0])
     if dtype not in BYTES:
         raise Unfit(f"tensor {node.inputs[0]!r} is {dtype}, not INT8 or UINT8")
-    return Operand(node.inputs[0], parameters(model, node.input(1), node.input(2), dtype))
+    return Operand(node.inputs[0], parameters(model, node.input(1), node.input(2), dtype), tuple(views))
 
 
 def clamp(model: Model, node: Node) -> tuple[float, float]:
