@@ -106,7 +106,7 @@ def _pack_pixels(binding: Binding, planes: Int8, part: Int8) -> None:
     columns = min(width, binding.columns - left)
     for row in range(binding.stack):
         first = max(0, row - top)  # of the input
-        last = min(height, binding.rows + row - top)
+        last = max(first, min(height, binding.rows + row - top))
         target = pixels[first + top - row : last + top - row, left : left + columns]
         target[:, :, row * channels : (row + 1) * channels] = planes[:, first:last, :columns].transpose(
             1, 2, 0
