@@ -22,6 +22,8 @@ Values = dict[str, int]
 EXACT = 1024  # products of two INT8 whose sum float32 holds exactly: 1024 x 2^7 x 2^7 = 2^24
 INDEX_BYTES = 64 << 20  # of addresses kept for descriptors that come again
 QUAD = 4  # bytes
+IN_MASK, OUT_MASK = 0xFFFFF, 0xFFFF  # where the addresses of inputs and outputs wrap
+UNPADDED = {"y0": 0, "x0": 0, "y_b": 0, "y_e": 0, "x_c": 0, "x_f": 0, "in_h": 1, "in_w": 1}
 WINDOW = 3  # rows and columns of a depthwise kernel
 
 
@@ -129,7 +131,7 @@ class Datapath:
         v = descriptor.v
         if v["count_f"] != 2:
             raise CoreError("OPCODE")
-        both = self._gather(descriptor, "afe")
+        both = self._gather(Descriptor(descriptor.data, v | UNPADDED), "afe")
         offset = v["offset_high"] << 32 | v["offset_low"]
         offset -= offset >> 39 << 40  # 40 bits, signed
         out = add(
@@ -149,10 +151,10 @@ class Datapath:
     def _write(self, v: Values, out: Int8) -> None:
         """``out`` [A, pixels, lanes] to the activation memory."""
         blocks, pixels, _ = out.shape
-        if v["out_base"] + (blocks - 1) * v["out_step"] + pixels > self._words:
+        starts = [(v["out_base"] + i * v["out_step"]) & OUT_MASK for i in range(blocks)]
+        if max(starts) + pixels > self._words:
             raise CoreError("BOUNDS")
-        for i, plane in enumerate(out):
-            first = v["out_base"] + i * v["out_step"]
+        for first, plane in zip(starts, out, strict=True):
             self._memory[first : first + pixels] = plane
 
     def _check_pixels(self, pixels: int) -> None:
@@ -209,7 +211,8 @@ def addresses(v: Values, loops: str, end: int, pad: int) -> Index:
     y = v["y0"] + sum(axis[loop] * v[f"y_{loop}"] for loop in "be" if loop in axis)
     x = v["x0"] + sum(axis[loop] * v[f"x_{loop}"] for loop in "cf" if loop in axis)
     inside = np.asarray((y >= 0) & (y < v["in_h"]) & (x >= 0) & (x < v["in_w"]))
-    if (inside & ((where < 0) | (where >= end))).any():
+    where &= IN_MASK
+    if (inside & (where >= end)).any():
         raise CoreError("BOUNDS")
     return np.where(inside, where, pad)
 

@@ -288,6 +288,7 @@ def test_a_chain_that_waits_gives_the_same_in_any_order(order: Sequence[int]) ->
         ([POOL | {"in_base": 8192}, END], "BOUNDS", 0),
         ([POOL | {"out_base": 8192}, END], "BOUNDS", 0),
         ([POOL | {"count_a": 2, "out_base": 1, "out_step": 8191}, END], "BOUNDS", 0),
+        ([POOL | {"count_a": 2, "out_base": 1, "out_step": 65535}, POOL | {"out_base": 8192}, END], "BOUNDS", 1),
         ([POOL | {"weight_row": 6141}, END], "BOUNDS", 0),
         ([POOL | {"opcode": NPU.opcodes["CONV"], "weight_row": 6133}, END], "BOUNDS", 0),
         ([POOL | {"opcode": NPU.opcodes["CONV"], "count_e": 513}, END], "TILE", 0),
