@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import platform
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import cast
 
 from agent.devices.cpu import CpuDevice
+from agent.devices.fpga import FpgaDevice, shipped_overlays
 from agent.devices.power import open_meters
-from agent.errors import RuntimeUnavailable, one_line
+from agent.errors import DeviceError, OverlayLoadError, RuntimeUnavailable, one_line
 from agent.hal import Board, Device, PowerMeter
-from agent.types import BoardInfo
+from agent.types import BoardInfo, DeviceInfo
 
 GROUP = "overlaid.boards"
+FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")  # of Linux, where there is an FPGA that it can configure
 
 
 def open_board(name: str, folder: Path) -> Board:
@@ -36,29 +40,51 @@ def open_board(name: str, folder: Path) -> Board:
 
 
 class LocalBoard:
-    """This machine: its CPU and its power sensors. It keeps nothing in its folder."""
+    """This machine: its CPU, the FPGA that overlaid-fpga.service lends, and its power sensors.
 
-    def __init__(self, argument: str, _folder: Path) -> None:
+    Overlays that were delivered are unpacked in its folder, where that service sees them.
+    """
+
+    def __init__(self, argument: str, folder: Path) -> None:
         if argument:
             raise RuntimeUnavailable(f"board local takes no argument, not {argument!r}: set board to local")
         self._cpu = CpuDevice()
+        self._folder = folder
 
     def describe(self) -> BoardInfo:
         """See ``hal.Board.describe``."""
         meters, power_problems = open_meters()
+        fpga, fpga_problems = self._look_for_fpga()
         return BoardInfo(
             name="local",
             simulated=False,
-            devices=(self._cpu.info,),
+            devices=(self._cpu.info, *fpga),
             meters=tuple(meter.rail for meter in meters),
-            problems=(*self._cpu.proof.problems, *power_problems),
+            problems=(*self._cpu.proof.problems, *fpga_problems, *power_problems),
         )
 
     def device(self, device_id: str) -> Device:
         """See ``hal.Board.device``."""
+        if device_id == "fpga":
+            return self._fpga()
         if device_id != "cpu":
-            raise RuntimeUnavailable(f"there is no device {device_id!r} on this board; it has: cpu")
+            there = ", ".join(info.id for info in (self._cpu.info, *self._look_for_fpga()[0]))
+            raise RuntimeUnavailable(f"there is no device {device_id!r} on this board; it has: {there}")
         return self._cpu
+
+    def _fpga(self) -> FpgaDevice:
+        """Raises DeviceError when nobody lends one."""
+        from agent.devices.remote_transport import ask_status
+
+        return FpgaDevice("fpga", ask_status().model or "FPGA", "remote", self._folder / "overlays")
+
+    def _look_for_fpga(self) -> tuple[tuple[DeviceInfo, ...], tuple[str, ...]]:
+        """The FPGA, if there is one, and why it is not usable."""
+        try:
+            info = self._fpga().info
+        except DeviceError as error:
+            return (), (f"fpga: {error}",) if FPGA_MANAGER.exists() else ()
+        return (replace(info, overlays=shipped_overlays(_with_bitstream())),), ()
 
     def meters(self) -> Sequence[PowerMeter]:
         """See ``hal.Board.meters``: those that can be read; the others are among ``describe().problems``."""
@@ -70,3 +96,16 @@ class LocalBoard:
 
     def before_write(self, nbytes: int) -> None:
         """See ``hal.Board.before_write``: the disk speaks for itself."""
+
+
+def _with_bitstream() -> Iterator[str]:
+    """The overlays that ship with the agent and have a bitstream for this chip."""
+    from agent.devices.bitstream import find_bitstream
+    from bitstreams import FOLDER
+
+    for path in sorted(FOLDER.glob("*/overlay.toml")):
+        try:
+            find_bitstream(path.parent, platform.machine())
+        except OverlayLoadError:
+            continue
+        yield path.parent.name

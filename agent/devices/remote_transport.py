@@ -87,7 +87,7 @@ class Connection:
                 send(self._sock, request)
             try:
                 packet, fd = receive(self._sock)
-            except ConnectionResetError:  # it ended without reading this request; what it said before comes next
+            except ConnectionResetError:  # it ended before it read this; what it said then comes next
                 packet, fd = receive(self._sock)
             answer = json.loads(packet) if packet else {}
         except (OSError, ValueError) as error:

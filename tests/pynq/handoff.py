@@ -28,7 +28,7 @@ class Design:
     base: int = CORE_BASE
     wired: bool = True
     family: str = "zynq"
-    core: str = "npu_top"  # the module in the block npu_0
+    core: str = "npu_axi"  # the module in the block npu_0
 
 
 def write_release(folder: Path, design: Design, name: str = "") -> Path:
@@ -43,7 +43,7 @@ def write_release(folder: Path, design: Design, name: str = "") -> Path:
 def bitstream(design: Design) -> bytes:
     """The header of a .bit file (keys a to e) and words that say what the FPGA shall be."""
     fields = {
-        "a": "design_1_wrapper;UserID=0XFFFFFFFF;Version=2022.2",
+        "a": "overlay_wrapper;UserID=0XFFFFFFFF;Version=2022.2",
         "b": "7z020clg400", "c": "2026/01/01", "d": "12:00:00",
     }  # fmt: skip
     head = struct.pack(">H9sH", 9, bytes.fromhex("0ff00ff00ff00ff000"), 1)
@@ -66,7 +66,7 @@ def handoff(design: Design) -> bytes:
         "EDKSYSTEM", EDWVERSION="1.2", TIMESTAMP="Thu Jan  1 12:00:00 2026", VIVADOVERSION="2022.2"
     )
     SubElement(root, "SYSTEMINFO", ARCH=design.family, BOARD="tul.com.tw:pynq-z2:part0:1.0", DEVICE="7z020",
-               NAME="design_1", PACKAGE="clg400", SPEEDGRADE="-1")  # fmt: skip
+               NAME="overlay", PACKAGE="clg400", SPEEDGRADE="-1")  # fmt: skip
     SubElement(root, "EXTERNALPORTS")
     SubElement(root, "EXTERNALINTERFACES")
     modules = SubElement(root, "MODULES")

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -10,10 +11,12 @@ import pytest
 
 from agent.devices import board as board_module
 from agent.devices.board import LocalBoard, open_board
+from agent.devices.fpga_service.wire import SOCKET_VARIABLE
 from agent.devices.probe import probe_board
 from agent.errors import RuntimeUnavailable
 from agent.hal import Board
 from agent.types import to_jsonable
+from tests.unit.devices.fpga_lending import copy_overlay, lending
 
 FOLDER = Path("/nonexistent")
 
@@ -102,3 +105,40 @@ def test_a_probe_that_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, scr
     monkeypatch.setattr(sys, "executable", str(python))
     with pytest.raises(RuntimeUnavailable, match=text):
         probe_board("local", FOLDER, timeout_s=0.3 if script.startswith("sleep") else 30)
+
+
+@pytest.fixture
+def lent(tmp_path: Path) -> Iterator[Path]:
+    """A service that lends a functional overlay as this machine's FPGA; the board's folder."""
+    copy_overlay("npu", tmp_path / "opt")
+    with lending(tmp_path / "opt"):
+        yield tmp_path
+
+
+def test_an_fpga_is_a_device_when_its_service_answers(lent: Path) -> None:
+    board = LocalBoard("", lent)
+    cpu, fpga = board.describe().devices
+    assert (cpu.id, fpga.id, fpga.kind, fpga.name) == ("cpu", "fpga", "fpga", "a board")
+    assert fpga.overlays == ()  # none ships with a bitstream for this machine
+    assert board.device("fpga").info.id == "fpga"
+    with pytest.raises(RuntimeUnavailable, match="it has: cpu, fpga"):
+        board.device("gpu")
+
+
+def test_an_overlay_that_ships_with_a_bitstream(lent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.devices.bitstream.find_bitstream", lambda folder, machine: folder)
+    fpga = LocalBoard("", lent).describe().devices[1]
+    assert {(overlay.id, overlay.lanes) for overlay in fpga.overlays} == {("npu", 16), ("npu-small", 8)}
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_an_fpga_without_the_service_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.setenv(SOCKET_VARIABLE, str(tmp_path / "absent"))
+    monkeypatch.setattr(board_module, "FPGA_MANAGER", tmp_path if there else tmp_path / "absent")
+    info = LocalBoard("", tmp_path).describe()
+    assert [device.id for device in info.devices] == ["cpu"]
+    problems = [problem for problem in info.problems if problem.startswith("fpga: ")]
+    assert len(problems) == there
+    assert all("systemctl status overlaid-fpga" in problem for problem in problems)
