@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -90,26 +91,30 @@ class _Layer:
     def tasks(self) -> Iterator[Task]:
         op = self._op
         parts = in_steps((0, len(op.parts)), 1) if self._deep else [(0, len(op.parts))]
-        groups = self._storage.groups(self._index, 1 if self._deep else self._tiling.blocks)
         rows = self._row_tiles()
-        reload = self._deep or not self._fits(groups, len(rows))
-        for tile, blocks in self._steps(rows, groups):
-            sources: list[View] = []
-            for which in range(len(op.inputs)):
-                yield from self._source(which, tile, blocks, sources)
-            target = self._target(tile, blocks)
-            for part in parts:
-                row, loads = self._weights(tile if reload else None, blocks, part)
-                yield from loads
-                for each in op.emit(sources, target, tile, blocks, part, row):
-                    yield Task(Stream.COMPUTE, each.fields, each.reads, each.writes, self._index)
-            yield from self._store(target, tile, blocks)
+        for groups in self._outer_groups():
+            reload = self._deep or not self._keep(groups, len(rows))
+            for tile, blocks in itertools.product(rows, groups):
+                sources: list[View] = []
+                for which in range(len(op.inputs)):
+                    yield from self._source(which, tile, blocks, sources)
+                target = self._target(tile, blocks)
+                for part in parts:
+                    row, loads = self._weights(tile if reload else None, blocks, part)
+                    yield from loads
+                    for each in op.emit(sources, target, tile, blocks, part, row):
+                        yield Task(Stream.COMPUTE, each.fields, each.reads, each.writes, self._index)
+                yield from self._store(target, tile, blocks)
 
-    def _steps(self, rows: list[Range], groups: list[Range]) -> Iterator[tuple[Range, Range]]:
-        if self._tiling.rows_first and not self._deep:
-            yield from ((tile, blocks) for tile in rows for blocks in groups)
-        else:
-            yield from ((tile, blocks) for blocks in groups for tile in rows)
+    def _outer_groups(self) -> list[list[Range]]:
+        """Groups of blocks; the row tiles run once for those of each list."""
+        groups = self._storage.groups(self._index, 1 if self._deep else self._tiling.blocks)
+        if self._deep or not self._tiling.words:
+            return [[blocks] for blocks in groups]
+        if self._tiling.rows_first:
+            return [groups]
+        outer = in_steps((0, self._op.shape.blocks), self._tiling.blocks)
+        return [[blocks for blocks in groups if first <= blocks[0] < end] for first, end in outer]
 
     def _row_tiles(self) -> list[Range]:
         """Row tiles; small ones where a host input arrives or an output leaves the chip while others are computed."""
@@ -181,17 +186,17 @@ class _Layer:
             ddr = self._ddr.views[value.name]
             yield tile_transfer(self._spec, Stream.STORES, ddr, target, blocks, rows)
 
-    def _fits(self, groups: list[Range], row_tiles: int) -> bool:
-        """Whether all weights of the layer that come can stay until its last row tile; their rows are taken."""
-        if row_tiles == 1 or not self._tiling.rows_first or not self._op.parts:
-            return True
+    def _keep(self, groups: list[Range], row_tiles: int) -> bool:
+        """Whether all weights of these blocks that come can stay until the last row tile; their rows are taken."""
+        self._kept = None
         come = [blocks for blocks in groups if self._storage.row(self._index, blocks) is None]
-        if not come:
+        if row_tiles == 1 or not come:
             return True
         rows = weight_rows(self._op, (come[0][0], come[-1][1]))
         if rows > self._storage.plan.ring:
             return False
-        self._kept = self._storage.take(rows)
+        if (0, 1) not in self._rows_of or not self._op.shared:
+            self._kept = self._storage.take(rows)
         return True
 
     def _weights(self, tile: Range | None, blocks: Range, parts: Range) -> tuple[int, list[Task]]:

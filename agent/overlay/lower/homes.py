@@ -85,11 +85,9 @@ def _best(work: Work, memory: int) -> _State:
 
 def _too_large(work: Work, index: int, memory: int) -> str:
     op = work.ops[index]
-    rows = op.input_rows((0, 1))
-    shape = op.input_shape(0)
-    blocks = op.input_blocks((0, 1))
-    words = (rows[1] - rows[0]) * shape.width * (blocks[1] - blocks[0])
-    return f"one row of its output needs {words} words of its input ({shape.width} columns), and the chip holds {memory}"
+    rows, blocks = op.input_rows((0, 1)), op.input_blocks((0, 1))
+    words = (rows[1] - rows[0]) * op.input_shape(0).width * (blocks[1] - blocks[0])
+    return f"one row of its output needs {words} words of {work.spec.lanes} bytes of its input, the chip has {memory}"
 
 
 def _placed(work: Work, state: _State, memory: int) -> Homes | None:

@@ -20,17 +20,18 @@ def chain_order(spec: Overlay, tasks: Sequence[Task], sizes: Mapping[Space, int]
     The three engines are simulated with queues of any length; a descriptor is dispatched when the eighth one before it
     in its queue starts, so that no queue that is full keeps another one waiting.
     """
-    starts, turn, deps = _simulate(spec, tasks, sizes)
+    machine = _Machine(spec, tasks, sizes)
+    machine.run()
     key = [0] * len(tasks)
     recent: dict[int, list[int]] = {engine: [] for engine in range(3)}
-    for index in turn:
+    for index in machine.turn:
         queue = recent[_engine(tasks[index].stream)]
-        key[index] = starts[queue[-DEPTH]] if len(queue) >= DEPTH else 0
+        key[index] = machine.starts[queue[-DEPTH]] if len(queue) >= DEPTH else 0
         if queue:
             key[index] = max(key[index], key[queue[-1]])
-        key[index] = max([key[index], *(key[each] for each in deps[index])])
+        key[index] = max([key[index], *(key[each] for each in machine.deps[index])])
         queue.append(index)
-    place = {index: number for number, index in enumerate(turn)}
+    place = {index: number for number, index in enumerate(machine.turn)}
     return sorted(range(len(tasks)), key=lambda index: (key[index], place[index]))
 
 
@@ -39,36 +40,65 @@ def _engine(stream: Stream) -> int:
     return max(0, stream - 1)
 
 
-def _simulate(
-    spec: Overlay, tasks: Sequence[Task], sizes: Mapping[Space, int]
-) -> tuple[list[int], list[int], list[list[int]]]:
-    """Start of each task, the order in which they start, and what each depends on."""
-    queues, deps = _dependencies(tasks, sizes)
-    heads = [0] * STREAMS
-    free = [0, 0, 0]
-    starts, finishes = [0] * len(tasks), [-1] * len(tasks)
-    turn: list[int] = []
-    while len(turn) < len(tasks):
-        best: tuple[int, int] | None = None
-        for stream, queue in zip(Stream, queues, strict=True):
-            if heads[stream] == len(queue):
-                continue
-            index = queue[heads[stream]]
-            ends = [finishes[each] for each in deps[index]]
-            if min(ends, default=0) < 0:
-                continue  # waits for one that has not been looked at
-            candidate = (max([free[_engine(stream)], *ends]), index)
-            if best is None or candidate < best:
-                best = candidate
-        assert best is not None, "tasks depend on earlier ones only"
-        start, index = best
-        task = tasks[index]
-        heads[task.stream] += 1
-        starts[index] = start
-        finishes[index] = start + estimate(spec, task.fields)
-        free[_engine(task.stream)] = finishes[index]
-        turn.append(index)
-    return starts, turn, deps
+class _Machine:
+    """Three engines without latencies, and which tasks they have begun."""
+
+    def __init__(self, spec: Overlay, tasks: Sequence[Task], sizes: Mapping[Space, int]) -> None:
+        self._tasks = tasks
+        self._cycles = [estimate(spec, task.fields) for task in tasks]
+        self._queues, self.deps = _dependencies(tasks, sizes)
+        self._heads = [0] * STREAMS
+        self._free = [0, 0, 0]
+        self._ends = [-1] * len(tasks)
+        self.starts = [0] * len(tasks)
+        self.turn: list[int] = []
+
+    def run(self) -> None:
+        """Compute and stores go as soon as they can; loads are chosen when their engine is free."""
+        while len(self.turn) < len(self._tasks):
+            moved = True
+            while moved:
+                moved = self._advance(Stream.COMPUTE) or self._advance(Stream.STORES)
+            chosen = self._choose()
+            if chosen is not None:
+                self._start(chosen)
+
+    def _head(self, stream: Stream) -> tuple[int, int] | None:
+        """The next task of a stream and when it can start; None when there is none, or nobody knows when."""
+        queue = self._queues[stream]
+        if self._heads[stream] == len(queue):
+            return None
+        index = queue[self._heads[stream]]
+        ends = [self._ends[each] for each in self.deps[index]]
+        if min(ends, default=0) < 0:
+            return None
+        return index, max([self._free[_engine(stream)], *ends])
+
+    def _advance(self, stream: Stream) -> bool:
+        head = self._head(stream)
+        if head is not None:
+            self._start(head)
+        return head is not None
+
+    def _choose(self) -> tuple[int, int] | None:
+        """The load that is needed first; the other one before it when that is ready earlier and keeps nobody waiting:
+        compute has work until the first one is there."""
+        heads = [head for stream in (Stream.WEIGHTS, Stream.INPUTS) if (head := self._head(stream))]
+        if len(heads) < 2:
+            return heads[0] if heads else None
+        (first, first_start), (other, other_start) = sorted(heads)
+        spare = max(first_start, self._free[_engine(Stream.COMPUTE)] - self._cycles[first])
+        if other_start < first_start and other_start + self._cycles[other] <= spare:
+            return other, other_start
+        return first, first_start
+
+    def _start(self, chosen: tuple[int, int]) -> None:
+        index, start = chosen
+        stream = self._tasks[index].stream
+        self._heads[stream] += 1
+        self.starts[index] = start
+        self._free[_engine(stream)] = self._ends[index] = start + self._cycles[index]
+        self.turn.append(index)
 
 
 def _dependencies(

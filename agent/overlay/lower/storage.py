@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from agent.overlay.lower.ops import Op, block_rows
-from agent.overlay.lower.views import Range, in_steps
+from agent.overlay.lower.views import Range, in_steps, split_evenly
 from agent.overlay.spec import Overlay
 
 CHUNK_ROWS = 512  # of a LOAD of weights, unless one block has more
@@ -105,4 +105,5 @@ class Storage:
         if op.shared or not op.parts or stay == count:
             return in_steps((0, count), blocks)
         most = max(1, min(CHUNK_ROWS, self.plan.ring // 4) // block_rows(op))
-        return in_steps((0, stay), blocks) + in_steps((stay, count), min(blocks, most))
+        come = split_evenly(count - stay, min(blocks, most))
+        return in_steps((0, stay), blocks) + [(stay + first, stay + end) for first, end in come]

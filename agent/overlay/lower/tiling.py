@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,9 @@ from agent.overlay.lower.views import ceil_div, in_steps
 from agent.overlay.spec import Overlay
 
 PORT_BYTES = 8
-TRANSFER = 48  # cycles of a transfer beside its data, about
+TRANSFER = 56  # cycles of a LOAD beside its data, about
+STORE = 24  # the same of a STORE
+TURN = 24  # cycles that are lost from tile to tile, about
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +21,7 @@ class Tiling:
     """Tiles of ``rows`` x ``blocks`` of the output. ``input_words`` and ``output_words``: a buffer for a tile of each
     value in DDR (0: it is on the chip whole), of which there are ``input_buffers`` and ``output_buffers``.
 
-    ``rows_first``: row tiles are the outer loop. ``cycles``: about how long it all takes.
+    ``rows_first``: row tiles are the outer loop, otherwise groups of ``blocks`` are. ``cycles``: of all tiles, about.
     """
 
     rows: int
@@ -93,25 +96,23 @@ def _candidates(
             if tiling.words > words:
                 continue
             for rows_first in (True, False) if row_tiles > 1 and block_tiles > 1 else (True,):
-                loads = 1 if apart or rows_first or row_tiles == 1 else block_tiles
-                yield _timed(spec, op, tiling, rows_first, row_tiles, block_tiles, loads)
+                yield _timed(spec, op, tiling, rows_first, row_tiles, block_tiles)
 
 
 def _timed(
-    spec: Overlay, op: Op, tiling: Tiling, rows_first: bool, row_tiles: int, block_tiles: int, loads: int
+    spec: Overlay, op: Op, tiling: Tiling, rows_first: bool, row_tiles: int, block_tiles: int
 ) -> Tiling:
+    """While a tile is computed the next one is loaded and the one before stored; the slowest of them counts."""
     beats = spec.lanes // PORT_BYTES
-    streamed = weight_rows(op, (0, op.shape.blocks))
-    weights = streamed * (row_tiles if rows_first and streamed > spec.memory.weight_rows else 1)
-    tiles = row_tiles * block_tiles
-    compute = tiles * op.cycles(tiling.rows, tiling.blocks)
-    apart = block_tiles if per_block(op) else 1
-    tile_in, tile_out = sum(tiling.input_words), tiling.output_words
-    transfers = row_tiles * apart * loads
-    read = (tile_in * transfers + 2 * weights) * beats + TRANSFER * transfers * (tile_in > 0)
-    write = tiles * (tile_out * beats + TRANSFER * (tile_out > 0))
-    edges = (tile_in + tile_out) * beats + TRANSFER
-    return Tiling(
-        tiling.rows, tiling.blocks, rows_first, tiling.input_words, tiling.input_buffers,
-        tiling.output_words, tiling.output_buffers, max(compute, read, write) + edges,
-    )  # fmt: skip
+    compute = op.cycles(tiling.rows, tiling.blocks)
+    read = sum(tiling.input_words) * beats + TRANSFER * sum(map(bool, tiling.input_words))
+    write = tiling.output_words * beats + STORE * bool(tiling.output_words)
+    turns = row_tiles * block_tiles
+    if rows_first and not per_block(op):  # an input tile serves all blocks
+        compute, write, turns = compute * block_tiles, write * block_tiles, row_tiles
+    streamed = weight_rows(op, (0, op.shape.blocks if rows_first else tiling.blocks))
+    again = row_tiles if streamed > spec.memory.weight_rows else 1
+    weights = 2 * weight_rows(op, (0, op.shape.blocks)) * again * beats // turns
+    # The first load and the last store hide, mostly, under the layers before and after.
+    cycles = turns * (max(compute, read + weights, write) + TURN) + (read + write) // 4
+    return dataclasses.replace(tiling, rows_first=rows_first, cycles=cycles)
