@@ -183,6 +183,10 @@ def _open_batches(graph: Any) -> set[str]:
 
 def _spec(model: Model, name: str, free: set[str]) -> TensorSpec:
     shape = model.shape(name)
+    if not model.dtype(name):
+        raise ModelLoadError(
+            f"tensor {name!r} has a type that no node takes (FP8, INT4, ...); export it as another"
+        )
     try:
         return TensorSpec(name, model.dtype(name), (-1, *shape[1:]) if name in free else shape)
     except ValueError as error:

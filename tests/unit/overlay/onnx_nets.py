@@ -54,7 +54,7 @@ class Net:
         self.inputs.append(helper.make_tensor_value_info(name, kind, list(shape)))
         return name
 
-    def constant(self, array: Array) -> str:
+    def constant(self, array: Array | np.generic) -> str:
         name = self.name("c")
         self.constants.append(numpy_helper.from_array(np.asarray(array), name))
         return name

@@ -183,7 +183,7 @@ def test_fully_connected_reads_planes_through_views(seed: int) -> None:
         y = net.node("Reshape", [y, net.constant(np.array([1, 144]))])
     else:
         y = net.node("Flatten", [y])
-    constants = map(net.constant, (net.weights((144, 7)), net.scale(), np.zeros((), np.int8)))
+    constants = map(net.constant, (net.weights((144, 7)), np.asarray(net.scale()), np.zeros((), np.int8)))
     y = net.node("QLinearMatMul", [y, *net.steps(), *constants, *net.steps()])
     assert kinds(agree(net.model(y), net.rng)) == ["Conv", "Conv"]
 
