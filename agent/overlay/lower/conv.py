@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +22,16 @@ OVERHEAD = 12  # cycles from a descriptor to the next one, about
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """A part of the passes: kernel rows, input blocks, and which of the arrays that sum up to the weights."""
+    """A part of the passes: ranges of B, C and D, and which of the arrays that sum up to the weights."""
 
-    rows: Range
-    blocks: Range
+    b: Range
+    c: Range
+    d: Range
     array: int
+
+    @property
+    def passes(self) -> int:
+        return math.prod(end - first for first, end in (self.b, self.c, self.d))
 
 
 class ConvOp:
@@ -57,16 +64,16 @@ class ConvOp:
         """Parts whose weights take at most half of the weight memory."""
         b, c, d = self._counts
         most = (self._spec.memory.weight_rows // 2 - self._spec.parameter_rows) // self._spec.pass_rows
-        rows = b if b * c <= most else max(1, most // c)
-        blocks = max(1, min(d, most // (rows * c)))
+        rows = max(1, min(b, most // c))
+        columns = max(1, min(c, most // rows))
+        blocks = max(1, min(d, most // (rows * columns)))
+        ranges = (split_evenly(b, rows), split_evenly(c, columns), split_evenly(d, blocks))
         for array in range(len(self._arrays)):
-            for row_range in split_evenly(b, rows):
-                for block_range in split_evenly(d, blocks):
-                    yield Slice(row_range, block_range, array)
+            for each in itertools.product(*ranges):
+                yield Slice(*each, array)
 
     def _rows_of(self, part: Slice) -> int:
-        rows, blocks = part.rows[1] - part.rows[0], part.blocks[1] - part.blocks[0]
-        return self._spec.parameter_rows + rows * self._counts[1] * blocks * self._spec.pass_rows
+        return self._spec.parameter_rows + part.passes * self._spec.pass_rows
 
     def input_rows(self, rows: Range) -> Range:
         return self._windows[0].needed(rows)
@@ -94,7 +101,7 @@ class ConvOp:
         parts: list[NDArray[np.int8]] = []
         for part in self._slices:
             array: NDArray[Any] = self._arrays[part.array]
-            chosen = array[:, slice(*part.rows), :, slice(*part.blocks)]
+            chosen = array[:, slice(*part.b), slice(*part.c), slice(*part.d)]
             parts.append(chosen.reshape(len(heads), -1))
         return pack.streams(heads, parts)
 
@@ -142,9 +149,9 @@ class ConvOp:
             | (0 if last else flags["PARTIAL"])
             | (flags["PACKED"] if self._stack else 0),
             "count_a": count_a,
-            "count_b": each.rows[1] - each.rows[0],
-            "count_c": self._counts[1],
-            "count_d": each.blocks[1] - each.blocks[0],
+            "count_b": each.b[1] - each.b[0],
+            "count_c": each.c[1] - each.c[0],
+            "count_d": each.d[1] - each.d[0],
             "count_e": rows[1] - rows[0],
             "count_f": columns[1] - columns[0],
             "zero_point": self._layer.zero_point,
@@ -165,8 +172,8 @@ class ConvOp:
         down, across = self._windows
         dy, dx = self._layer.dilation
         # Coordinates have 12 bits; those of a tile far down or right are counted from its own first row and column.
-        y, x = down.first(rows[0]) + part.rows[0] * dy, across.first(columns[0])
-        block = blocks[0] if self._diagonal else part.blocks[0]
+        y, x = down.first(rows[0]) + part.b[0] * dy, across.first(columns[0]) + part.c[0] * dx
+        block = blocks[0] if self._diagonal else part.d[0]
         return {
             "in_base": source.at(block, y) + x,
             "step_a": source.plane if self._diagonal and blocks[1] - blocks[0] > 1 else 0,
@@ -192,9 +199,9 @@ class ConvOp:
         del blocks
         down, across = self._windows
         pixels = self._spec.lanes // 4
-        row = down.first(rows[0]) + part.rows[0] * self._stack
+        row = down.first(rows[0]) + part.b[0] * self._stack
         return {
-            "in_base": source.at(0, row) * pixels + across.first(columns[0]),
+            "in_base": source.at(0, row) * pixels + across.first(columns[0]) + part.c[0] * pixels,
             "step_b": self._stack * source.width * pixels,
             "step_c": pixels,
             "step_e": down.stride * source.width * pixels,
