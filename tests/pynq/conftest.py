@@ -19,6 +19,10 @@ from agent.overlay.spec import SPEC_NAME, overlay_folder
 from tests.pynq.board import Board
 from tests.pynq.handoff import Design, write_release
 
+QUIET = [  # pynq leaves files open and calls pydantic by names of version 1
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+]
 XCLBINUTIL = """#!/bin/sh
 # Of XRT, which is on boards alone: an xclbin that says there is one memory, the processing system's.
 cp "{default}" t.xclbin

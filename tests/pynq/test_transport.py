@@ -20,14 +20,11 @@ from agent.overlay.driver import Driver
 from agent.overlay.spec import ID, Overlay, load_spec
 from simulator.overlay.functional import FunctionalTransport
 from tests.pynq.board import RAW_IRQ, UNFLUSHED, Board
-from tests.pynq.conftest import make_release
+from tests.pynq.conftest import QUIET, make_release
 from tests.pynq.handoff import CORE_BASE, INTC_BASE, Design, handoff, write_release
 from tests.unit.overlay import handmade
 
-pytestmark = [  # pynq leaves files open and calls pydantic by names of version 1
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
-]
+pytestmark = QUIET
 NPU = load_spec("npu")
 
 
