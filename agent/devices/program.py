@@ -73,6 +73,7 @@ class ProgramSession:
         ProgramError for a file that is none, ModelLoadError; what ``open_engine`` raises.
         """
         program = self._program = _read(model, spec)
+        self._free = {spec.name for spec in program.inputs if spec.dynamic}
         self.inputs = agree(model.inputs, [_found(spec) for spec in program.inputs], "input")
         self.outputs = agree(model.outputs, [_found(spec) for spec in program.outputs], "output")
         self._parts = {
@@ -85,7 +86,8 @@ class ProgramSession:
         engine = self._engine
         if engine is None:
             raise InferenceError("the session is closed; open the model again")
-        batch = check_inputs(self.inputs, tensors)
+        check_inputs(self.inputs, tensors)
+        batch = next((len(tensors[name]) for name in self._free), 1)
         started = time.perf_counter()
         device_s = aside_s = 0.0
 
@@ -118,8 +120,7 @@ class ProgramSession:
 
     def _sample(self, tensors: Tensors, index: int) -> Arrays:
         return {
-            spec.name: tensors[spec.name][index : index + 1] if spec.dynamic else tensors[spec.name]
-            for spec in self.inputs
+            name: array[index : index + 1] if name in self._free else array for name, array in tensors.items()
         }
 
     def _run_part(self, part: Part, given: Arrays) -> Arrays:
@@ -154,7 +155,9 @@ def _read(model: ModelFile, spec: Overlay | None) -> Program:
             f"{model.path.name} cannot be read: {one_line(error)}; deploy it again"
         ) from error
     except OverlaidError as error:
-        raise type(error)(f"{model.path.name}: {error}") from error
+        raise type(error)(
+            f"overlaid does not load {model.path.name}: {error}, and pack a new version"
+        ) from error
 
 
 def _found(spec: TensorSpec) -> Found:

@@ -22,15 +22,16 @@ from simulator.clock import EventClock
 from simulator.faults import Timeline
 from simulator.physics import Physics
 from simulator.profile import board_names, load_profile
-from tests.contract.tiny import onnx_double, tflite_double
+from tests.contract.tiny import npu_double, onnx_double, tflite_double
 
 X, Y = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1, 4))
 
 
-BACKENDS = {"onnx": "onnxruntime", "tflite": "litert"}
+BACKENDS = {"onnx": "onnxruntime", "tflite": "litert", "npu": "program"}
 DOUBLES: dict[str, Callable[..., bytes]] = {
     "onnx": onnx_double,
     "tflite": tflite_double,
+    "npu": npu_double,
 }  # (shape, dtype) -> file
 
 
@@ -43,7 +44,7 @@ class Case:
 
     @property
     def backend(self) -> str:
-        return BACKENDS[self.format]
+        return "npu" if (self.format, self.device) == ("npu", "fpga") else BACKENDS[self.format]
 
     @property
     def double(self) -> Callable[..., bytes]:
@@ -66,6 +67,7 @@ def simulated() -> list[Case]:
 CASES = [
     Case("local", "cpu", "onnx"),
     Case("local", "cpu", "tflite"),
+    Case("local", "cpu", "npu"),
     # In real time, with the state that processes share: the device that loads in least time.
     Case("sim:x86-dgpu", "cpu", "onnx"),
     Case("sim:x86-dgpu", "cpu", "tflite"),

@@ -1,4 +1,4 @@
-"""Tiny models in both formats: ``y = x + x`` over FP32 [n, 4], with the shape and datatype to choose."""
+"""Tiny models in every format: ``y = x + x`` over FP32 [n, 4], with the shape and datatype to choose."""
 
 from __future__ import annotations
 
@@ -54,3 +54,33 @@ def tflite_double(shape: Sequence[int | str] = ("n", 4), dtype: str = "FLOAT32")
     builder = flatbuffers.Builder(64)
     builder.Finish(model.Pack(builder), file_identifier=b"TFL3")
     return bytes(builder.Output())
+
+
+def npu_double(shape: Sequence[int | str] = ("n", 4), dtype: str = "FLOAT") -> bytes:
+    """An overlay program: the sum in a CPU segment, and beside it a copy on the overlay that nobody reads."""
+    from dataclasses import replace
+
+    from agent.overlay.graph import Foreign, Host, Pool
+    from agent.overlay.program import Part
+    from agent.overlay.programfile import write_program
+    from agent.types import TensorSpec
+    from tests.unit.overlay.handmade import NPU, pool_segment, program, tensor
+
+    before, after = (tensor(name, 4, 1, 1, shape=(1, 4)) for name in ("before", "after"))
+    copy = Pool(
+        "copy", "before", "after", True, (1, 1), (1, 1), (0, 0, 0, 0), -128, 0, 1.0, 0, -128, 127, ("c",)
+    )
+    segment = pool_segment(NPU, copy, before, after)
+    scale = {"scale": (1.0,), "zero_point": (0,), "dtype": "INT8"}
+    quantise = Host("quantize", ("x",), ("before",), scale, ("q",))
+    part = Part(Foreign(("x",), ("y",), ("double",), "not quantised"), "onnx", onnx_double((1, 4), dtype))
+    kind = {"FLOAT": "FP32"}.get(dtype, dtype)
+    sizes = tuple(-1 if isinstance(size, str) else size for size in shape)
+    return write_program(
+        replace(
+            program(NPU, segment),
+            steps=(quantise, segment, part),
+            inputs=(TensorSpec("x", kind, sizes),),
+            outputs=(TensorSpec("y", kind, sizes),),
+        )
+    )

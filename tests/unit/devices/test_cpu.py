@@ -143,6 +143,7 @@ def test_tflite_runtime_when_the_newer_one_is_missing(
 ) -> None:
     packages("tflite_runtime", Interpreter)
     monkeypatch.setitem(sys.modules, "ai_edge_litert", None)
+    monkeypatch.setitem(sys.modules, "ai_edge_litert.interpreter", None)
     assert litert_cpu.runtime().__name__ == "tflite_runtime.interpreter"
 
 
