@@ -36,6 +36,7 @@ VERILATE = ("--cc", "--no-timing", "--no-assert", "--x-initial", "unique", "--x-
 COMPILE = ("-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden", "-fno-gnu-unique", "-ffp-contract=off", "-w")
 
 Progress = Callable[[str], None]
+Make = Callable[[Path], Path]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +211,15 @@ def digest(parts: Sequence[bytes]) -> str:
     return total.hexdigest()[:32]
 
 
-def cached(name: str, key: str, make: Callable[[Path], Path]) -> Path:
+def cached(name: str, key: str, make: Make) -> Path:
     """The file ``name-key`` of the cache. ``make`` builds it when it is not there: it gets an empty folder and returns
     the file in it that is to be kept. One process at a time makes things of one name."""
     folder = cache_folder()
     path = folder / f"{name}-{key}"
+    if path.exists():
+        with contextlib.suppress(OSError):
+            os.utime(path)
+        return path
     with _locked(folder / f"{name}.lock"):
         if not path.exists():
             work = folder / f".{name}.building"
@@ -224,7 +229,6 @@ def cached(name: str, key: str, make: Callable[[Path], Path]) -> Path:
                 make(work).replace(path)
             finally:
                 shutil.rmtree(work, ignore_errors=True)
-        os.utime(path)
         same = sorted(folder.glob(f"{name}-{'?' * len(key)}"), key=lambda each: each.stat().st_mtime)
         for old in same[:-KEPT]:
             old.unlink()
@@ -233,12 +237,13 @@ def cached(name: str, key: str, make: Callable[[Path], Path]) -> Path:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[None]:
+    """Alone with what belongs to this lock. RuntimeUnavailable when the cache cannot be written, or is full."""
     try:
-        file = path.open("w")
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
     except OSError as error:
         raise RuntimeUnavailable(
-            f"cannot write {path}: {error.strerror}; set OVERLAID_CACHE to a folder that this user may write"
+            f"cannot write the compiled RTL to {path.parent}: {error.strerror}; make room there, or set "
+            "OVERLAID_CACHE to a folder that this user may write"
         ) from error
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
