@@ -36,9 +36,9 @@ module npu_requant (
     output logic              out_valid,
     output logic signed [7:0] out
 );
-  // v<n>: the registers of stage n hold a value; add<n>, bounds<n> (zero point, least, most) belong to it.
+  // v<n>: the registers of stage n hold a value; add<n>, bounds<n> (zero point to add, least, most) belong to it.
   logic v1, v2, v3, v4, v5, v6, v7, v8;
-  logic add1, add2, add3, add4, add5, add6, add7, add8;
+  logic add1, add2, add3, add4, add5, add6;
   logic [23:0] bounds1, bounds2, bounds3, bounds4, bounds5, bounds6, bounds7, bounds8;
   always_ff @(posedge clk) begin
     {out_valid, v8, v7, v6, v5, v4, v3, v2, v1} <= {v8, v7, v6, v5, v4, v3, v2, v1, in_valid};
@@ -58,7 +58,7 @@ module npu_requant (
     same2 = same1 && acc[22:15] == {8{acc[31]}};
     same3 = same2 && acc[14:7] == {8{acc[31]}};
     add1    <= in_add;
-    bounds1 <= {zero_point, act_min, act_max};
+    bounds1 <= {in_add ? 8'd0 : zero_point, act_min, act_max};
     bytes1  <= same3 ? {acc[7:0], 24'd0} : same2 ? {acc[15:0], 16'd0} : same1 ? {acc[23:0], 8'd0} : acc;
     skip1   <= {same2, same3 || (same1 && !same2)};
     scale1  <= scale[30:0];
@@ -98,21 +98,22 @@ module npu_requant (
   end
 
   // 3: f32(acc) = significand x 2^(7 - skip); when it rounds up to 2^24 it is halved (carry). place: by how much more
-  // than 16 stage 8 shifts, 0..8; 9..15 when nothing is left, 16 and up (negative, -1 for now) when it does not fit.
+  // than 16 stage 8 shifts, 0..8; 9..15 when nothing is left, 16 and up (negative) when it does not fit. Stages 4 and 7
+  // correct it by one.
   logic signed [24:0] wide_low3, wide_high3;
   logic signed [15:0] low3;
   logic signed [16:0] high3;
   logic        [39:0] offset3;
   logic        [4:0]  place3;
+  logic               carry3;
   always_ff @(posedge clk) if (v2) begin : stage3
-    logic up, carry;
+    logic up;
     logic [24:0] rounded, significand;
     logic [8:0] distance;
     up = norm2[6] && (norm2[7] || norm2[5:0] != 6'd0);
     rounded = norm2[31:7] + {24'd0, up};
-    carry = rounded[24] && !norm2[31];
-    significand = {norm2[31], rounded[23] || carry, rounded[22:0]};
-    distance = 9'd103 + {4'd0, skip2} - {1'b0, scale2[30:23]} - {8'd0, carry};
+    significand = {norm2[31], rounded[23] || (rounded[24] && !norm2[31]), rounded[22:0]};
+    distance = 9'd103 + {4'd0, skip2} - {1'b0, scale2[30:23]};
     add3       <= add2;
     bounds3    <= bounds2;
     offset3    <= offset2;
@@ -120,10 +121,11 @@ module npu_requant (
     wide_high3 <= {1'b0, add2 ? ratios2[47:24] : {1'b1, scale2[22:0]}};
     low3       <= add2 ? {pair2[7:0], 8'd0} : {8'd0, significand[7:0]};
     high3      <= add2 ? {{9{pair2[15]}}, pair2[15:8]} : significand[24:8];
+    carry3     <= !add2 && rounded[24] && !norm2[31];
     if (add2) place3 <= {shift2[5:4] != 2'b01, shift2[3:0]};
     else if (norm2[31] == norm2[30]) place3 <= 5'd14;  // acc is 0
     else if (distance[8]) place3 <= (distance == 9'h1FF) ? 5'd31 : 5'd24;
-    else place3 <= (distance > 9'd8) ? 5'd14 : distance[4:0];
+    else place3 <= (distance > 9'd14) ? 5'd14 : distance[4:0];
   end
 
   // 4 to 6: product = high x wide x 2^8 + low x wide + offset x 2^8; its lowest byte goes around the second addition.
@@ -142,7 +144,7 @@ module npu_requant (
       low4       <= low3 * wide_low3;
       high4      <= high3;
       wide_high4 <= wide_high3;
-      place4     <= place3;
+      place4     <= place3 - {4'd0, carry3};
     end
     if (v4) begin
       add5    <= add4;
@@ -174,7 +176,6 @@ module npu_requant (
     up = !add6 && (long ? product[23] && (product[24] || product[22] || some)
                         : product[22] && (product[23] || some));
     kept = add6 ? product[41:8] : long ? {{9{product[48]}}, product[48:24]} : {{9{product[47]}}, product[47:23]};
-    add7      <= add6;
     bounds7   <= bounds6;
     value7    <= kept + {33'd0, up};
     place7    <= place6 + {4'd0, !add6 && !long};
@@ -193,7 +194,6 @@ module npu_requant (
     moved = extended[{1'b0, place7[3:0]}+:11];
     below = value7[14:0] != 15'd0 || (value7[22:15] & ~(8'hFF << place7[3:0])) != 8'd0;
     beyond = (({8{value7[33]}} ^ value7[32:25]) >> place7[3:0]) != 8'd0;
-    add8    <= add7;
     bounds8 <= bounds7;
     if (place7[3:0] > 4'd8) {up8, whole8} <= 11'd0;
     else {up8, whole8} <= {moved[0] && (moved[1] || below), moved[10:1]};
@@ -203,10 +203,8 @@ module npu_requant (
 
   // 9
   always_ff @(posedge clk) if (v8) begin : stage9
-    logic [7:0] zero;
     logic signed [10:0] total, least, most;
-    zero = add8 ? 8'd0 : bounds8[23:16];
-    total = {whole8[9], whole8} + {{3{zero[7]}}, zero} + {10'd0, up8};
+    total = {whole8[9], whole8} + {{3{bounds8[23]}}, bounds8[23:16]} + {10'd0, up8};
     least = {{3{bounds8[15]}}, bounds8[15:8]};
     most = {{3{bounds8[7]}}, bounds8[7:0]};
     if (over8 ? negative8 : total < least) out <= bounds8[15:8];
