@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.errors import UnsupportedModel
 from agent.overlay.building import Builder, Order, Output, Unfit, Value, plane_order, positions_of, same
 from agent.overlay.graph import Add, Conv, Pads, Pair, Pool
 
@@ -62,14 +63,20 @@ def same_pads(size: Pair, window: Window, *, upper: bool = True) -> Pads:
 
 
 def planes(value: Value, layout: str) -> Order:
-    """The elements of a value with batch, height, width and channels (or one size less: no height) as [C,H,W]."""
+    """The elements of a value with batch, height, width and channels (or one size less: no height) as [C,H,W].
+
+    Raises Unfit, and UnsupportedModel for a batch of several.
+    """
     order = value.order
     if order.ndim == 3:
         order = order[:, :, None] if layout == "nchw" else order[:, None]
     if order.ndim != 4:
         raise Unfit(f"its input has shape {list(value.shape)}, not batch, channels, height and width")
     if order.shape[0] != 1:
-        raise Unfit(f"its input has a batch of {order.shape[0]}; the overlay takes one sample at a time")
+        raise UnsupportedModel(
+            f"tensor {value.base!r} has a batch of {order.shape[0]}; the overlay takes one sample at a time: export "
+            "the model with batch 1, or with an open one"
+        )
     sample: Order = order[0]
     return sample if layout == "nchw" else sample.transpose(2, 0, 1)
 
