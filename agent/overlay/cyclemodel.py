@@ -221,13 +221,14 @@ class Model:
         self._bursts: list[int] = []
         self._offered = self._next = 0  # when the first of them is offered, which one is next
         self._last = 0  # done of LOADs and STOREs
+        self._transfers = 0  # that are done
 
     def run(self) -> ChainCycles:
         """Until every descriptor has ended. ValueError when they wait for each other."""
         self._settle()
         while self._read():
             self._settle()
-        if len(self._gathered) <= len(self._descriptors):
+        if self._transfers + len(self._compute.times) < len(self._descriptors):
             raise ValueError("the chain's descriptors wait for each other")
         last = max(self._last, self._compute.end, self._gathered[-1])
         return ChainCycles(last + END_CYCLES, tuple(self._compute.times))
@@ -278,6 +279,7 @@ class Model:
     def _finish(self, fields: Fields, done: int) -> None:
         self._semaphores.give(fields["signal"], done)
         self._last = max(self._last, done)
+        self._transfers += 1
 
     def _fetch_request(self) -> int | None:
         """When the next descriptor is asked for; None when that is not known yet, or never."""

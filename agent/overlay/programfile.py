@@ -74,6 +74,11 @@ def read_program(data: bytes, spec: Overlay | None = None) -> Program:
     Raises ProgramError for what is truncated, corrupt, foreign or of another schema.
     """
     header, body = _open(data)
+    if spec is not None and _overlay(header) != (wanted := (spec.id, spec.version, spec.lanes)):
+        raise ProgramError(
+            "the overlay program is for overlay {} version {} with {} lanes, not for {} version {} with {}; compile "
+            "it for this overlay".format(*_overlay(header), *wanted)
+        )
     try:
         sections = _sections(header, body)
         tensors = {each.name: Tensor(**_fields(each)) for each in header.tensors}
@@ -120,12 +125,16 @@ def _open(data: bytes) -> tuple[Header, bytes]:
         ) from error
 
 
+def _overlay(header: Header) -> tuple[str, int, int]:
+    return header.overlay, header.version, header.lanes
+
+
 def _shipped(header: Header) -> Overlay | None:
     try:
         spec = load_spec(header.overlay)
     except OverlayLoadError:
         return None
-    return spec if (spec.version, spec.lanes) == (header.version, header.lanes) else None
+    return spec if (spec.id, spec.version, spec.lanes) == _overlay(header) else None
 
 
 def _sections(header: Header, body: bytes) -> list[bytes]:

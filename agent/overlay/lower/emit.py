@@ -134,8 +134,8 @@ class _Layer:
         )
         if arrives and height * op.shape.width > 2 * LEAST_PIXELS:
             first = min(max(ceil_div(height, 8), ceil_div(LEAST_PIXELS, op.shape.width)), most)
-            rest = [(low + first, high + first) for low, high in split_evenly(height - first, most)]
-            return [(0, first), *(each for each in rest if each[1] > each[0])]
+            rest = split_evenly(height - first, most) if height > first else []
+            return [(0, first), *((low + first, high + first) for low, high in rest)]
         if self._value(-1).leaves:
             return split_evenly(height, most)
         return [(0, height)]
