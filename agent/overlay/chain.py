@@ -37,7 +37,10 @@ def read_chain(spec: Overlay, data: bytes, offset: int) -> Chain:
         raise ProgramError(
             f"the program has no chain of descriptors at byte {offset}: it is corrupt, deploy it again"
         )
-    modelled = chain_cycles(spec, data[offset:end]).total
+    try:
+        modelled = chain_cycles(spec, data[offset:end]).total
+    except ValueError as error:
+        raise ProgramError(f"the program is corrupt: {error}; deploy it again") from error
     return Chain(offset, tuple(opcodes), min(max(MARGIN * modelled, LEAST_CYCLES), MOST_CYCLES))
 
 
