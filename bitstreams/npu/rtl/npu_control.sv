@@ -51,7 +51,7 @@ module npu_control (
     logic [31:0] unfinished_cycles;
     logic [31:0] count [0:9];
 
-    wire expired = unfinished_cycles >= watchdog;
+    wire expired = unfinished_cycles >= watchdog && finished == 2'd0;
     wire engine_error = fetch_error_valid || load_error_valid || compute_error_valid || store_error_valid;
     wire settled = waited >= SETTLE && quiet;
     wire begins = state == IDLE && (start || start_pending) && !error && !soft_reset;

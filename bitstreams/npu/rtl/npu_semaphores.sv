@@ -42,8 +42,9 @@ module npu_semaphores (
     generate
         genvar i;
         for (i = 0; i < 8; i = i + 1) begin : g_count
-            wire [1:0] plus = {1'b0, given_load[i]} + {1'b0, given_compute[i]} + {1'b0, given_store[i]};
-            wire [15:0] next = count[i] + {14'd0, plus} - {15'd0, taken[i]};
+            wire [2:0] change = {2'd0, given_load[i]} + {2'd0, given_compute[i]} + {2'd0, given_store[i]}
+                                - {2'd0, taken[i]};  // -1 to 3
+            wire [15:0] next = count[i] + {{14{change == 3'd7}}, change[1:0]};
             always_ff @(posedge clk) begin
                 if (clear) begin
                     count[i] <= 16'd0;

@@ -69,8 +69,10 @@ module npu_transfer #(
 
     wire unused_bits = ^{desc[255:240], desc[191:176], desc[159:144], desc[127:112], desc[95:66], desc[7:0]};
 
+    wire [63:0] byte_pair = region[1] ? region_bytes[127:64] : region_bytes[63:0];
+    wire [31:0] bytes = region[0] ? byte_pair[63:32] : byte_pair[31:0];
     wire checked = held && multiplier == 16'd0;
-    wire bad = wrong || region_end > {1'b0, region_bytes[32*region +: 32]}
+    wire bad = wrong || region_end > {1'b0, bytes}
                           || chip_end > (weights ? WEIGHT_END : ACTIVATION_END);
     logic last_issued;
     wire turn = checked && (sem_available & waits) == waits && start_ready && (!issuing || last_issued);
@@ -124,7 +126,10 @@ module npu_transfer #(
     wire [4:0] room = 5'd16 - {1'b0, burst_address[6:3]};
     wire run_last = beats_left <= {12'd0, room};
     wire [AW-1:3] next_run = run_address + step;
-    wire [AW-1:3] first = region_base[AW*region+3 +: AW-3] + (AW-3)'(offset);
+    wire [2*AW-1:0] bases = region[1] ? region_base[4*AW-1:2*AW] : region_base[2*AW-1:0];
+    wire [AW-1:3] base = region[0] ? bases[2*AW-1:AW+3] : bases[AW-1:3];
+    wire unused_low = ^{bases[AW+2:AW], bases[2:0]};
+    wire [AW-1:3] first = base + (AW-3)'(offset);
     wire issue = burst_valid && burst_ready;
 
     assign burst_valid = issuing && !clear;
