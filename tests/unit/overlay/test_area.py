@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from bitstreams import FOLDER
 from bitstreams.area import DEVICE, OVERLAYS, RELEASE, excesses, figures, page
 
 
@@ -47,3 +48,9 @@ def test_the_committed_report_is_within_the_limits() -> None:
     assert set(report["overlays"]) == set(OVERLAYS)
     for kinds in report["overlays"].values():
         assert excesses({kind: each["count"] for kind, each in kinds.items()}) == []
+
+
+def test_the_readme_quotes_the_committed_report() -> None:
+    readme = (FOLDER / "npu" / "README.md").read_text().splitlines()
+    rows = [line for line in (RELEASE / "area.md").read_text().splitlines() if line.startswith("|")]
+    assert [row for row in rows if row not in readme] == []
