@@ -6,8 +6,8 @@
 // Biases come by two rows of parameters into shadow registers, and are taken over when `swap7` says that the first
 // word of an output block is at stage 7.
 `default_nettype none
-module npu_accumulate (clk, row_valid, row_number, row, swap7, maximum7, read7, pixel7, valid8, first8, pool8, sums, pool_sums,
-                       write9, pixel9, totals);
+module npu_accumulate (clk, row_valid, row_number, row, swap7, maximum7, read7, pixel7, valid8, first8, pool8, sums,
+                       pool_sums, write9, pixel9, totals);
     `include "npu_params.svh"
     localparam integer L = NPU_LANES;
     localparam integer BITS = $clog2(NPU_ACCUMULATORS);

@@ -13,8 +13,8 @@
 // `swap4` says that the first pixel of a pass is at stage 4.
 // Stages: 4 word and window, 5 operands and active weights, 6 products, 7 sums of four, 8 `sums` (signed 32 bits each).
 `default_nettype none
-module npu_array (clk, row_valid, row_depthwise, row_number, row, high_weights, swap4, valid4, depthwise4, valid5, valid6, valid7,
-                  depthwise6, word, window, sums);
+module npu_array (clk, row_valid, row_depthwise, row_number, row, high_weights, swap4, valid4, depthwise4, valid5,
+                  valid6, valid7, depthwise6, word, window, sums);
     `include "npu_params.svh"
     localparam integer L = NPU_LANES;
     localparam integer TAPS = L / 2;

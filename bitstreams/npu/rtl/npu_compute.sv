@@ -157,8 +157,8 @@ module npu_compute (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
 
     npu_array u_array (
         .clk(clk), .row_valid(row_weights), .row_depthwise(row_depthwise), .row_number(row_number), .row(row),
-        .high_weights(high_weights), .swap4(swap4), .valid4(sum4), .depthwise4(depthwise4), .valid5(sum5), .valid6(sum6), .valid7(sum7),
-        .depthwise6(depthwise6), .word(word), .window(taps), .sums(sums)
+        .high_weights(high_weights), .swap4(swap4), .valid4(sum4), .depthwise4(depthwise4), .valid5(sum5),
+        .valid6(sum6), .valid7(sum7), .depthwise6(depthwise6), .word(word), .window(taps), .sums(sums)
     );
 
     npu_pool u_pool (

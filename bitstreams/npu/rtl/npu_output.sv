@@ -1,8 +1,8 @@
 // From totals (or pairs of ADD) to words in the activation memory.
 //
 // Stage 9 enters LANES requantisation lanes together with its scales and bounds; the address, whether there is a word
-// to write at all (a descriptor that leaves partial sums ends without one), and what happens when a descriptor ends wait in a
-// short queue for the lanes' `out_valid`, in whose cycle the word is written and `done` pulses.
+// to write at all (a descriptor that leaves partial sums ends without one), and what happens when a descriptor ends
+// wait in a short queue for the lanes' `out_valid`, in whose cycle the word is written and `done` pulses.
 // Scales come by two rows of parameters (rows 2 and 3) into shadow registers and are taken over when `swap8` says that
 // the first word of an output block is at stage 8; what belongs to the descriptor is taken from `current` at `first8`.
 `default_nettype none

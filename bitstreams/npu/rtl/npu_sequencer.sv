@@ -6,8 +6,8 @@
 // Cycles. R = rows of weights of a pass: LANES/2 (CONV), 5 (DEPTHWISE), 2 idle cycles (POOL), and 4 more of parameters
 // in the first pass of an output block (POOL: of the descriptor). A pass is one (A, B, C, D) of CONV, one A of
 // DEPTHWISE; POOL and ADD are one pass. P = reads of a pass = count_e x count_f (POOL, ADD: all counts multiplied).
-//   accept   the first cycle in which the descriptor is at the queue's head, its semaphores are there, the one before it
-//            was popped, and all rows of that one's weights are used: after the first read of its last pass.
+//   accept   the first cycle in which the descriptor is at the queue's head, its semaphores are there, the one before
+//            it was popped, and all rows of that one's weights are used: after the first read of its last pass.
 //   first read, the latest of
 //     accept + R             (ADD: accept + 2), R with parameters
 //     1 after the last read of the descriptor before      -- no bubble when its last pass had >= R + 1 reads
@@ -20,8 +20,8 @@
 // An idle engine therefore takes, from the head of the queue to done inclusive, R + the passes + 19 cycles:
 // a CONV of one pass with LANES = 16 and P pixels 12 + P + 18; an ADD of P reads 2 + P + 18.
 `default_nettype none
-module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready, sem_available, sem_take_valid, sem_take,
-                      busy, running, loader_start, loader_ready, loader_idle, loader_take,
+module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready, sem_available, sem_take_valid,
+                      sem_take, busy, running, loader_start, loader_ready, loader_idle, loader_take,
                       agu_load, current, current_index, depthwise, address, in_plane, pixel, window_ready,
                       first_in_row, last_in_row, first_in_pass, last_in_pass, first_pass, last_pass, first, last,
                       advance, issue, request0, request1, word_address, shift, pool, add, maximum,
@@ -56,7 +56,8 @@ module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     input  logic [19:0] address;
     input  logic in_plane;
     input  logic [PIXEL_BITS-1:0] pixel;
-    input  logic window_ready, first_in_row, last_in_row, first_in_pass, last_in_pass, first_pass, last_pass, first, last;
+    input  logic window_ready, first_in_row, last_in_row, first_in_pass, last_in_pass;
+    input  logic first_pass, last_pass, first, last;
     output logic advance;
     // What is read, and what is said of it (see npu_tags).
     output logic issue, request0, request1;

@@ -1,5 +1,5 @@
-// Random tags with gaps: each fact is seen at its stage, that many cycles after the issue, and nothing of a word that was
-// not issued or was dropped by a reset.
+// Random tags with gaps: each fact is seen at its stage, that many cycles after the issue, and nothing of a word that
+// was not issued or was dropped by a reset.
 #include <deque>
 
 #include "Vnpu_tags.h"
