@@ -23,7 +23,7 @@ class Work:
     operator, each once. ``precision``: fp32, fp16 or int8, that of most of the MACs; fp32 when there are none.
 
     An overlay program's: on its ``overlay`` a run takes ``overlay_s``, and its CPU segments are the work ``beside`` it;
-    the rest is what a CPU does that runs the whole program.
+    the rest is what a CPU does that runs the whole program, ``layers`` of it in numpy.
     """
 
     macs: int
@@ -32,6 +32,7 @@ class Work:
     overlay: OverlayRef | None = None
     overlay_s: float = 0.0
     beside: Work | None = None
+    layers: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,6 +55,7 @@ def _work(data: bytes, spec: Overlay | None) -> Work:
         OverlayRef(program.overlay, program.version, program.lanes),
         cycles / spec.clock.hz,
         beside,
+        sum(len(segment.layers) for segment in segments),
     )
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from tests.system.stage import OVERLAID, Stage, stop_process, wait_until
 
 QUICK = ("--soak", "0.2s", "--profile", "0.2s")
-BUDGET = ("--latency-p99", "50ms", "--rate", "10/s")
+BUDGET = ("--latency-p99", "10ms", "--rate", "10/s")  # numpy on the Zynq's core takes 16 ms for digits
 
 
 @dataclass(frozen=True, slots=True)
