@@ -36,6 +36,7 @@ from agent.errors import (
 )
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
+from agent.placement import plan
 from agent.serving.process import Worker
 from agent.types import (
     MAX_MODELS,
@@ -324,10 +325,19 @@ class Manager:
             self._res.telemetry.placement(placement)
             self._finish(deployment, None, placement.reason)
             if not self._services[name].serves:
-                self._ledger.overlay_arrived()
+                self._overlay_arrived()
         chore = self._task(self._clean_up(name, attempt.replaced))
         self._chores.add(chore)
         chore.add_done_callback(self._chores.discard)
+
+    def _overlay_arrived(self) -> None:
+        """Deploy again what failed for want of an overlay, and what runs elsewhere for want of it."""
+        self._ledger.overlay_arrived()
+        for name, service in self._services.items():
+            want = self.effective.models.get(name)
+            missed = any(v.reason.startswith(plan.NEEDS_OVERLAY) for v in service.placement.verdicts)
+            if missed and want is not None and all(name != open_name for open_name, _ in self._open.values()):
+                self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
 
     async def _clean_up(self, name: str, replaced: Worker | None) -> None:
         """After a success: the old worker ends, what no version needs any more goes."""

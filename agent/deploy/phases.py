@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from agent.deploy import overlays
@@ -184,8 +184,7 @@ async def place(
     incumbent = running.candidate if running else None
     choice = plan.choose(budget, measurements, verdicts, power_cap_w=power_cap_w, incumbent=incumbent)
     if choice.candidate is None:
-        away = next((error for error in errors if isinstance(error, UNWELL)), None)
-        raise type(away)(f"{away}; {choice.reason}") if away else NoFeasibleCandidate(choice.reason)
+        raise _nothing_fits(choice.reason, verdicts, errors)
     manifest = package.manifest
     return Placement(
         manifest.name,
@@ -197,6 +196,15 @@ async def place(
         tuple(choice.verdicts),
         time.time(),
     )
+
+
+def _nothing_fits(reason: str, verdicts: Iterable[Verdict], errors: Iterable[OverlaidError]) -> OverlaidError:
+    """An error that may heal where a device was away or an overlay is missing; NoFeasibleCandidate otherwise."""
+    away = next((error for error in errors if isinstance(error, UNWELL)), None)
+    if away is not None:
+        return type(away)(f"{away}; {reason}")
+    missing = next((v.reason for v in verdicts if v.reason.startswith(plan.NEEDS_OVERLAY)), None)
+    return OverlayLoadError(f"{missing}; {reason}") if missing else NoFeasibleCandidate(reason)
 
 
 def _running(placement: Placement | None) -> Measurement | None:

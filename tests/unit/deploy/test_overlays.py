@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 from agent.deploy.overlays import delivered
@@ -132,3 +133,24 @@ def test_an_array_of_another_shape_is_another_overlay(tmp_path: Path) -> None:
         assert state is State.FAILED and "needs overlay npu version 1 (8 x 8 MAC)" in why
 
     play(tmp_path, scenario, Source([package]), board=WITH_FPGA)
+
+
+def test_a_model_that_runs_elsewhere_moves_when_its_overlay_has_come(tmp_path: Path) -> None:
+    package = overlay(NEW)
+    needs = make_package("1.0.0", "npu", devices=("fpga", "cpu"), overlay=NEW)
+    cpu = replace(BOARD.devices[0], backends=(BackendInfo("program", "1", ("npu",)),))
+    board = replace(WITH_FPGA, devices=(cpu, FPGA))
+
+    async def scenario(rig: Rig) -> None:
+        rig.want((needs, "1.0.0"))
+        await rig.settled()
+        assert rig.pool.routes["digits"].spec.candidate.device == "cpu"
+        rig.pool.wrong_on.add("cpu")  # so that the second look cannot stay there
+        rig.want((needs, "1.0.0"), (package, "2"))
+        for _ in range(500):
+            if rig.pool.routes["digits"].spec.candidate.device == "fpga":
+                break
+            await asyncio.sleep(0.01)
+        assert rig.pool.routes["digits"].spec.candidate.device == "fpga"
+
+    play(tmp_path, scenario, Source([package, needs]), board=board)
