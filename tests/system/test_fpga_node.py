@@ -48,6 +48,7 @@ def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
 
 def test_a_delivered_overlay_runs_a_model_through_the_service(it: Stage) -> None:
     [node] = it.nodes
+    wait_until("the board", lambda: node.run("devices", check=False).returncode == 0)
     board = json.loads(node.run("devices", "--json").stdout)
     assert [found["id"] for found in board["devices"]] == ["cpu", "fpga"]
     it.publish(ROOT / "bitstreams" / "npu")
