@@ -40,8 +40,8 @@ def plot(report: Report, path: Path) -> None:
         text = layer.bound if layer.utilisation is None else f"{100 * layer.utilisation:.0f} %, {layer.bound}"
         axis.text(end, place, f" {text}", va="center", fontsize=7)
     axis.set_yticks(places, [f"{layer.name[-36:]}  {layer.kind}" for layer in layers], fontsize=7)
-    axis.invert_yaxis()
-    axis.margins(x=0.12)
+    axis.set_xlim(0, 1.2 * max(left))
+    axis.set_ylim(len(layers) - 0.4, -0.6)
     axis.set_xlabel("cycles")
     axis.set_title(
         f"{report.name} on {report.overlay}: {report.cycles} cycles, {100 * report.utilisation:.1f} % of the array used"

@@ -181,6 +181,6 @@ def _print(stats: dict[str, Any]) -> None:
         print()
     print(
         f"{stats['program']} on {stats['on']} ({stats['overlay']}): {stats['cycles']} cycles, "
-        f"{stats['stalls']} of them stalls, {percent(stats['utilisation'])} of the array used, {stats['milliseconds']:.3f} ms at "
-        f"{stats['clock_hz'] / 1e6:g} MHz"
+        f"{stats['stalls']} of them stalls, {percent(stats['utilisation'])} of the array used, "
+        f"{stats['milliseconds']:.3f} ms at {stats['clock_hz'] / 1e6:g} MHz"
     )

@@ -133,7 +133,9 @@ def show_devices(board: Values) -> None:
         if device.get("note"):
             print(f"{device['id']}: {one_cell(device['note'])}")
         if device.get("overlays"):
-            overlays = (f"{o['id']} {o['version']} ({o['lanes']} x {o['lanes']} MAC)" for o in device["overlays"])
+            overlays = (
+                f"{o['id']} {o['version']} ({o['lanes']} x {o['lanes']} MAC)" for o in device["overlays"]
+            )
             print(f"{device['id']}: loads overlays {', '.join(overlays)}")
     print(f"\npower meters: {', '.join(board['meters']) or 'none; energy is not known'}")
     for problem in board["problems"]:

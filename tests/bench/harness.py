@@ -13,22 +13,29 @@ from agent.cli.output import print_table
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """A measured value; its target is a bound on one side, or none."""
+    """A measured value; its target is a bound on one side, or none. ``missing``: why there is no value."""
 
-    value: float
+    value: float | None
     unit: str
     at_most: float | None = None
     at_least: float | None = None
+    missing: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """``{"value", "unit", "target", "met"}``; target and met are null without a target."""
+        """``{"value", "unit", "target", "met"}``; target and met are null without a target. Without a value that and
+        met are null, and ``missing`` says why."""
         target: str | None = None
         met: bool | None = None
         if self.at_most is not None:
-            target, met = f"<= {self.at_most:g}", self.value <= self.at_most
+            target = f"<= {self.at_most:g}"
+            met = None if self.value is None else self.value <= self.at_most
         elif self.at_least is not None:
-            target, met = f">= {self.at_least:g}", self.value >= self.at_least
-        return {"value": round(self.value, 4), "unit": self.unit, "target": target, "met": met}
+            target = f">= {self.at_least:g}"
+            met = None if self.value is None else self.value >= self.at_least
+        found = {"unit": self.unit, "target": target, "met": met}
+        if self.value is None:
+            return {"value": None, **found, "missing": self.missing}
+        return {"value": round(self.value, 4), **found}
 
 
 Figures = Mapping[str, dict[str, Any]]
@@ -41,7 +48,13 @@ def show(figures: Figures, as_json: bool) -> None:
         return
     words = {None: None, True: "met", False: "MISSED"}
     rows = [
-        (name, f"{each['value']:g}", each["unit"], each["target"], words[each["met"]])
+        (
+            name,
+            None if each["value"] is None else f"{each['value']:g}",
+            each["unit"],
+            each["target"],
+            each.get("missing") or words[each["met"]],
+        )
         for name, each in figures.items()
     ]
     print_table(("FIGURE", "VALUE", "UNIT", "TARGET", ""), rows)
