@@ -11,9 +11,12 @@ from typing import Any
 from tests.bench.harness import parse, show
 
 
+SHARED = ("harness", "mobilenet")  # what benches use
+
+
 def _names() -> list[str]:
     found = sorted(path.stem for path in Path(__file__).parent.glob("*.py"))
-    return [name for name in found if not name.startswith("_") and name != "harness"]
+    return [name for name in found if not name.startswith("_") and name not in SHARED]
 
 
 def _run(name: str) -> dict[str, Any] | None:
