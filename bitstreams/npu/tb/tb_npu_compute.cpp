@@ -305,7 +305,7 @@ struct Bench {
   }
 
   // Runs a chain; the cycles it took, -1 when it did not end. `delays`: gaps between descriptors and late semaphores.
-  long run(const std::vector<Descriptor>& chain, bool delays) {
+  long run(const std::vector<Descriptor>& chain, bool delays, long limit = 200000) {
     long start = cycle;
     done = errors = 0;
     std::memset(given, 0, sizeof given);
@@ -313,7 +313,7 @@ struct Bench {
     size_t next = 0;
     int wait = 0;
     uint8_t available = delays ? uint8_t(random_bits()) : 0xFF;
-    while (done < int(chain.size()) && !errors && cycle - start < 200000) {
+    while (done < int(chain.size()) && !errors && cycle - start < limit) {
       if (!top.desc_valid && next < chain.size() && wait-- <= 0) {
         chain[next].pack(top.desc);
         top.desc_index = uint16_t(next);
@@ -581,13 +581,9 @@ static void reset(Bench& bench) {
   for (int i = 0; i < 40; i++) bench.tick();
 }
 
-static void expect_error(Bench& bench, Descriptor d, int code, const char* what) {
-  Descriptor good;  // before it: a word added to itself
-  good.opcode = ADD, good.count[5] = 2, good.out_base = 1024, good.ratio_a = 65536;
-  bench.run({good, d}, false);
-  check(bench.errors == 1 && bench.code == code && bench.index == 1, what, code, {good, d});
+// Whatever a reset has left on the chip, the engine is as good as new.
+static void expect_recovery(Bench& bench, const char* what, int number) {
   reset(bench);
-  // Whatever the error has left on the chip, the engine is as good as new.
   bench.write_activations(0, Model::WORDS);
   Maker maker(bench.model);
   std::vector<Descriptor> chain;
@@ -595,7 +591,25 @@ static void expect_error(Bench& bench, Descriptor d, int code, const char* what)
   bench.write_weights(0, maker.next_row + 1);
   bench.run(chain, false);
   for (const Descriptor& next : chain) bench.model.run(next);
-  check(!bench.errors && bench.compare() == 0, "after an error", code, chain);
+  check(!bench.errors && bench.compare() == 0, what, number, chain);
+}
+
+static void expect_error(Bench& bench, Descriptor d, int code, const char* what) {
+  Descriptor good;  // before it: a word added to itself
+  good.opcode = ADD, good.count[5] = 2, good.out_base = 1024, good.ratio_a = 65536;
+  bench.run({good, d}, false);
+  check(bench.errors == 1 && bench.code == code && bench.index == 1, what, code, {good, d});
+  expect_recovery(bench, "after an error", code);
+}
+
+// A chain that is dropped somewhere on its way.
+static void drop(Bench& bench, int number) {
+  Maker maker(bench.model);
+  std::vector<Descriptor> chain;
+  while (chain.size() < 4) maker.some(chain);
+  bench.write_weights(0, maker.next_row + 1);
+  bench.run(chain, false, between(1, 1500));
+  expect_recovery(bench, "after a reset", number);
 }
 
 int main() {
@@ -621,6 +635,7 @@ int main() {
     expect_error(bench, d, 3, "too many pixels");
     d = Descriptor(), d.opcode = DEPTHWISE, d.count[4] = 3, d.count[5] = 4096;
     expect_error(bench, d, 3, "row too long");
+    for (int number = 0; number < 100; number++) drop(bench, number);
   }
   std::printf("%d passed, %d failed\n", passed, failed);
   return failed ? 1 : 0;
