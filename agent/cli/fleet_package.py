@@ -38,7 +38,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         action="append",
         default=[],
         metavar="NAME",
-        help="also compile the int8 variant for this FPGA overlay (npu, npu-small, or a folder with overlay.toml); may be repeated",
+        help="also compile the int8 variant for this FPGA overlay (or a folder with overlay.toml); may be repeated",
     )
     pack.add_argument("--no-check", action="store_true", help="do not load the variants on this machine")
     add_json(pack)

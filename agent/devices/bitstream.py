@@ -6,21 +6,11 @@ import re
 from pathlib import Path
 
 from agent.errors import OverlayLoadError, one_line
-from agent.overlay.spec import SPEC_NAME, Overlay, parse_spec
 
 FAMILIES = {"armv7l": "zynq", "aarch64": "zynquplus"}  # machine: ARCH in Vivado's hardware handoff
 MAX_BYTES = 64 << 20  # a .bit or .hwh; the largest Kria's bitstream is 8 MB
 HEAD_BYTES = 16 * 1024
 _FAMILY = re.compile(rb'<SYSTEMINFO\s[^>]*\bARCH="(\w{1,32})"')
-
-
-def read_spec(folder: Path) -> Overlay:
-    """The ``overlay.toml`` in ``folder``. Raises OverlayLoadError."""
-    try:
-        data = (folder / SPEC_NAME).read_bytes()
-    except OSError as error:
-        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
-    return parse_spec(data)
 
 
 def find_bitstream(folder: Path, machine: str) -> Path:

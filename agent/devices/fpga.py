@@ -64,10 +64,9 @@ class FpgaDevice:
 
     def _open(self, model: ModelFile, folder: Path | None) -> Session:
         """``folder``: the overlay to load; None: the one of the program's name that ships with the agent."""
-        from agent.devices.bitstream import read_spec
         from agent.devices.program import ProgramSession
         from agent.devices.slot import OverlayEngine, Slot
-        from agent.overlay.spec import overlay_folder
+        from agent.overlay.spec import overlay_folder, read_spec
 
         slot = self._slot = self._slot or Slot(self._transport)
 

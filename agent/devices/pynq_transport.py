@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.devices.bitstream import find_bitstream, read_spec
+from agent.devices.bitstream import find_bitstream
 from agent.errors import DeviceError, OverlayLoadError, RuntimeUnavailable, one_line
 from agent.hal import OverlayTransport
-from agent.overlay.spec import ID, Overlay
+from agent.overlay.spec import ID, Overlay, read_spec
 
 log = logging.getLogger("pynq")
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from agent.devices.bitstream import read_spec
 from agent.devices.fpga_service.wire import MAX_STEPS, MAX_WAIT_S, WORD, receive, send, socket_path
 from agent.errors import DeviceLost, RuntimeUnavailable, from_name, one_line
 from agent.hal import OverlayTransport
+from agent.overlay.spec import read_spec
 
 ANSWER_S = 10.0
 OPEN_S = 60.0  # a bitstream is loaded, and another client may be waited for

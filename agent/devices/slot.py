@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agent.devices.bitstream import read_spec
 from agent.errors import DeviceLost, DmaTimeout, OverlayHung
 from agent.overlay.chain import check_program
 from agent.overlay.driver import Driver, LoadedProgram
 from agent.overlay.program import Program, Segment
 from agent.overlay.regions import Arrays
+from agent.overlay.spec import read_spec
 from agent.overlay.transports import find_transport
 
 

@@ -48,17 +48,17 @@ def _compiled(
 ) -> tuple[SourceVariant, Path]:
     from agent.overlay.compiler import compile_model
     from agent.overlay.programfile import write_program
-    from agent.overlay.spec import load_spec
+    from agent.overlay.spec import find_overlay, read_spec
 
     text = f"compiling {source.name} for {overlay}"
     progress(text, 0.0)
-    spec = load_spec(overlay)
+    spec = read_spec(find_overlay(overlay))
     program = compile_model(folder.file(source.file), spec)
-    path = out / f"{Path(source.file).stem}.{overlay}.npu"
+    path = out / f"{Path(source.file).stem}.{spec.id}.npu"
     path.write_bytes(write_program(program))
     progress(text, 1.0)
     update = {
-        "name": overlay,
+        "name": spec.id,
         "format": "npu",
         "devices": ("fpga", "cpu"),
         "file": path.name,

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from agent.errors import OverlayLoadError
+from agent.errors import OverlayLoadError, one_line
 from agent.types import check_name
 from agent.validation import explain_validation, from_table
 
@@ -164,6 +164,22 @@ def parse_spec(data: bytes) -> Overlay:
         raise OverlayLoadError(f"{SPEC_NAME} is no description of an overlay: {error}") from error
 
 
+def read_spec(folder: Path) -> Overlay:
+    """The ``overlay.toml`` in ``folder``. Raises OverlayLoadError."""
+    try:
+        data = (folder / SPEC_NAME).read_bytes()
+    except OSError as error:
+        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
+    return parse_spec(data)
+
+
+def find_overlay(name: str) -> Path:
+    """The folder of an overlay: a folder that holds overlay.toml, or the name of one that ships. Raises
+    OverlayLoadError."""
+    folder = Path(name)
+    return folder if (folder / SPEC_NAME).is_file() else overlay_folder(name)
+
+
 def overlay_folder(name: str) -> Path:
     """The folder of an overlay that ships with the agent. Raises OverlayLoadError that lists them."""
     from bitstreams import FOLDER
@@ -179,4 +195,4 @@ def overlay_folder(name: str) -> Path:
 @functools.cache
 def load_spec(name: str) -> Overlay:
     """The overlay ``name`` that ships with the agent. Raises OverlayLoadError."""
-    return parse_spec((overlay_folder(name) / SPEC_NAME).read_bytes())
+    return read_spec(overlay_folder(name))

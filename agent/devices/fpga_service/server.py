@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from agent import notify
-from agent.devices.bitstream import read_spec
 from agent.devices.fpga_service.folders import check_folder
 from agent.devices.fpga_service.session import Session
 from agent.devices.fpga_service.wire import (
@@ -33,6 +32,7 @@ from agent.devices.fpga_service.wire import (
 )  # fmt: skip
 from agent.errors import DeviceError, MessageError, OverlaidError, RuntimeUnavailable
 from agent.hal import OverlayTransport
+from agent.overlay.spec import read_spec
 
 log = logging.getLogger("fpga")
 

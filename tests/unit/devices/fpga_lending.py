@@ -10,11 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from agent.devices.bitstream import read_spec
 from agent.devices.fpga_service import server
 from agent.devices.fpga_service.server import Policy, Server, listen
 from agent.devices.fpga_service.wire import SOCKET_VARIABLE
-from agent.overlay.spec import SPEC_NAME, overlay_folder
+from agent.overlay.spec import SPEC_NAME, overlay_folder, read_spec
 from simulator.overlay.functional import FunctionalTransport
 
 

@@ -69,7 +69,7 @@ class Loads:
     def open(self, folder: Path) -> OverlayTransport:
         if self.fails:
             raise OverlayLoadError("the FPGA does not take the bitstream")
-        from agent.devices.bitstream import read_spec
+        from agent.overlay.spec import read_spec
 
         spec = read_spec(folder)
         self.folders.append(folder)
@@ -242,7 +242,7 @@ def archive(tmp_path: Path) -> Callable[..., Path]:
             "hz = 100_000_000", f"hz = {hz}"
         )
         (folder / "overlay.toml").write_text(text)
-        from agent.devices.bitstream import read_spec
+        from agent.overlay.spec import read_spec
 
         program = compile_graph(self_test_graph(), read_spec(folder))
         path = tmp_path / f"npu-{version}.overlay"
