@@ -77,7 +77,7 @@ class PynqTransport:
     def allocate(self, nbytes: int) -> PynqBuffer:
         """See ``hal.OverlayTransport.allocate``."""
         if nbytes < 1:
-            raise ValueError(f"a buffer of {nbytes} bytes")
+            raise ValueError(f"a buffer has at least one byte, not {nbytes}")
         try:
             memory = self._pynq.allocate((-(-nbytes // PAGE) * PAGE,), "u1", target=self._overlay.device)
         except (RuntimeError, MemoryError, OSError) as error:

@@ -148,7 +148,7 @@ class RemoteTransport:
     def allocate(self, nbytes: int) -> RemoteBuffer:
         """See ``hal.OverlayTransport.allocate``."""
         if nbytes < 1:
-            raise ValueError(f"a buffer of {nbytes} bytes")
+            raise ValueError(f"a buffer has at least one byte, not {nbytes}")
         self.do()
         answer, fd = self._connection.ask({"op": "allocate", "nbytes": nbytes})
         if fd is None:

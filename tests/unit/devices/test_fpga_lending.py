@@ -12,6 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent.devices import remote_transport
 from agent.devices.fpga_service import server, session, wire
@@ -133,8 +135,8 @@ def test_registers_outside_the_core_are_refused(transport: RemoteTransport) -> N
     for offset in (0x1000, 0x1040, 2):
         with pytest.raises(DeviceError, match="no register"):
             transport.read32(offset)
-    transport.write32(0x840, 1)
-    with pytest.raises(DeviceError, match="no register at 0x840"):
+    transport.write32(0x1040, 1)
+    with pytest.raises(DeviceError, match="no register at 0x1040"):
         transport.read32(0)
     assert transport.read32(0) == ID
     with pytest.raises(ValueError, match="32 bits"):
@@ -258,6 +260,16 @@ def test_nonsense_ends_the_connection_alone(opened: list[Lent], packet: bytes) -
     assert connection._sock.recv(10) == b""
     connection.close()
     assert ask_status().client is None
+
+
+@given(
+    st.binary(max_size=200) | st.from_regex(rb'\{"op": "(steps|wait|open|free)"[^\n]{0,80}\}', fullmatch=True)
+)
+def test_any_packet_is_a_request_or_named_nonsense(packet: bytes) -> None:
+    try:
+        wire.parse_request(packet)
+    except MessageError as error:
+        assert str(error).startswith("a request to the FPGA service: ")
 
 
 def test_requests_out_of_turn(transport: RemoteTransport) -> None:
