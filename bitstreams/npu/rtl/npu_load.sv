@@ -124,7 +124,7 @@ module npu_load (
     assign sem_give_valid = done;
 
     always_ff @(posedge clk) begin
-        done <= advance && last && !clear;
+        done <= advance && last;
         if (advance) sem_give <= signal;
     end
 endmodule

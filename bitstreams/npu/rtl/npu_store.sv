@@ -174,7 +174,7 @@ module npu_store (
     );
     assign start_ready = queue_ready && finish_ready;
     assign m_axi_bready = 1'b1;
-    wire failed = acknowledged && m_axi_bresp[1] && finish_valid;
+    wire failed = acknowledged && m_axi_bresp[1];
     wire unused_bresp = m_axi_bresp[0];
 
     assign error_valid = failed || bounds_error;
@@ -185,7 +185,7 @@ module npu_store (
     assign count_beat = m_axi_wvalid && m_axi_wready;
     assign sem_give_valid = done;
     always_ff @(posedge clk) begin
-        done <= finish && finish_valid && !m_axi_bresp[1] && !clear;
+        done <= finish;
         if (finish) sem_give <= signal;
     end
 endmodule

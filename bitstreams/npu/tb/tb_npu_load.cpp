@@ -47,7 +47,7 @@ struct Load {
     }
     void clear() {
         unit.clear = 1;
-        cycle(unit);
+        for (int i = 0; i < 16; ++i) cycle(unit);  // as long as npu_control holds it at least
         unit.clear = 0;
         queue.clear(), started.clear(), words.clear(), beats.clear(), addresses.clear();
         semaphores = {};
@@ -72,7 +72,7 @@ struct Load {
         unit.data_valid = !beats.empty() && now >= beats.front().first && !bench.chance(stall / 2);
         if (unit.data_valid) {
             unit.data = contents(beats.front().second);
-            unit.data_error = bad_beats && contents(~beats.front().second) % bad_beats == 0;
+            unit.data_error = bad(beats.front().second);
         }
         cycle(unit, [&] { look(); });
         ++now;
@@ -116,7 +116,7 @@ struct Load {
             bench.check((word.weights ? unit.dma_weight_address : unit.dma_write_address) == word.chip, "address on the chip", now);
             for (unsigned i = 0; i < kBeats; ++i) {
                 bench.check(beat_of(unit, word.weights, i) == contents(word.address + 8 * i), "data", now);
-                bench.check(!bad_beats || contents(~(word.address + 8 * i)) % bad_beats, "no word in error is written", now);
+                bench.check(!bad(word.address + 8 * i), "no word in error is written", now);
             }
             finishing = word.last;
             words.pop_front();
@@ -127,12 +127,12 @@ struct Load {
             bench.check(error_index == t.index, "the index in error", now);
             if (error_code == kBounds) bench.check(!t.inside(kLanes, limit(t)), "in error only outside", t.index);
             else {
-                bool bad = false;
-                for (unsigned i = 0; i < kBeats; ++i) bad |= bad_beats && contents(~(words.front().address + 8 * i)) % bad_beats == 0;
-                bench.check(error_code == kAxi && bad, "in error for a bad beat", now);
+                const uint64_t address = words.front().address;
+                bench.check(error_code == kAxi && (bad(address) || bad(address + 8 * (kBeats - 1))), "in error for a bad beat", now);
             }
         }
     }
+    bool bad(uint64_t address) const { return bad_beats && contents(address + 1) / 4096 % bad_beats == 0; }
     unsigned limit(const Transfer &t) const { return t.flags & kFlagWeights ? weight_words : kActivationWords; }
 
     unsigned taken = 0;
@@ -167,6 +167,26 @@ void random_runs(Bench &bench, unsigned latency, unsigned stall, unsigned outsid
     }
 }
 
+// What only a sum that sticks tells from a transfer inside.
+void wraps(Bench &bench) {
+    Transfer start, step, lost, chip, chip_lost, many;
+    start.offset = 0xFFFFFFF8, start.runs = 2, start.region_step = 8;
+    step.offset = 0x10000, step.runs = 4, step.region_step = 0x55555558;
+    lost.runs = 3, lost.region_step = 0x80000000;
+    chip.chip = 0xFFFF, chip.words = 0xFFFF, chip.runs = 4, chip.chip_step = 2;
+    chip_lost.runs = 5, chip_lost.chip_step = 0x8000;
+    many.runs = 0xFFFF, many.region_step = 0x10008, many.chip_step = 0xFFFF;
+    for (Transfer t : {start, step, lost, chip, chip_lost, many}) {
+        for (t.region = 0; t.region < 4; ++t.region) {
+            Load load(bench, 10, 0, 0);
+            t.index = bench.pick(0, 65535);
+            load.queue.push_back(t);
+            for (int i = 0; i < 100 && !load.error; ++i) load.tick();
+            bench.check(load.error && load.error_code == kBounds, "a sum that wraps", t.region_step);
+        }
+    }
+}
+
 // Cycles from the one in which the queue shows the first descriptor to the one in which the last is done.
 uint64_t cycles(Bench &bench, unsigned latency, const std::vector<Transfer> &transfers) {
     Load load(bench, latency, 0, 0);
@@ -197,6 +217,7 @@ void exact_cycles(Bench &bench) {
 int main() {
     Bench bench(4);
     exact_cycles(bench);
+    wraps(bench);
     random_runs(bench, 40, 0, 0, 0, 60);
     random_runs(bench, 10, 40, 0, 0, 60);
     random_runs(bench, 40, 20, 30, 0, 150);

@@ -54,6 +54,7 @@ struct Store {
         queue.clear();
         clearing = true;
         for (int i = 0; i < 16 || (!unit.idle && i < 5000); ++i) tick();
+        tick();
         bench.check(unit.idle && !unit.m_axi_awvalid && !unit.m_axi_wvalid && open.empty() && full.empty(), "clear drains");
         clearing = false;
         started.clear(), beats.clear(), reads.clear(), ends.clear();
