@@ -8,7 +8,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from tests.demo import boards, one_node
+from tests.demo import boards, one_node, overlay
 from tests.demo.show import say
 from tests.system.stage import Stage, alive, children_of, stage
 
@@ -22,6 +22,7 @@ def main() -> int:
             print(f"broker: {it.broker.name} on {it.broker.host}:{it.broker.port}")
             it.serve()
             one_node.play(it)
+            overlay.play(folder)
             boards.play(it)
             stop(it)
     finally:
