@@ -62,7 +62,7 @@ lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	  --group dev --no-header --no-annotate --quiet --output-file requirements.lock
 
 lock-pynq: $(STAMP)  ## remake requirements-pynq.lock
-	@printf '%s\n' pytest 'onnx>=1.16' | $(BIN)/uv pip compile pyproject.toml - --universal --python-version 3.10 \
+	@printf '%s\n' pytest hypothesis 'onnx>=1.16' | $(BIN)/uv pip compile pyproject.toml - --universal --python-version 3.10 \
 	  --generate-hashes --extra fpga --extra rtl --no-header --no-annotate --quiet \
 	  --output-file requirements-pynq.lock
 

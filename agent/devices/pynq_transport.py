@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.devices.bitstream import find_bitstream
-from agent.errors import DeviceError, OverlayLoadError, RuntimeUnavailable, one_line
+from agent.errors import DeviceError, DeviceLost, OverlayLoadError, RuntimeUnavailable, one_line
 from agent.hal import OverlayTransport
 from agent.overlay.spec import ID, Overlay, read_spec
 
@@ -25,7 +25,7 @@ log = logging.getLogger("pynq")
 PAGE = 4096
 REGISTER_BYTES = 4096
 BUSY, FINISHED = 0x1, 0x6  # STATUS: busy; done or error, on which the overlay interrupts
-SOFT_RESET = 0x2  # CONTROL
+SOFT_RESET, INTERRUPT_ENABLE = 0x2, 0x4  # CONTROL
 STOP_S = 1.0  # the core drains its transfers within microseconds
 RECHECK_S = 0.05  # an interrupt that got lost costs no more than this
 FIRST_PAUSE_S, LAST_PAUSE_S = 50e-6, 2e-3
@@ -61,9 +61,16 @@ class PynqTransport:
         self._pynq = pynq
         self._overlay = overlay  # pynq frees what belongs to it with it
         self._status, self._control = spec.register("STATUS"), spec.register("CONTROL")
-        self._registers = pynq.MMIO(block["phys_addr"], REGISTER_BYTES, device=overlay.device)
+        self._mapped = pynq.MMIO(block["phys_addr"], REGISTER_BYTES, device=overlay.device)
         self._interrupt = _interrupt(pynq, overlay, name)
+        self._enabled = False  # whether the core may interrupt
         self._buffers: set[PynqBuffer] = set()
+
+    @property
+    def _registers(self) -> Any:
+        if self._mapped is None:
+            raise DeviceLost("the overlay was let go; load it again")
+        return self._mapped
 
     def read32(self, offset: int) -> int:
         """See ``hal.OverlayTransport.read32``."""
@@ -73,16 +80,19 @@ class PynqTransport:
     def write32(self, offset: int, value: int) -> None:
         """See ``hal.OverlayTransport.write32``."""
         self._registers.write(_register(offset), value)
+        if offset == self._control:
+            self._enabled = value & (INTERRUPT_ENABLE | SOFT_RESET) == INTERRUPT_ENABLE
 
     def allocate(self, nbytes: int) -> PynqBuffer:
         """See ``hal.OverlayTransport.allocate``."""
+        self._registers  # noqa: B018  # DeviceLost after close
         if nbytes < 1:
             raise ValueError(f"a buffer has at least one byte, not {nbytes}")
         try:
             memory = self._pynq.allocate((-(-nbytes // PAGE) * PAGE,), "u1", target=self._overlay.device)
         except (RuntimeError, MemoryError, OSError) as error:
             raise DeviceError(
-                f"no {nbytes} bytes of contiguous memory left: {one_line(error)}; raise the kernel's cma=, or load "
+                f"no memory for {nbytes} contiguous bytes: {one_line(error)}; raise the kernel's cma=, or load "
                 "fewer models"
             ) from error
         if memory.device_address % PAGE:
@@ -97,7 +107,7 @@ class PynqTransport:
     def wait(self, timeout_s: float) -> bool:
         """See ``hal.OverlayTransport.wait``. STATUS has the last word; the interrupt only saves looking at it."""
         deadline, pause = time.monotonic() + timeout_s, FIRST_PAUSE_S
-        while not self.read32(self._status) & FINISHED:
+        while not (self._enabled and self.read32(self._status) & FINISHED):
             left = deadline - time.monotonic()
             if left <= 0:
                 return False
@@ -119,6 +129,7 @@ class PynqTransport:
             _held.extend(buffer.release() for buffer in list(self._buffers))
         for buffer in list(self._buffers):
             buffer.close()
+        self._mapped = self._interrupt = self._overlay = None
 
     def _stop(self) -> bool:
         """True when the core has come to rest: a soft reset stays busy until the last transfer has ended."""

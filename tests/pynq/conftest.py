@@ -43,15 +43,15 @@ def xrt(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(params=["functional", "rtl"])
-def core(request: pytest.FixtureRequest) -> str:
+def simulated(request: pytest.FixtureRequest) -> str:
     name: str = request.param
     return name
 
 
 @pytest.fixture
-def board(core: str, xrt: None) -> Iterator[Board]:
+def board(simulated: str, xrt: None) -> Iterator[Board]:
     """The board that pynq finds."""
-    Board.present = Board(core)
+    Board.present = Board(simulated)
     yield Board.present
     Board.present.close()
     Board.present = None

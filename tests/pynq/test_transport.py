@@ -53,7 +53,7 @@ def test_a_program_gives_the_same_bytes(board: Board, tmp_path: Path, wired: boo
         assert (pynq.interrupt._InterruptController._uio_devices[RAW_IRQ].waits > 0) == wired
 
 
-@pytest.mark.parametrize("core", ["functional"], indirect=True)
+@pytest.mark.parametrize("simulated", ["functional"], indirect=True)
 class TestOneCore:
     """What does not depend on how the core is simulated."""
 
@@ -166,7 +166,7 @@ class TestOneCore:
                 transport.read32(offset)
 
     def test_too_much_memory(self, board: Board, release: Path) -> None:
-        with pytest.raises(DeviceError, match=r"no \d+ bytes of contiguous memory left: BO alloc.*cma="):
+        with pytest.raises(DeviceError, match=r"no memory for \d+ contiguous bytes: BO alloc.*cma="):
             open_transport(release).allocate(256 << 20)
 
     def test_what_is_not_the_core_is_refused(self, board: Board, tmp_path: Path) -> None:

@@ -85,8 +85,8 @@ class Session:
         held = sum(shared.nbytes for shared in self._buffers.values()) + sum(b.nbytes for b in self._doomed)
         if len(self._buffers) >= MAX_BUFFERS or held + request.nbytes > MAX_BYTES:
             raise DeviceError(
-                f"no {request.nbytes} bytes more for this client: it has {len(self._buffers)} buffers of {held} bytes, "
-                f"at most {MAX_BUFFERS} of {MAX_BYTES} are lent; load fewer models on the FPGA"
+                f"no memory for {request.nbytes} bytes more: this client has {len(self._buffers)} buffers of {held} "
+                f"bytes, at most {MAX_BUFFERS} of {MAX_BYTES} are lent; load fewer models on the FPGA"
             )
         buffer = self._transport.allocate(request.nbytes)
         try:

@@ -163,7 +163,7 @@ def test_memory_freed_under_a_running_core_is_kept(
 def test_limits_on_memory(transport: RemoteTransport, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(session, "MAX_BYTES", 10_000)
     kept = transport.allocate(6000)
-    with pytest.raises(DeviceError, match=r"no 6000 bytes more .* 1 buffers of 6000 bytes"):
+    with pytest.raises(DeviceError, match=r"no memory for 6000 bytes more: .* 1 buffers of 6000 bytes"):
         transport.allocate(6000)
     kept.close()
     monkeypatch.setattr(session, "MAX_BUFFERS", 2)
