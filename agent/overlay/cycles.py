@@ -81,7 +81,7 @@ def estimate(spec: Overlay, fields: Fields) -> int:
 
 
 def chain_cycles(spec: Overlay, chain: bytes) -> ChainCycles:
-    """``chain``: descriptors up to END; what follows it does not matter."""
+    """``chain``: descriptors up to END. Of what follows, only the length matters: it is fetched ahead in vain."""
     from agent.overlay.cyclemodel import Model
 
     descriptors = []

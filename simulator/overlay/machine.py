@@ -24,6 +24,7 @@ BUSY, DONE, ERROR = 1, 2, 4
 LOAD, COMPUTE, STORE = range(3)
 WORD = 0xFFFFFFFF
 ALIGNED = WORD & -DESCRIPTOR_BYTES
+PREFETCHED = 32  # descriptors after END that are fetched in vain, where the region has as many; no more than that
 MAX_KNOWN = 1024  # decoded descriptors, modelled chains
 
 
@@ -78,7 +79,8 @@ class Machine:
             self._registers["ERROR_INDEX"] = run.index
             return
         self._registers["STATUS"] = DONE
-        modelled = self._model(run.chain)
+        left = self._registers["REGION0_BYTES"] - self._registers["CHAIN"] - len(run.chain)
+        modelled = self._model(run.chain + bytes(min(left // DESCRIPTOR_BYTES, PREFETCHED) * DESCRIPTOR_BYTES))
         self.compute_ends = modelled.compute_ends
         self._registers.update(
             CYCLES=modelled.total,
