@@ -144,16 +144,15 @@ module npu_top (
     );
     wire unused_chain = ^chain[5:0];
 
-    logic [7:0] load_available, load_take, load_give, compute_available, compute_take, compute_give;
-    logic [7:0] store_available, store_take, store_give;
+    logic [7:0] available, load_take, load_give, compute_take, compute_give, store_take, store_give;
     logic load_take_valid, load_give_valid, compute_take_valid, compute_give_valid, store_take_valid, store_give_valid;
     npu_semaphores u_semaphores (
         .clk(clk), .clear(clear),
-        .load_available(load_available), .load_take_valid(load_take_valid), .load_take(load_take),
+        .available(available), .load_take_valid(load_take_valid), .load_take(load_take),
         .load_give_valid(load_give_valid), .load_give(load_give),
-        .compute_available(compute_available), .compute_take_valid(compute_take_valid), .compute_take(compute_take),
+        .compute_take_valid(compute_take_valid), .compute_take(compute_take),
         .compute_give_valid(compute_give_valid), .compute_give(compute_give),
-        .store_available(store_available), .store_take_valid(store_take_valid), .store_take(store_take),
+        .store_take_valid(store_take_valid), .store_take(store_take),
         .store_give_valid(store_give_valid), .store_give(store_give)
     );
 
@@ -167,7 +166,7 @@ module npu_top (
     npu_load u_load (
         .clk(clk), .clear(clear), .region_base(region_base), .region_bytes(region_bytes),
         .desc_valid(load_desc_valid), .desc(load_desc), .desc_index(load_desc_index), .desc_ready(load_desc_ready),
-        .sem_available(load_available), .sem_take_valid(load_take_valid), .sem_take(load_take),
+        .sem_available(available), .sem_take_valid(load_take_valid), .sem_take(load_take),
         .sem_give_valid(load_give_valid), .sem_give(load_give), .busy(load_busy), .done(load_done),
         .error_valid(load_error_valid), .error_code(load_error_code), .error_index(load_error_index),
         .burst_valid(burst_valid), .burst_address(burst_address), .burst_beats(burst_beats), .burst_ready(burst_ready),
@@ -182,7 +181,7 @@ module npu_top (
         .clk(clk), .rst(rst), .clear(clear),
         .desc_valid(compute_desc_valid), .desc(compute_desc), .desc_index(compute_desc_index),
         .desc_ready(compute_desc_ready),
-        .sem_available(compute_available), .sem_take_valid(compute_take_valid), .sem_take(compute_take),
+        .sem_available(available), .sem_take_valid(compute_take_valid), .sem_take(compute_take),
         .sem_give_valid(compute_give_valid), .sem_give(compute_give), .busy(unused_compute_busy), .done(compute_done),
         .error_valid(compute_error_valid), .error_code(compute_error_code), .error_index(compute_error_index),
         .dma_write_valid(dma_write_valid), .dma_write_address(dma_write_address), .dma_write_data(dma_write_data),
@@ -196,7 +195,7 @@ module npu_top (
     npu_store u_store (
         .clk(clk), .rst(rst), .clear(clear), .region_base(region_base), .region_bytes(region_bytes),
         .desc_valid(store_desc_valid), .desc(store_desc), .desc_index(store_desc_index), .desc_ready(store_desc_ready),
-        .sem_available(store_available), .sem_take_valid(store_take_valid), .sem_take(store_take),
+        .sem_available(available), .sem_take_valid(store_take_valid), .sem_take(store_take),
         .sem_give_valid(store_give_valid), .sem_give(store_give), .busy(store_busy), .done(store_done),
         .error_valid(store_error_valid), .error_code(store_error_code), .error_index(store_error_index),
         .dma_read_valid(dma_read_valid), .dma_read_address(dma_read_address), .dma_read_ready(dma_read_ready),

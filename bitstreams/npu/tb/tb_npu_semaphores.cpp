@@ -1,4 +1,4 @@
-// Bench of npu_semaphores: three engines take and give at random, in the same cycles.
+// Bench of npu_semaphores: three engines take (only what is there) and give at random, in the same cycles.
 #include "Vnpu_semaphores.h"
 #include "bench.hpp"
 #include "verilated.h"
@@ -14,20 +14,16 @@ int main() {
         unit.load_give_valid = bench.chance(giving), unit.load_give = bench.random();
         unit.compute_give_valid = bench.chance(giving), unit.compute_give = bench.random();
         unit.store_give_valid = bench.chance(giving), unit.store_give = bench.random();
-        // Each engine takes what it sees, if it has what it waits for; in the order in which one hides it from the next.
-        unit.load_take_valid = unit.compute_take_valid = unit.store_take_valid = 0;
         unsigned free = 0;
         for (unsigned s = 0; s < 8; ++s) free |= (count[s] != 0) << s;
-        const auto take = [&](auto &available, auto &valid, auto &mask, const char *what) {
-            unit.eval();
-            if (i) bench.check(available == free, what, i);
+        if (i) bench.check(unit.available == free, "available", i);
+        const auto take = [&](auto &valid, auto &mask) {
             mask = bench.random() & bench.random();
             valid = (mask & ~free) == 0 && bench.chance(70);
-            if (valid) free &= ~mask;
         };
-        take(unit.load_available, unit.load_take_valid, unit.load_take, "seen by load");
-        take(unit.compute_available, unit.compute_take_valid, unit.compute_take, "seen by compute");
-        take(unit.store_available, unit.store_take_valid, unit.store_take, "seen by store");
+        take(unit.load_take_valid, unit.load_take);
+        take(unit.compute_take_valid, unit.compute_take);
+        take(unit.store_take_valid, unit.store_take);
         cycle(unit);
         for (unsigned s = 0; s < 8; ++s) {
             count[s] += unit.load_give_valid && unit.load_give >> s & 1;
