@@ -13,7 +13,7 @@ from agent.overlay.functional import from_planes
 from agent.overlay.graph import Add, Conv, Graph, Int8, Layer, Pads, Pair, Pool, Tensor
 from agent.types import TensorSpec
 
-MOST_SIZE = 48  # rows and columns of an input
+MOST_SIZE, LARGE_SIZE = 48, 130  # rows and columns of an input
 MOST_CHANNELS = 72
 
 
@@ -38,6 +38,7 @@ class Maker:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     layers: list[Layer] = field(default_factory=list)
     inputs: list[Tensor] = field(default_factory=list)
+    large: bool = False  # inputs that do not fit on the chip
 
     def single(self) -> None:
         """One layer of any kind."""
@@ -108,8 +109,8 @@ class Maker:
 
     def source(self, channels: int, size: Pair | None = None) -> Tensor:
         """A new input."""
-        most = MOST_SIZE if self.chance(30) else 14
-        height, width = size or (self.to(most), self.to(most))
+        least, most = (60, LARGE_SIZE) if self.large else (1, MOST_SIZE if self.chance(30) else 14)
+        height, width = size or (int(self.rng.integers(least, most + 1)) for _ in "hw")
         made = self.tensor(f"in{len(self.inputs)}", channels, height, width)
         self.inputs.append(made)
         return made
@@ -161,7 +162,10 @@ class Maker:
     def pooled(self, name: str) -> None:
         """Maximum or average."""
         source, maximum = self.tensors[name], self.chance(50)
-        kernel = (source.height, source.width) if self.chance(30) else self.kernel(source)
+        whole = (
+            self.chance(30) and not self.large
+        )  # of a large input one window can be more than the chip holds
+        kernel = (source.height, source.width) if whole else self.kernel(source)
         stride = (self.stride(), self.stride())
         pads, size = self.window(source, kernel, stride, (1, 1), None)
         output = self.tensor(f"t{len(self.layers)}", source.channels, *size)
@@ -281,6 +285,13 @@ def random_layer(seed: int) -> Sample:
     maker = Maker(np.random.default_rng(seed))
     maker.single()
     return maker.finish(f"layer-{seed}")
+
+
+def random_large(seed: int) -> Sample:
+    """A graph of one layer whose tensors, but for few channels, do not fit on the chip."""
+    maker = Maker(np.random.default_rng([seed, 2]), large=True)
+    maker.single()
+    return maker.finish(f"large-{seed}")
 
 
 def random_net(seed: int) -> Sample:

@@ -14,15 +14,16 @@ from agent.hal import OverlayTransport
 from agent.overlay.compiler import compile_graph
 from agent.overlay.driver import Driver
 from agent.overlay.functional import Layers, from_planes
-from agent.overlay.graph import Add, Conv, Layer, Pool
+from agent.overlay.graph import Add, Conv, Layer, Pool, Tensor
 from agent.overlay.program import Program, Segment
 from agent.overlay.spec import Overlay
 from simulator.overlay.functional import FunctionalTransport
 from simulator.overlay.rtl import Ddr, RtlTransport
-from tests.rtl.layers import Sample, random_layer, random_net
+from tests.rtl.layers import Sample, random_large, random_layer, random_net
 
 LAYERS = 50  # of one test
 NETS = 10
+LARGE = 12
 MEMORIES = (
     Ddr(), Ddr(stall_permille=30, seed=2), Ddr(stall_permille=300, seed=3), Ddr(1, 1, 100, 4), Ddr(90, 60, 10, 5),
     Ddr(17, 0, 600, 6),
@@ -39,6 +40,18 @@ def test_layers(spec: Overlay, block: int, open_rtl: Callable[[Ddr], RtlTranspor
 def test_nets(spec: Overlay, block: int, open_rtl: Callable[[Ddr], RtlTransport]) -> None:
     samples = [random_net(seed) for seed in range(block * NETS, (block + 1) * NETS)]
     compare(spec, samples, open_rtl(MEMORIES[block]))
+
+
+def test_layers_larger_than_the_chip(spec: Overlay, open_rtl: Callable[[Ddr], RtlTransport]) -> None:
+    samples = [random_large(seed) for seed in range(LARGE)]
+    words = [sum(words_of(spec, tensor) for tensor in sample.graph.tensors.values()) for sample in samples]
+    assert sum(each > spec.memory.activation_words for each in words) > LARGE // 2
+    compare(spec, samples, open_rtl(MEMORIES[1]))
+
+
+def words_of(spec: Overlay, tensor: Tensor) -> int:
+    """Of the activation memory."""
+    return -(-tensor.channels // spec.lanes) * tensor.height * tensor.width
 
 
 def compare(spec: Overlay, samples: list[Sample], rtl: OverlayTransport) -> None:
