@@ -27,7 +27,6 @@ class Twin {
             core.eval();
         }
         core.aresetn = 1;
-        tick();
     }
     ~Twin() { core_->final(); }
 

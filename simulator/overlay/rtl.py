@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import functools
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from agent.overlay.spec import SPEC_NAME, Overlay, parse_spec
 from simulator.overlay.build import Progress, library
 from simulator.overlay.memory import Memory, NumpyBuffer
 
+log = logging.getLogger("simulator")
 SLICE_CYCLES = 20_000  # between looks at the wall clock: some 0.04 s
 NEVER = 0xFFFFFFFF
 START = 1  # CONTROL
@@ -60,7 +62,7 @@ def open_transport(folder: Path) -> RtlTransport:
         data = (folder / SPEC_NAME).read_bytes()
     except OSError as error:
         raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
-    return RtlTransport(parse_spec(data))
+    return RtlTransport(parse_spec(data), progress=log.info)
 
 
 class RtlTransport:
