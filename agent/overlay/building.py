@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -9,10 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.errors import UnsupportedModel
 from agent.overlay.graph import Foreign, Graph, Host, Layer, Step, Tensor
 from agent.types import TensorSpec
 
 Order = NDArray[np.int64]
+MAX_ELEMENTS = 1 << 25
 
 
 class Unfit(Exception):
@@ -63,8 +66,16 @@ class Builder:
         self.steps: list[Step] = []
 
     def hold(self, name: str, shape: Sequence[int], scale: Any, zero_point: int, dtype: str) -> None:
-        """A quantised tensor that the host holds, or that a layer is about to write."""
-        order = np.arange(int(np.prod(shape)), dtype=np.int64).reshape(tuple(shape))
+        """A quantised tensor that the host holds, or that a layer is about to write.
+
+        Raises UnsupportedModel when it is too large for a device of this class.
+        """
+        if math.prod(shape) > MAX_ELEMENTS:
+            raise UnsupportedModel(
+                f"tensor {name!r} has {math.prod(shape)} elements, more than {MAX_ELEMENTS}; feed the model a smaller "
+                "input"
+            )
+        order = np.arange(math.prod(shape), dtype=np.int64).reshape(tuple(shape))
         self.values[name] = Value(name, order, np.float32(scale), zero_point, dtype)
 
     def view(self, name: str, source: str, order: Order, via: Host) -> None:

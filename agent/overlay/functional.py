@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay import arith
-from agent.overlay.graph import Add, Conv, Graph, Host, Int8, Layer, Pads, Pair, Pool, Tensor
+from agent.overlay.building import inputs_of, outputs_of
+from agent.overlay.graph import Add, Conv, Foreign, Graph, Host, Int8, Layer, Pads, Pair, Pool, Tensor
 from agent.overlay.host import run_host
 
 Array = NDArray[Any]
@@ -41,34 +42,49 @@ def run_layers(layers: Iterable[Layer], tensors: Mapping[str, Int8]) -> dict[str
     return Layers(layers).run(tensors)
 
 
-def run_graph(
-    graph: Graph, inputs: Arrays, foreign: Callable[[Any, Arrays], Arrays] | None = None
-) -> dict[str, Array]:
-    """A graph's outputs by name, arrays as the source model holds them (batch 1).
+Foreigner = Callable[[Foreign, Arrays], Arrays]
+
+
+class GraphRunner:
+    """A graph with prepared layers, on arrays as the source model holds them (batch 1). Not thread-safe.
 
     ``foreign`` runs a Foreign step: it is given the step and its inputs, and returns its outputs.
     """
-    held: dict[str, Array] = dict(inputs)
-    planes: dict[str, Int8] = {}
 
-    def fetch(name: str) -> Array:
-        if name not in held:
-            held[name] = from_planes(graph.tensors[name], planes[name])
-        return held[name]
+    def __init__(self, graph: Graph, foreign: Foreigner | None = None) -> None:
+        self._graph, self._foreign = graph, foreign
+        self._layers = [Layers([step]) if isinstance(step, Layer) else None for step in graph.steps]
 
-    for step in graph.steps:
-        if isinstance(step, Host):
-            held.update(zip(step.outputs, run_host(step, [fetch(name) for name in step.inputs]), strict=True))
-        elif isinstance(step, Conv | Pool | Add):
-            for name in (step.a, step.b) if isinstance(step, Add) else (step.input,):
-                if name not in planes:
-                    planes[name] = to_planes(graph.tensors[name], held[name])
-            planes = run_layers([step], planes)
-        else:
-            if foreign is None:
-                raise ValueError(f"nothing runs {', '.join(step.nodes)}")
-            held.update(foreign(step, {name: fetch(name) for name in step.inputs}))
-    return {spec.name: fetch(spec.name) for spec in graph.outputs}
+    def run(self, inputs: Arrays) -> dict[str, Array]:
+        """The outputs by name. Raises ValueError when nothing runs a Foreign step."""
+        held: dict[str, Array] = dict(inputs)
+        planes: dict[str, Int8] = {}
+
+        def fetch(name: str) -> Array:
+            if name not in held:
+                held[name] = from_planes(self._graph.tensors[name], planes[name])
+            return held[name]
+
+        for step, layer in zip(self._graph.steps, self._layers, strict=True):
+            if layer is not None:
+                for name in inputs_of(step):
+                    if name not in planes:
+                        planes[name] = to_planes(self._graph.tensors[name], held[name])
+                planes = layer.run(planes)
+                continue
+            given = {name: fetch(name) for name in inputs_of(step)}
+            if isinstance(step, Host):
+                held.update(zip(step.outputs, run_host(step, list(given.values())), strict=True))
+            elif isinstance(step, Foreign) and self._foreign is not None:
+                held.update(self._foreign(step, given))
+            else:
+                raise ValueError(f"nothing runs {', '.join(outputs_of(step))}")
+        return {spec.name: fetch(spec.name) for spec in self._graph.outputs}
+
+
+def run_graph(graph: Graph, inputs: Arrays, foreign: Foreigner | None = None) -> dict[str, Array]:
+    """A graph run once; see GraphRunner."""
+    return GraphRunner(graph, foreign).run(inputs)
 
 
 def to_planes(tensor: Tensor, array: Array) -> Int8:

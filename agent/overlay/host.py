@@ -36,11 +36,15 @@ def run_host(step: Host, inputs: Sequence[Array]) -> list[Array]:
 
 
 def quantize(attributes: Attributes, x: Array) -> Array:
-    """rne(x / scale) + zero_point, saturated; ``scale`` and ``zero_point``: lists, one number or along ``axis``."""
+    """rne(x / scale) + zero_point, saturated; ``scale`` and ``zero_point``: lists, one number or along ``axis``.
+
+    ``reciprocal``: rne(x x (1 / scale)) instead, as LiteRT computes it.
+    """
     scale, zero_point = _parameters(attributes, x.ndim)
     dtype = DTYPES[attributes["dtype"]]
     info = np.iinfo(dtype)
-    steps = np.rint(x.astype(np.float32) / scale)
+    real = x.astype(np.float32)
+    steps = np.rint(real * (1 / scale) if attributes.get("reciprocal") else real / scale)
     # Rounded and bounded in float32 before the zero point is added, so that no number overflows.
     bounded = np.clip(np.nan_to_num(steps, nan=0.0), -(2.0**24), 2.0**24).astype(np.int64) + zero_point
     return np.asarray(np.clip(bounded, info.min, info.max), dtype)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from agent.errors import UnsupportedModel
+import numpy as np
+
+from agent.errors import ModelLoadError, UnsupportedModel
 from agent.overlay import onnx_host, onnx_layers
 from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host
@@ -17,7 +19,13 @@ def import_onnx(source: bytes, name: str) -> Graph:
     Raises ModelLoadError (no ONNX file, or open sizes other than the batch) and UnsupportedModel (nothing in it is
     quantised).
     """
-    return _Import(read_onnx(source)).graph(name)
+    try:
+        with np.errstate(all="ignore"):  # what comes of senseless scales is refused by value
+            return _Import(read_onnx(source)).graph(name)
+    except (LookupError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ModelLoadError(
+            f"an operator of the ONNX file is malformed ({error}); export the model again"
+        ) from error
 
 
 class _Import:

@@ -34,7 +34,13 @@ def import_tflite(source: bytes, name: str) -> Graph:
 
     Raises ModelLoadError (no TFLite file, or open sizes) and UnsupportedModel (nothing in it is quantised).
     """
-    return _Import(read_tflite(source)).graph(name)
+    try:
+        with np.errstate(all="ignore"):  # what comes of senseless scales is refused by value
+            return _Import(read_tflite(source)).graph(name)
+    except (LookupError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ModelLoadError(
+            f"an operator of the TFLite file is malformed ({error}); export the model again"
+        ) from error
 
 
 class _Import:
@@ -153,7 +159,9 @@ def host_step(operator: Operator, before: Tensor, output: Tensor) -> Host | None
     if kind in VIEWS:
         return Host("reshape", *made, {"shape": output.shape}, node)
     if kind == "QUANTIZE" and before.dtype == "FP32" and output.quantised:
-        return Host("quantize", *made, quantisation(output) | {"dtype": output.dtype}, node)
+        return Host(
+            "quantize", *made, quantisation(output) | {"dtype": output.dtype, "reciprocal": True}, node
+        )
     if kind == "DEQUANTIZE" and before.quantised and output.dtype == "FP32":
         return Host("dequantize", *made, quantisation(before), node)
     if kind == "SOFTMAX" and before.quantised and output.quantised:

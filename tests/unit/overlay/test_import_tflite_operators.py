@@ -12,7 +12,16 @@ from agent.errors import UnsupportedModel
 from agent.overlay.graph import Conv
 from agent.overlay.import_tflite import import_tflite
 from tests.unit.overlay.onnx_nets import kinds
-from tests.unit.overlay.tflite_nets import ACTIVATIONS, Net, convolution, interpreter, pool, steps_apart
+from tests.unit.overlay.tflite_nets import (
+    ACTIVATIONS,
+    Net,
+    convolution,
+    golden,
+    interpreter,
+    pool,
+    runtime,
+    steps_apart,
+)
 
 SEEDS = range(6)
 FUSED = [*ACTIVATIONS, "", ""]
@@ -203,3 +212,18 @@ def test_a_float_model_says_what_to_do() -> None:
     interpreter(data)  # it is a model all the same
     with pytest.raises(UnsupportedModel, match=r"MAX_POOL_2D .*computes in FP32.*full integer quantisation"):
         import_tflite(data, "float")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_halves_are_quantised_as_litert_quantises_them(seed: int) -> None:
+    net = Net(seed)
+    steps = net.steps(0.001, 0.5)
+    ties = (np.arange(-300, 300) + 0.5).astype(np.float32) * np.float32(steps[0])
+    near = [np.nextafter(ties, np.float32(each), dtype=np.float32) for each in (np.inf, -np.inf)]
+    values = np.concatenate([ties, *near])[None]
+    x = net.input(values.shape, None, "FLOAT32")
+    data = net.model(net.operator("QUANTIZE", [x], net.tensor(values.shape, steps)))
+    graph = import_tflite(data, "quantize")
+    assert kinds(graph) == ["quantize"]
+    (wanted,) = runtime(interpreter(data), {"t0": values}).values()
+    np.testing.assert_array_equal(golden(data, graph, {"t0": values})["t1"], wanted)
