@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from agent.overlay.lower.build import Work
 from agent.overlay.lower.memory import Buffer, place
-from agent.overlay.lower.tiling import Tiling, choose
+from agent.overlay.lower.tiling import Tiling, choose, tile_shape
 from agent.overlay.lower.views import Unplaceable
 
 STATES = 32  # combinations that are followed from operation to operation
@@ -84,9 +84,7 @@ def _best(work: Work, memory: int) -> _State:
 
 
 def _too_large(work: Work, index: int, memory: int) -> str:
-    op = work.ops[index]
-    rows, blocks = op.input_rows((0, 1)), op.input_blocks((0, 1))
-    words = (rows[1] - rows[0]) * op.input_shape(0).width * (blocks[1] - blocks[0])
+    words = tile_shape(work.ops[index], 0, 1, 1).words
     return f"one row of its output needs {words} words of {work.spec.lanes} bytes of its input, the chip has {memory}"
 
 
