@@ -44,7 +44,7 @@ def quantize(attributes: Attributes, x: Array) -> Array:
     dtype = DTYPES[attributes["dtype"]]
     info = np.iinfo(dtype)
     real = x.astype(np.float32)
-    steps = np.rint(real * (1 / scale) if attributes.get("reciprocal") else real / scale)
+    steps = np.rint(real * (np.float32(1) / scale) if attributes.get("reciprocal") else real / scale)
     # Rounded and bounded in float32 before the zero point is added, so that no number overflows.
     bounded = np.clip(np.nan_to_num(steps, nan=0.0), -(2.0**24), 2.0**24).astype(np.int64) + zero_point
     return np.asarray(np.clip(bounded, info.min, info.max), dtype)
