@@ -29,9 +29,9 @@ $(PYNQ_STAMP): requirements-pynq.lock pyproject.toml | $(STAMP)
 	@touch $@
 
 debian:
-	@tests/debian-packages mosquitto mosquitto-clients systemd openssl
+	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl
 
-demo: $(STAMP)   ## a broker, an operator and a node on this machine: deploy, serve, break, recover
+demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this machine: deploy, serve, break, recover
 	@$(BIN)/python -m tests.demo
 
 test: $(STAMP) debian  ## unit, contract and system tests (minutes)
