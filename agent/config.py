@@ -55,12 +55,12 @@ def _default_node_name() -> str:
 
 
 class Node(Section):
-    """Who this node is. ``board``: an entry point of ``overlaid.boards``: ``local``, ``sim:NAME``."""
+    """Who this node is. ``board``: an entry point of ``overlaid.boards``: ``local``, ``sim:NAME``, ``sim:NAME/rtl``."""
 
     site: Name = "default"
     name: Name = Field(default_factory=_default_node_name)
     groups: tuple[Name, ...] = ()
-    board: str = Field("local", pattern=r"^[a-z0-9][a-z0-9:._-]*$")
+    board: str = Field("local", pattern=r"^[a-z0-9][a-z0-9:._/-]*$")
 
 
 class Mqtt(Section):

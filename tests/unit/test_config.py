@@ -21,6 +21,10 @@ def test_an_empty_file_is_a_node_without_a_broker(tmp_path: Path) -> None:
     assert config.mqtt is None and config.node.board == "local" and config.serving.http == "127.0.0.1:8000"
 
 
+def test_a_simulated_board_may_name_what_runs_its_overlays(tmp_path: Path) -> None:
+    assert load(tmp_path, '[node]\nboard = "sim:pynq-z2/rtl"\n').node.board == "sim:pynq-z2/rtl"
+
+
 def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
     config = load(
         tmp_path,
