@@ -267,7 +267,7 @@ def _pool(
 
 
 def arrangement(builder: Builder, value: Value, layout: str) -> tuple[Order, str]:
-    """The value's elements as the planes of its base where that is plain, else as [C,H,W] or one pixel; the layout."""
+    """The value's elements as the planes of its base where that is plain, else as [C,H,W] or rows; the layout."""
     if value.base in builder.tensors:
         tensor = builder.tensors[value.base]
         order = plane_order(tensor)
@@ -278,7 +278,8 @@ def arrangement(builder: Builder, value: Value, layout: str) -> tuple[Order, str
     try:
         return planes(value, layout), layout
     except Unfit:
-        return value.order.reshape(-1, 1, 1), layout
+        rows = value.order.reshape(-1, 1, value.shape[-1] if value.shape else 1)
+        return rows.transpose(2, 0, 1), "nhwc"
 
 
 def addition(

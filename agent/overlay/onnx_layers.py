@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from agent.overlay import host, layers
 from agent.overlay.arith import add_constants
 from agent.overlay.building import Builder, Output, Unfit
-from agent.overlay.graph import Host, Pads, Pair
-from agent.overlay.layers import Weights, Window
+from agent.overlay.constant_sum import constant_addition
+from agent.overlay.graph import Host, Pair
+from agent.overlay.layers import Weights
 from agent.overlay.onnx_match import Constant, Operand, Operation, Quant
 from agent.overlay.onnx_model import Model, Node
+from agent.overlay.onnx_windows import ceiled, window_of
 
 LAYOUT = "nchw"
 
@@ -72,7 +74,7 @@ def _convolution(builder: Builder, model: Model, operation: Operation) -> None:
     if values.ndim == 3:
         values = values[:, :, None]
     shape = builder.values[operation.operands[0].name].shape
-    window = _window(operation.node, (values.shape[2], values.shape[3]), shape[2:])
+    window = window_of(operation.node, (values.shape[2], values.shape[3]), shape[2:])
     weights = _numbers(operation, values, scales)
     groups = operation.node.attributes.get("group", 1)
     layers.convolution(
@@ -95,7 +97,35 @@ def _connected(builder: Builder, model: Model, operation: Operation) -> None:
 
 def _addition(builder: Builder, model: Model, operation: Operation) -> None:
     output = _output(model, operation)
-    a, b = (quant_of(each) for each in operation.operands)
+    quants = [quant_of(each) for each in operation.operands]
+    fixed = operation.weights
+    if fixed is not None:
+        quants.insert(0 if operation.swapped else 1, _quant_of_constant(fixed))
+    first, second = quants
+    constants = _sum_constants(first, second, output)
+    if fixed is None:
+        layers.addition(builder, [each.name for each in operation.operands], constants, output)
+        return
+    shape = builder.values[operation.operands[0].name].shape
+    if np.broadcast_shapes(shape, fixed.values.shape) != shape:
+        raise Unfit(f"its constant {list(fixed.values.shape)} is larger than {list(shape)}")
+    signed = fixed.values if fixed.values.dtype == np.int8 else (fixed.values ^ np.uint8(0x80)).view(np.int8)
+    ratio_a, ratio_b, offset, shift = constants
+    ratios = (ratio_b, ratio_a, offset, shift) if operation.swapped else constants
+    constant_addition(builder, operation.operands[0].name, np.broadcast_to(signed, shape), ratios, output)
+
+
+def _quant_of_constant(constant: Constant) -> Quant:
+    if constant.scales.size != 1 or constant.zero_points.size != 1:
+        raise Unfit("its constant has several scales")
+    unsigned = constant.values.dtype == np.uint8
+    zero_point = int(constant.zero_points[0]) - (128 if unsigned else 0)
+    return Quant(constant.scales[0], zero_point, "UINT8" if unsigned else "INT8")
+
+
+def _sum_constants(a: Quant, b: Quant, output: Output) -> tuple[int, int, int, int]:
+    if {a.dtype, b.dtype} != {output.dtype}:
+        raise Unfit("its inputs and output mix INT8 and UINT8")
     constants = add_constants(
         float(a.scale),
         a.zero_point,
@@ -109,7 +139,7 @@ def _addition(builder: Builder, model: Model, operation: Operation) -> None:
     )
     if constants is None:
         raise Unfit("no integers give the sums that the float32 formula gives")
-    layers.addition(builder, [each.name for each in operation.operands], constants, output)
+    return constants
 
 
 def _maximum(builder: Builder, model: Model, operation: Operation) -> None:
@@ -120,10 +150,10 @@ def _maximum(builder: Builder, model: Model, operation: Operation) -> None:
     if any(node.outputs[1:]):
         raise Unfit("its indices are read")
     shape = builder.values[operation.operands[0].name].shape
-    window = _window(node, (1, *kernel) if len(kernel) == 1 else tuple(kernel), shape[2:])
+    window = window_of(node, (1, *kernel) if len(kernel) == 1 else tuple(kernel), shape[2:])
     output = _output(model, operation)
     if node.attributes.get("ceil_mode"):
-        window = _ceiled(window, shape[2:], model.shape(node.outputs[0])[2:])
+        window = ceiled(window, shape[2:], model.shape(node.outputs[0])[2:])
     layers.max_pool(builder, operation.operands[0].name, window, output)
 
 
@@ -216,40 +246,6 @@ def _output(model: Model, operation: Operation) -> Output:
         operation.output, model.shape(operation.output), LAYOUT, quant.scale, quant.zero_point, quant.dtype,
         *bounds(operation), tuple(each.label for each in operation.nodes),
     )  # fmt: skip
-
-
-def _window(node: Node, kernel: Pair, size: tuple[int, ...]) -> Window:
-    """Strides, dilations and padding; a one-dimensional window is one row of two."""
-    attributes = node.attributes
-    one = len(size) == 1
-    stride, dilation = (
-        (1, each[0]) if one else (each[0], each[1])
-        for each in (attributes.get(name) or [1, 1] for name in ("strides", "dilations"))
-    )
-    window = Window(kernel, stride, dilation=dilation)
-    auto = attributes.get("auto_pad", b"NOTSET").decode()
-    height, width = (1, size[0]) if one else size
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
-        return replace(window, pads=layers.same_pads((height, width), window, upper=auto == "SAME_UPPER"))
-    pads = (
-        list(attributes.get("pads") or [0] * (2 * len(size))) if auto == "NOTSET" else [0] * (2 * len(size))
-    )
-    full: Pads = (0, pads[0], 0, pads[1]) if one else (pads[0], pads[1], pads[2], pads[3])
-    return replace(window, pads=full)
-
-
-def _ceiled(window: Window, size: tuple[int, ...], output: tuple[int, ...]) -> Window:
-    """Padding at the ends so that the last windows, which begin inside the input, are there."""
-    ends = []
-    for length, count, kernel, stride, start, end in zip(
-        size[-2:], output[-2:], window.kernel[-len(size) :], window.stride[-len(size) :],
-        window.pads[:2][-len(size) :], window.pads[2:][-len(size) :], strict=True,
-    ):  # fmt: skip
-        if (count - 1) * stride >= length + start:
-            raise Unfit("its last window begins in the padding, which ONNX counts and ONNX Runtime does not")
-        ends.append(max(end, (count - 1) * stride + kernel - length - start))
-    top, left, *_ = window.pads
-    return replace(window, pads=(top, left, ends[0] if len(ends) > 1 else 0, ends[-1]))
 
 
 def _shifted(operation: Operation, axis: int) -> tuple[NDArray[np.int32], NDArray[np.float32]]:

@@ -61,10 +61,10 @@ class Constant:
 class Operation:
     """A quantised operator, of which ``node`` is the core and ``nodes`` are those that it stands for.
 
-    ``quant`` None: as its operand. ``bias``: int32 steps, or real numbers (float32) that nobody has quantised.
-    ``bounds``: real numbers that activations clamp to, in their order. ``views`` of what the core and these give come
-    before ``output``. ``why`` it is none for the overlay, when it is
-    known already; then the rest means nothing.
+    ``quant`` None: as its operand. ``weights`` of an Add: its constant, which comes before the operand when
+    ``swapped``. ``bias``: int32 steps, or real numbers (float32) that nobody has quantised. ``bounds``: real numbers
+    that activations clamp to, in their order. ``views`` of what the core and these give come before ``output``.
+    ``why`` it is none for the overlay, when it is known already; then the rest means nothing.
     """
 
     kind: str
@@ -76,6 +76,7 @@ class Operation:
     weights: Constant | None = None
     bias: NDArray[Any] | None = None
     bounds: tuple[tuple[float, float], ...] = ()
+    swapped: bool = False
     views: tuple[Node, ...] = ()
     why: str = ""
 
@@ -109,6 +110,12 @@ def _qlinear(model: Model, node: Node) -> Operation:
             model, node.input(index), node.input(index + 1), node.input(index + 2), axis
         )
         read = operands[:1]
+    swapped = False
+    if kind == "Add":
+        fixed = [at for at in operands if model.constant(node.inputs[at]) is not None]
+        for at in fixed[:1]:
+            weights = quantised_weights(model, node.input(at), node.input(at + 1), node.input(at + 2), 0)
+            read, swapped = tuple(each for each in operands if each != at), at == operands[0]
     return Operation(
         kind,
         node,
@@ -120,6 +127,7 @@ def _qlinear(model: Model, node: Node) -> Operation:
         parameters(model, node.input(output), node.input(output + 1)),
         weights,
         constant(model, node.input(bias)) if bias is not None and node.input(bias) else None,
+        swapped=swapped,
     )
 
 

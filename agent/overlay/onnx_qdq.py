@@ -122,15 +122,19 @@ def _operation(model: Model, group: _Group) -> Operation:
             "Identity", group.nodes[0], last.outputs[0], group.nodes, (_operand(model, group.name),), quant,
             bounds=bounds, views=views,
         )  # fmt: skip
-    data = core.inputs[:2] if core.op == "Add" else core.inputs[:1]
+    data, swapped = core.inputs[:1], False
     weights = _weights(model, core.input(1)) if core.op in WEIGHTED else None
+    if core.op == "Add":
+        data = tuple(name for name in core.inputs if _dequantised(model, name))
+        swapped = data[:1] != core.inputs[:1]
+        weights = _weights(model, core.inputs[0 if swapped else 1]) if len(data) == 1 else None
     bias = group.bias or (core.input(2) if core.op in ("Conv", "Gemm") else "")
     steps = _bias(model, bias) if bias else None
     if bias and steps is None:
         raise Unfit(f"its bias {bias!r} is no constant in INT32 or FP32")
     operands = tuple(_operand(model, name) for name in data)
     return Operation(
-        core.op, core, last.outputs[0], group.nodes, operands, quant, weights, steps, bounds, views
+        core.op, core, last.outputs[0], group.nodes, operands, quant, weights, steps, bounds, swapped, views
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from agent.overlay.graph import Conv, Foreign
+from agent.overlay.import_onnx import import_onnx
 from tests.unit.overlay.onnx_nets import Array, Net, agree, kinds
 
 Made = tuple[str, Array]  # a dequantised tensor and its scale
@@ -236,3 +237,33 @@ def test_numbers_that_are_read_twice_before_they_are_quantised() -> None:
     y = convolution(net)
     graph = agree(net.model(net.quantize(y, net.steps()), relu(net, y)), net.rng)
     assert not any(isinstance(step, Conv) for step in graph.steps)
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("shape", [[1, 40], [5, 40], [1, 40, 6, 7]])
+@pytest.mark.parametrize("seed", SEEDS)
+def test_additions_of_constants_are_depthwise_convolutions(
+    seed: int, shape: list[int], swapped: bool
+) -> None:
+    """As biases are that come after a MatMul which was quantised alone."""
+    net = Net(seed, bool(seed % 2))
+    info = np.iinfo(net.dtype)
+    values = net.rng.integers(info.min, info.max + 1, (40, 1, 1) if len(shape) == 4 else 40).astype(net.dtype)
+    fixed = net.dequantize(net.constant(values), net.steps(net.scale(0.02, 0.1)))
+    inputs = [activation(net, shape, 0.02)[0], fixed]
+    y = net.node("Add", inputs[::-1] if swapped else inputs)
+    graph = agree(net.model(net.quantize(y, net.steps(net.scale(0.03, 0.1)))), net.rng, runs=8)
+    (layer,) = graph.steps
+    assert isinstance(layer, Conv | Foreign)
+    assert isinstance(layer, Foreign) or (layer.depthwise and layer.weights.shape == (40, 1, 1, 1))
+
+
+def test_most_additions_of_constants_are_layers() -> None:
+    found = 0
+    for seed in range(12):
+        net = Net(seed, bool(seed % 2))
+        fixed = net.dequantize(net.constant(net.rng.integers(0, 100, 64).astype(net.dtype)), net.steps())
+        y = net.node("Add", [activation(net, [1, 64], 0.02)[0], fixed])
+        data = net.model(net.quantize(y, net.steps(net.scale(0.03, 0.1)))).SerializeToString()
+        found += isinstance(import_onnx(data, "sum").steps[0], Conv)
+    assert found >= 9
