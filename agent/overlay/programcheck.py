@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 
 from agent.overlay.descriptor import decode
-from agent.overlay.graph import Add, Conv, Foreign, Host, Tensor
+from agent.overlay.graph import Add, Conv, Foreign, Host, Layer, Pool, Tensor
 from agent.overlay.program import Binding, Part, Program, ProgramStep, Segment
+from agent.overlay.programheader import MAX_ELEMENTS
 from agent.overlay.spec import DESCRIPTOR_BYTES, Overlay, load_spec
 
 BY_LANES = {
@@ -81,6 +82,7 @@ def _check_layers(segment: Segment, tensors: dict[str, Tensor]) -> None:
             raise ValueError(f"layer {layer.name} writes {layer.output!r}, which is no tensor")
         if isinstance(layer, Conv):
             _check_conv(layer, tensors)
+        _check_planes(layer, tensors)
         known.add(layer.output)
     unknown = sorted({binding.tensor.name for binding in segment.outputs} - known)
     if unknown:
@@ -93,6 +95,37 @@ def _check_conv(layer: Conv, tensors: dict[str, Tensor]) -> None:
         raise ValueError(f"layer {layer.name}: its weights are not for {into} channels to {out}")
     if not np.isfinite(layer.scale).all():
         raise ValueError(f"layer {layer.name}: a scale is not finite")
+
+
+def _check_planes(layer: Layer, tensors: dict[str, Tensor]) -> None:
+    """The output's planes are as large as the layer makes them."""
+    output = tensors[layer.output]
+    size = (output.height, output.width)
+    if isinstance(layer, Add):
+        made = {(a.height, a.width) for a in (tensors[layer.a], tensors[layer.b])}
+        channels = {tensors[layer.a].channels, tensors[layer.b].channels}
+    else:
+        source = tensors[layer.input]
+        made = {_windows(layer, source)}
+        channels = {output.channels if isinstance(layer, Conv) else source.channels}
+    if made != {size} or channels != {output.channels}:
+        raise ValueError(f"layer {layer.name}: its output {layer.output!r} has another size than it makes")
+
+
+def _windows(layer: Conv | Pool, source: Tensor) -> tuple[int, int]:
+    """How many windows, down and across, the padded input has."""
+    kernel, dilation = (
+        (layer.weights.shape[2:], layer.dilation) if isinstance(layer, Conv) else (layer.kernel, (1, 1))
+    )
+    top, left, bottom, right = layer.pads
+    height, width = source.height + top + bottom, source.width + left + right
+    if source.channels * height * width > MAX_ELEMENTS:
+        raise ValueError(f"layer {layer.name}: its padded input has more than {MAX_ELEMENTS} elements")
+    rows, columns = (
+        (length - step * (taps - 1) - 1) // jump + 1
+        for length, step, taps, jump in zip((height, width), dilation, kernel, layer.stride, strict=True)
+    )
+    return rows, columns
 
 
 def _check_chain(segment: Segment, start: int, layout: Overlay, spec: Overlay | None) -> Iterator[bool]:

@@ -51,7 +51,9 @@ class TensorModel(Part):
     @model_validator(mode="after")
     def _sized(self) -> TensorModel:
         elements = self.channels * self.height * self.width
-        if elements > MAX_ELEMENTS or math.prod(max(size, 1) for size in self.shape) != elements:
+        if self.shape[1:] and min(self.shape[1:]) < 1:
+            raise ValueError(f"shape {list(self.shape)}: only the first dimension may be -1")
+        if elements > MAX_ELEMENTS or math.prod(self.shape) not in (elements, -elements):
             raise ValueError(f"shape {list(self.shape)} does not have {elements} elements")
         return self
 

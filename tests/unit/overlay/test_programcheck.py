@@ -1,0 +1,66 @@
+"""Programs with the right digest whose header tells of planes that their layers do not make."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from agent.errors import ProgramError
+from agent.overlay.compiler import compile_graph
+from agent.overlay.programfile import read_program, write_program
+from agent.overlay.selftest import self_test_graph
+from agent.overlay.spec import load_spec
+
+DATA = write_program(compile_graph(self_test_graph(), load_spec("npu")))
+HEAD = struct.Struct("<8sHHI")
+Change = Callable[[dict[str, Any]], None]
+
+
+def changed(change: Change) -> bytes:
+    """The self-test's program with another header, under a digest that is right."""
+    magic, schema, zero, length = HEAD.unpack_from(DATA)
+    header = json.loads(DATA[HEAD.size : HEAD.size + length])
+    change(header)
+    text = json.dumps(header).encode()
+    body = HEAD.pack(magic, schema, zero, len(text)) + text + DATA[HEAD.size + length : -32]
+    return body + hashlib.sha256(body).digest()
+
+
+def layer(header: dict[str, Any], output: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in header["steps"][0]["layers"] if each["output"] == output)
+    return found
+
+
+def tensor(header: dict[str, Any], name: str) -> dict[str, Any]:
+    found: dict[str, Any] = next(each for each in header["tensors"] if each["name"] == name)
+    return found
+
+
+def test_an_unchanged_header_is_read() -> None:
+    assert read_program(changed(lambda _: None)).name == "selftest"
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (lambda h: layer(h, "a").update(stride=[1, 1]), "layer a: its output 'a' has another size"),
+        (lambda h: layer(h, "b").update(pads=[1, 1, 1, 2]), "layer b: its output 'b' has another size"),
+        (lambda h: layer(h, "b").update(dilation=[1 << 20, 1]), "layer b: its output 'b' has another size"),
+        (lambda h: layer(h, "c").update(pads=[1 << 20] * 4), "layer c: its padded input has more than"),
+        (lambda h: layer(h, "d").update(b="x"), "layer d: its output 'd' has another size"),
+        (lambda h: layer(h, "e").update(kernel=[9, 2]), "layer e: its output 'e' has another size"),
+        (lambda h: layer(h, "e").update(input="a", output="x"), "layer e: its output 'x' has another size"),
+        (lambda h: tensor(h, "y").update(shape=[0, 10]), "shape [0, 10]"),
+        (lambda h: tensor(h, "y").update(shape=[1, -1]), "shape [1, -1]"),
+        (lambda h: tensor(h, "y").update(shape=[-1, -1, 10]), "shape [-1, -1, 10]"),
+    ],
+)  # fmt: skip
+def test_planes_of_another_size_are_refused(change: Change, named: str) -> None:
+    with pytest.raises(ProgramError, match="corrupt") as refused:
+        read_program(changed(change))
+    assert named in str(refused.value)
