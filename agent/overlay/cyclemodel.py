@@ -2,8 +2,8 @@
 
 Every time is computed as soon as all that it depends on is known; only the read port, which fetch and LOAD share, is
 followed in order of time. Constants are latencies of the RTL (bitstreams/npu/rtl), named by module, and of the memory
-of the figures: a 64-bit port at the core's clock. Times are cycles since start. Left out: words of a transfer that wait
-because the datapath uses their bank in that cycle, and stalls of the memory.
+of the figures: a 64-bit port at the core's clock. Times are cycles since start. Left out: stalls of the memory, and
+words of a transfer that wait because the datapath uses their bank in that cycle, unless that goes on and on (``Slow``).
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ WRITTEN = 2  # npu_load: from the last beat to done
 FIRST_BEAT = 6  # npu_store: from the start of a descriptor to its first beat
 FINISH = 18  # npu_compute: from the last read to done
 HOLD = 8  # npu_sequencer: from a descriptor's first read until the next one may become current
+RECENT = 16  # compute descriptors that may run beside a transfer
 END_CYCLES = 1  # npu_control: from the last descriptor's done to that of the chain
 
 LOAD, COMPUTE, STORE = range(3)
@@ -73,23 +74,69 @@ def _bits(mask: int) -> Iterator[int]:
     return (index for index in range(8) if mask >> index & 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """From ``first`` to ``last`` the datapath moves from bank to bank every other cycle. Transfers that could move in
+    every cycle (a word is a beat) catch up, wait for its bank and then follow at its pace: words by cycles ``load`` and
+    ``store``."""
+
+    first: int
+    last: int
+    load: float
+    store: float
+
+
+def slow(spec: Overlay, fields: Fields, first: int, last: int) -> Slow | None:
+    """What a compute descriptor that reads from ``first`` to ``last`` does to transfers, if anything."""
+    code, opcodes = fields["opcode"], spec.opcodes
+    if spec.lanes > BEAT_BYTES:
+        return None
+    reads = fields["count_e"] * fields["count_f"]
+    if code == opcodes["ADD"] or (code == opcodes["POOL"] and reads == 2):
+        return Slow(first, last, 0.5, 0.5 if code == opcodes["ADD"] else 1.0)
+    if code == opcodes["DEPTHWISE"] and fields["stride_x"] == 2:
+        rows = (fields["count_e"] - 3) // fields["stride_y"] + 1
+        met = max(0, (fields["count_f"] - 1) // 2 - 2)  # outputs of a row, once the transfer has caught up
+        return Slow(first, last, 1 - rows * met / reads, 1.0)
+    return None
+
+
+def stretched(start: int, end: int, paces: Sequence[tuple[int, int, float]]) -> int:
+    """When a transfer that would take from ``start`` to ``end`` ends at those paces (first, last, words by cycle)."""
+    at, left = float(start), float(end - start)
+    for first, last, pace in paces:
+        if last < at:
+            continue
+        before = min(left, max(0.0, first - at))
+        at, left = at + before, left - before
+        within = min(left, (last + 1 - at) * pace)
+        if left <= 0 or first > at:
+            break
+        at, left = at + within / pace, left - within
+    return round(at + left)
+
+
 class ReadPort:
     """Addresses in turn, at most eight bursts in the memory, data in the same order."""
 
     def __init__(self) -> None:
         self.free = 0  # when the next request can be accepted
-        self._end = -1  # last beat of the latest burst
+        self.end = -1  # last beat of the latest burst
         self._ends = [-1] * MEMORY_DEPTH  # of the latest ones, the oldest at ``_oldest``
         self._oldest = 0
 
     def accept(self, at: int, beats: int) -> int:
         """A request at ``at`` (not before ``free``); when its last beat comes."""
         taken = max(at, self._ends[self._oldest]) + 1
-        self._end = max(taken + READ_LATENCY, self._end + 1) + beats - 1
-        self._ends[self._oldest] = self._end
+        self.end = max(taken + READ_LATENCY, self.end + 1) + beats - 1
+        self._ends[self._oldest] = self.end
         self._oldest = (self._oldest + 1) % MEMORY_DEPTH
         self.free = taken
-        return self._end
+        return self.end
+
+    def delay(self, until: int) -> None:
+        """The latest burst's last beat comes later."""
+        self.end = self._ends[self._oldest - 1] = until
 
 
 def bursts(lanes: int, fields: Fields) -> Iterator[int]:
@@ -146,6 +193,7 @@ class Compute:
         self._current = -1  # when the descriptor before became current, its first and its last read, its end
         self._first, self._last, self.end = -HOLD, 0, 0
         self.times: list[ComputeTimes] = []
+        self.slow: list[Slow] = []
 
     def step(self) -> bool:
         """Whether another descriptor is known from its beginning to its end."""
@@ -172,6 +220,9 @@ class Compute:
         weights = first - drained + last - first + 1 - work.issue
         self.times.append(ComputeTimes(self.end, work.issue, wait, drained - current - 1, weights))
         self._current, self._first, self._last = current, first, last
+        hinders = slow(self._spec, fields, first, last)
+        if hinders is not None:
+            self.slow.append(hinders)
         queue.popped.append(current)
         self._semaphores.give(fields["signal"], self.end)
         return True
@@ -185,9 +236,10 @@ class Stores:
         self._address = self._beat = self._answer = -1  # the latest of each
         self._answers = [-1] * MEMORY_DEPTH
 
-    def run(self, start: int, fields: Fields) -> tuple[int, int]:
+    def run(self, start: int, fields: Fields, paces: Sequence[tuple[int, int, float]]) -> tuple[int, int]:
         """When its last address is taken from npu_transfer, and when it is done."""
         offered, beat = start + 1, start + FIRST_BEAT
+        began = max(beat, self._beat)
         for beats in bursts(self._lanes, fields):
             taken = max(offered + 1, self._address + 1, self._answers[0] + 1)
             offered = taken
@@ -195,6 +247,8 @@ class Stores:
             self._beat = max(beat, self._beat + 1, taken + 1) + beats - 1
             self._answer = max(self._beat + WRITE_LATENCY, self._answer + 1)
             self._answers = [*self._answers[1:], self._answer]
+        self._beat = stretched(began, self._beat, paces)
+        self._answer = self._answers[-1] = max(self._answer, self._beat + WRITE_LATENCY)
         return self._address - 1, self._answer + 1
 
 
@@ -203,7 +257,7 @@ class Model:
 
     def __init__(self, spec: Overlay, descriptors: Sequence[Fields], places: int) -> None:
         self._lanes, self._descriptors = spec.lanes, descriptors
-        self._places = places
+        self._places, self._weights = places, spec.flags["WEIGHTS"]
         opcodes = {spec.opcodes["LOAD"]: LOAD, spec.opcodes["STORE"]: STORE}
         self._engines = [opcodes.get(fields["opcode"], COMPUTE) for fields in descriptors]
         self._queues = [Queue() for _ in range(3)]
@@ -220,6 +274,7 @@ class Model:
         self._load: Fields | None = None  # whose bursts come next
         self._bursts: list[int] = []
         self._offered = self._next = 0  # when the first of them is offered, which one is next
+        self._began = 0  # before their first beat, about
         self._last = 0  # done of LOADs and STOREs
         self._transfers = 0  # that are done
 
@@ -265,6 +320,7 @@ class Model:
         start, self._load = found
         self._bursts, self._next = list(bursts(self._lanes, self._load)), 0
         self._offered = start + 1
+        self._began = max(self._port.end, start + READ_LATENCY)
         return True
 
     def _store(self) -> bool:
@@ -272,7 +328,10 @@ class Model:
         if found is None:
             return False
         start, fields = found
-        self._store_starts.issued, done = self._stores.run(start, fields)
+        paces = [
+            (each.first, each.last, each.store) for each in self._compute.slow[-RECENT:] if each.store < 1
+        ]
+        self._store_starts.issued, done = self._stores.run(start, fields, paces)
         self._finish(fields, done)
         return True
 
@@ -308,6 +367,10 @@ class Model:
                 return True
             end = port.accept(issued, self._bursts[index])
         self._loads.issued = issued
+        paces = [(each.first, each.last, each.load) for each in self._compute.slow[-RECENT:]]
+        if paces and not self._load["flags"] & self._weights:
+            end = stretched(self._began, end, paces)
+            port.delay(end)
         self._finish(self._load, end + WRITTEN)
         self._load = None
         return True

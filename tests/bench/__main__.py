@@ -10,7 +10,6 @@ from typing import Any
 
 from tests.bench.harness import parse, show
 
-
 SHARED = ("harness", "mobilenet")  # what benches use
 
 

@@ -3,8 +3,8 @@
 ``*_utilisation``: multiply-accumulates of the net by cycles x what the array can do, end to end, transfers included.
 ``*_ms``: cycles of an inference at 100 MHz, weights that stay on the chip loaded before. ``cycle_model_error``: the
 largest difference of the cycle model from the RTL over all layers of all nets, as a share. ``rtl_kcycles_per_s``: of
-the simulation, in the fastest run of ResNet-8. ``functional_resnet8_ms``: wall time of ResNet-8 in the golden model, median.
-Nets that are not here are missing; MobileNetV1-1.0/224 has random weights.
+the simulation, in the fastest run of ResNet-8. ``functional_resnet8_ms``: wall time of ResNet-8 in the golden model,
+median. Nets that are not here are missing; MobileNetV1-1.0/224 has random weights.
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ class Step:
 def steps(spec: Overlay, chain: bytes) -> list[Step]:
     """The descriptors up to END."""
     names = {code: name for name, code in spec.opcodes.items()}
-    found = []
+    found: list[Step] = []
     for at in range(0, len(chain), DESCRIPTOR_BYTES):
         fields = decode(spec, chain[at : at + DESCRIPTOR_BYTES])
         name = names[fields["opcode"]]

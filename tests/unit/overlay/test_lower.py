@@ -14,7 +14,7 @@ from agent.errors import UnsupportedModel
 from agent.overlay.compiler import compile_graph
 from agent.overlay.driver import Driver
 from agent.overlay.functional import from_planes, run_layers
-from agent.overlay.graph import Graph
+from agent.overlay.graph import Conv, Graph
 from agent.overlay.lower.build import Work, build
 from agent.overlay.lower.homes import find_homes
 from agent.overlay.lower.memory import Buffer, place
@@ -199,9 +199,10 @@ def test_odd_layers(sample: Sample, spec: Overlay) -> None:
 def test_weights_of_nine_bits_are_sums() -> None:
     sample = single((3, 3), (20, 6, 6), 20)
     (layer,) = sample.graph.steps
-    weights = layer.weights.copy()  # type: ignore[union-attr]
+    assert isinstance(layer, Conv)
+    weights = layer.weights.copy()
     weights[0, 0, 0, 0], weights[3, 1, 1, 1] = 255, -255
-    graph = replace(sample.graph, steps=(replace(layer, weights=weights),))  # type: ignore[type-var]
+    graph = replace(sample.graph, steps=(replace(layer, weights=weights),))
     program = compile_graph(graph, NPU)
     flags = [only(program).data[at + 1] for at in range(0, 64 * 8, 64)]
     assert any(flag & NPU.flags["PARTIAL"] for flag in flags) and any(
@@ -225,7 +226,8 @@ def test_layers_that_cannot_be_placed(sample: Sample, text: str) -> None:
 def test_scales_that_the_core_does_not_take() -> None:
     sample = single((1, 1), (2, 4, 4), 8)
     (layer,) = sample.graph.steps
+    assert isinstance(layer, Conv)
     scale = np.full(8, 2.0**-70, np.float32)
-    graph = replace(sample.graph, steps=(replace(layer, scale=scale),))  # type: ignore[type-var]
+    graph = replace(sample.graph, steps=(replace(layer, scale=scale),))
     with pytest.raises(UnsupportedModel, match=r"an output scale of 8.47\S*e-22 is outside"):
         compile_graph(graph, NPU)

@@ -18,7 +18,7 @@ from tests.unit.overlay.plans import NPU, SMALL
 
 
 @given(arrays.arrays(np.int16, (3, 4), elements=st.integers(-255, 255)))
-def test_bytes_that_sum_up(weights: np.ndarray) -> None:  # type: ignore[type-arg]
+def test_bytes_that_sum_up(weights: np.ndarray) -> None:
     parts = split_bytes(weights)
     np.testing.assert_array_equal(sum(part.astype(int) for part in parts), weights)
     assert all(part.dtype == np.int8 for part in parts)
