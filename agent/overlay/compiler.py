@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.errors import ModelLoadError, UnsupportedModel
 from agent.overlay.graph import Add, Foreign, Graph, Host, Layer, Step
-from agent.overlay.lower.segment import lower_segment
+from agent.overlay.lower.segment import TooLong, lower_segment
 from agent.overlay.lower.views import Unplaceable
 from agent.overlay.program import Part, Program, Segment
 from agent.overlay.spec import Overlay
@@ -113,15 +113,27 @@ def _lowered(
             continue
         if run:
             progress("lowering", 0.1 + 0.8 * done / layers)
-            yield _segment(graph, spec, run, index)
+            yield from _segments(graph, spec, run, graph.steps[index:])
             done += len(run)
             run = []
         if step is not None:
             yield step
 
 
-def _segment(graph: Graph, spec: Overlay, run: Sequence[Layer], end: int) -> Segment:
-    read = {name for step in graph.steps[end:] for name in inputs_of(step)}
+def _segments(graph: Graph, spec: Overlay, run: Sequence[Layer], after: Sequence[Step]) -> Iterator[Segment]:
+    """Consecutive layers as one segment, or as two where one chain does not hold them."""
+    try:
+        yield _segment(graph, spec, run, after)
+    except TooLong as error:
+        if len(run) == 1:
+            raise _Refused(run[0], str(error)) from None
+        half = len(run) // 2
+        yield from _segments(graph, spec, run[:half], [*run[half:], *after])
+        yield from _segments(graph, spec, run[half:], after)
+
+
+def _segment(graph: Graph, spec: Overlay, run: Sequence[Layer], after: Sequence[Step]) -> Segment:
+    read = {name for step in after for name in inputs_of(step)}
     read |= {output.name for output in graph.outputs}
     wanted = frozenset(layer.output for layer in run if layer.output in read)
     try:

@@ -78,6 +78,9 @@ class ConvOp:
     def input_rows(self, rows: Range) -> Range:
         return self._windows[0].needed(rows)
 
+    def tallest(self, rows: int) -> int:
+        return self._windows[0].tallest(rows)
+
     def input_blocks(self, blocks: Range) -> Range:
         return blocks if self._diagonal else (0, self._source.blocks)
 

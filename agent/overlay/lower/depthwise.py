@@ -48,6 +48,9 @@ class DepthwiseOp:
     def input_rows(self, rows: Range) -> Range:
         return self._down.needed(rows)
 
+    def tallest(self, rows: int) -> int:
+        return self._down.tallest(rows)
+
     def input_blocks(self, blocks: Range) -> Range:
         return blocks
 

@@ -52,6 +52,10 @@ class Op(Protocol):
         """The rows of the inputs that rows of the output need."""
         ...
 
+    def tallest(self, rows: int) -> int:
+        """The most rows of the inputs that so many rows of the output need."""
+        ...
+
     def input_blocks(self, blocks: Range) -> Range:
         """The channel blocks of the inputs that blocks of the output need."""
         ...

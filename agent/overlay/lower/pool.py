@@ -31,6 +31,9 @@ class PoolOp:
     def input_rows(self, rows: Range) -> Range:
         return self._windows[0].needed(rows)
 
+    def tallest(self, rows: int) -> int:
+        return self._windows[0].tallest(rows)
+
     def input_blocks(self, blocks: Range) -> Range:
         return blocks
 

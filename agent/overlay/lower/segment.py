@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from agent.errors import UnsupportedModel
 from agent.overlay.cycles import chain_cycles
 from agent.overlay.descriptor import encode
 from agent.overlay.graph import Layer, Tensor
@@ -23,6 +24,10 @@ MOST_DESCRIPTORS = 65535  # of a chain; the core counts them in 16 bits
 MOST_BYTES = 0xFFFFFFFF  # of a region; offsets have 32 bits
 
 
+class TooLong(Exception):
+    """One chain does not hold the layers; fewer may fit."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Chain:
     """Tasks in chain order, linked, and how long they take; weights lie behind the chains."""
@@ -36,7 +41,10 @@ class _Chain:
 def lower_segment(
     spec: Overlay, layers: Sequence[Layer], tensors: Mapping[str, Tensor], wanted: frozenset[str]
 ) -> Segment:
-    """``wanted``: tensors of the segment that others read. Raises Unplaceable, which names a layer."""
+    """``wanted``: tensors of the segment that others read.
+
+    Raises Unplaceable, which names a layer, TooLong, and UnsupportedModel for tensors beyond the address space.
+    """
     work = build(spec, layers, tensors, wanted)
     homes = find_homes(work)
     ddr = place_in_ddr(work, homes)
@@ -50,7 +58,10 @@ def lower_segment(
 def _check_sizes(ddr: Ddr) -> None:
     for space, nbytes in ddr.sizes.items():
         if nbytes > MOST_BYTES:
-            raise Unplaceable(0, f"{nbytes} bytes of {space.name.lower()} are more than 32-bit offsets reach")
+            raise UnsupportedModel(
+                f"its {space.name.lower()} take {nbytes} bytes, more than the {MOST_BYTES} that the overlay can "
+                "address; use smaller images"
+            )
 
 
 def _chain(work: Work, homes: Homes, ddr: Ddr, streams: Sequence[bytes], plan: WeightPlan) -> _Chain:
@@ -58,7 +69,7 @@ def _chain(work: Work, homes: Homes, ddr: Ddr, streams: Sequence[bytes], plan: W
     storage = Storage(spec, work.ops, streams, plan)
     tasks = emit(work, homes, ddr, storage)
     if len(tasks) >= MOST_DESCRIPTORS:
-        raise Unplaceable(0, f"{len(tasks)} descriptors are more than a chain can have ({MOST_DESCRIPTORS})")
+        raise TooLong(f"{len(tasks)} descriptors are more than a chain can have ({MOST_DESCRIPTORS})")
     sizes = {
         Space.CHIP: spec.memory.activation_words,
         Space.WEIGHTS: spec.memory.weight_rows,
@@ -95,7 +106,7 @@ def _segment(work: Work, ddr: Ddr, tensors: Mapping[str, Tensor], chain: _Chain)
         data += _encode(spec, load, [load[0].fields], weights)
     data = data.ljust(weights, b"\0") + storage.data
     if len(data) > MOST_BYTES:
-        raise Unplaceable(0, f"{len(data)} bytes of weights are more than 32-bit offsets reach")
+        raise TooLong(f"{len(data)} bytes of weights are more than the {MOST_BYTES} that the overlay reaches")
     counts = [0] * len(work.layers)
     for task in chain.tasks:
         if task.stream == Stream.COMPUTE:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.overlay.lower.ops import Op, Shape, weight_rows
-from agent.overlay.lower.views import ceil_div, in_steps
+from agent.overlay.lower.views import ceil_div
 from agent.overlay.spec import Overlay
 
 PORT_BYTES = 8
@@ -53,10 +53,8 @@ def pieces(size: int) -> list[int]:
 
 def tile_shape(op: Op, which: int, rows: int, blocks: int) -> Shape:
     """The largest tile of an input that a tile of the output needs."""
-    whole = op.input_shape(which)
-    tallest = max(high - low for low, high in map(op.input_rows, in_steps((0, op.shape.height), rows)))
     low, high = op.input_blocks((0, blocks))
-    return Shape(high - low, tallest, whole.width)
+    return Shape(high - low, op.tallest(rows), op.input_shape(which).width)
 
 
 def per_block(op: Op) -> bool:

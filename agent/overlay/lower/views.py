@@ -95,6 +95,10 @@ class Window:
     def first(self, output: int) -> int:
         return output * self.stride - self.before
 
+    def tallest(self, outputs: int) -> int:
+        """The most inputs that so many outputs in a row read."""
+        return min((outputs - 1) * self.stride + self.kernel, self.size)
+
     def needed(self, outputs: Range) -> Range:
         """The inputs that some outputs read (at least one, so that a window of nothing but padding is a range)."""
         low = min(max(self.first(outputs[0]), 0), self.size - 1)

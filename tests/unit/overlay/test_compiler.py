@@ -120,6 +120,19 @@ def tflite_net() -> bytes:
     return net.model(net.operator("DEQUANTIZE", [y], net.tensor([1, 4, 15, 5], None, "FLOAT32")))
 
 
+def test_chains_that_would_be_too_long_are_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = self_test_graph()
+    x = {"x": np.random.default_rng(1).integers(-128, 128, (1, 3, 16, 16)).astype(np.int8)}
+    whole = run(NPU, compile_graph(graph, NPU), x)
+    monkeypatch.setattr("agent.overlay.lower.segment.MOST_DESCRIPTORS", 8)
+    parts = compile_graph(graph, NPU)
+    assert kinds(parts) == ["Segment", "Segment"]
+    assert run(NPU, parts, x)["y"].tolist() == whole["y"].tolist()
+    monkeypatch.setattr("agent.overlay.lower.segment.MOST_DESCRIPTORS", 2)
+    with pytest.raises(UnsupportedModel, match="descriptors are more than a chain can have"):
+        compile_graph(graph, NPU)
+
+
 def test_models_of_which_nothing_fits() -> None:
     with pytest.raises(
         UnsupportedModel, match=r"nothing of model can run on overlay npu: layer .*: one row of its output"

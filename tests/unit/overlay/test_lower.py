@@ -68,6 +68,7 @@ def test_windows_need_what_they_read(kernel: int, stride: int, before: int, size
     low, high = window.needed((2, 5))
     read = {window.first(output) + tap for output in range(2, 5) for tap in range(kernel)}
     inside = {row for row in read if 0 <= row < size}
+    assert high - low <= window.tallest(3)
     assert inside <= set(range(low, high)) <= set(range(size))
     if inside:
         assert low == min(inside)
@@ -221,6 +222,15 @@ def test_weights_of_nine_bits_are_sums() -> None:
 def test_layers_that_cannot_be_placed(sample: Sample, text: str) -> None:
     with pytest.raises(UnsupportedModel, match=text):
         compile_graph(sample.graph, tiny(NPU, 128, 512))
+
+
+def test_tensors_beyond_the_address_space() -> None:
+    source = tensor("x", 16, 300_000, 1000)
+    layer, target = conv(1, source, 16, (1, 1))
+    specs = [TensorSpec(name, "INT8", (1,)) for name in "xy"]
+    graph = Graph("vast", (specs[0],), (specs[1],), {"x": source, "y": target}, (layer,))
+    with pytest.raises(UnsupportedModel, match="its inputs take 4800000000 bytes, more than the 4294967295"):
+        compile_graph(graph, NPU)
 
 
 def test_scales_that_the_core_does_not_take() -> None:
