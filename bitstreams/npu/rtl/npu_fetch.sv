@@ -8,6 +8,14 @@
 //
 // Errors, of the descriptor whose turn it is: unknown opcode; outside region 0 or later than the 65,536th of the chain
 // (BOUNDS); the memory answered its fetch with an error (AXI). The low six bits of region 0's base count as 0.
+//
+// Cycles, from the one in which CONTROL is written (0), with a memory that gives the first beat L cycles after it has
+// taken an address, as long as nobody else has the read channel and no queue is full:
+//   2 + k                 m_axi_arvalid for descriptor k of the first eight
+//   12 + L + 8 k          descriptor k is at the head of its engine's queue (L up to 54: the channel is the limit)
+//   d + 2                 `busy` falls and the interrupt rises, when the last descriptor is done in cycle d, END is in
+//                         the shift register by then and what was fetched in vain has come; CYCLES reads d + 1
+// A descriptor occupies 8 cycles of the read channel, before LOADs: up to seven behind END are fetched in vain.
 `default_nettype none
 
 module npu_fetch (
@@ -51,8 +59,8 @@ module npu_fetch (
     wire requested = request_valid && request_ready;
     wire [AW-1:6] block = region_base[AW-1:6] + (AW-6)'(next[25:0]);
     wire unused_bits = ^{region_base[5:0], region_bytes[5:0]};
-    logic head_valid, head_end, place_freed;
-    assign request_valid = in_region && !places[3] && !(head_valid && head_end) && !clear;
+    logic head_valid, is_end, place_freed;
+    assign request_valid = in_region && !places[3] && !(head_valid && is_end) && !clear;
     assign request_address = {block, 3'd0};
     always_ff @(posedge clk) begin
         if (clear) begin
@@ -73,7 +81,8 @@ module npu_fetch (
     );
     logic [511:0] head;
     logic [2:0] gathered;
-    logic head_error;
+    logic head_error, is_load, is_store, is_compute;
+    wire [7:0] opcode = beat[NPU_F_OPCODE_LO +: 8];  // in the first beat
     assign take_beat = beat_valid && (!head_valid || push);
     assign place_freed = take_beat && gathered == 3'd7;
     always_ff @(posedge clk) begin
@@ -88,18 +97,19 @@ module npu_fetch (
         if (take_beat) begin
             head <= {beat, head[511:64]};
             head_error <= beat_error || (head_error && gathered != 3'd0);
+            if (gathered == 3'd0) begin
+                is_load <= opcode == NPU_OP_LOAD;
+                is_store <= opcode == NPU_OP_STORE;
+                is_compute <= opcode == NPU_OP_CONV || opcode == NPU_OP_DEPTHWISE || opcode == NPU_OP_POOL
+                              || opcode == NPU_OP_ADD;
+                is_end <= opcode == NPU_OP_END;
+            end
         end
     end
 
     // Dispatch.
-    wire [7:0] opcode = head[NPU_F_OPCODE_LO +: 8];
-    wire is_load = opcode == NPU_OP_LOAD;
-    wire is_store = opcode == NPU_OP_STORE;
-    wire is_compute = opcode == NPU_OP_CONV || opcode == NPU_OP_DEPTHWISE || opcode == NPU_OP_POOL
-                      || opcode == NPU_OP_ADD;
-    assign head_end = opcode == NPU_OP_END;
     logic [16:0] index;
-    wire too_long = index[16] && !head_end;
+    wire too_long = index[16] && !is_end;
     wire dispatch = head_valid && !head_error && !too_long;
     logic load_free, compute_free, store_free;
     wire push_load = dispatch && is_load && load_free;
@@ -130,10 +140,10 @@ module npu_fetch (
             if (push || finished != 2'd0) unfinished <= unfinished + {7'd0, push} - {6'd0, finished};
         end
     end
-    assign complete = dispatch && head_end && unfinished == 8'd0;
+    assign complete = dispatch && is_end && unfinished == 8'd0;
 
     wire outside = !head_valid && places == 4'd0 && !in_region;
-    wire unknown = dispatch && !is_load && !is_store && !is_compute && !head_end;
+    wire unknown = dispatch && !is_load && !is_store && !is_compute && !is_end;
     assign error_valid = (head_valid && (head_error || too_long)) || outside || unknown;
     assign error_code = outside ? NPU_ERROR_BOUNDS : head_error ? NPU_ERROR_AXI
                                             : too_long ? NPU_ERROR_BOUNDS : NPU_ERROR_OPCODE;

@@ -16,22 +16,31 @@ module npu_fifo #(
     input  wire              out_ready
 );
     (* ram_style = "distributed" *) logic [WIDTH-1:0] memory [0:(1 << DEPTH_LOG2) - 1];
-    logic [DEPTH_LOG2:0] pushed, popped;  // one bit more than an address: full and empty differ
+    logic [DEPTH_LOG2-1:0] pushed, popped;
     wire push = in_valid && in_ready;
     wire pop = out_valid && out_ready;
+    wire [DEPTH_LOG2-1:0] next_pushed = pushed + 1'b1;
+    wire [DEPTH_LOG2-1:0] next_popped = popped + 1'b1;
 
-    assign out_valid = pushed != popped;
-    assign in_ready = pushed != {~popped[DEPTH_LOG2], popped[DEPTH_LOG2-1:0]};
-    assign out_data = memory[popped[DEPTH_LOG2-1:0]];
+    assign out_data = memory[popped];
 
     always_ff @(posedge clk) begin
-        if (push) memory[pushed[DEPTH_LOG2-1:0]] <= in_data;
+        if (push) memory[pushed] <= in_data;
         if (rst) begin
             pushed <= '0;
             popped <= '0;
+            in_ready <= 1'b1;
+            out_valid <= 1'b0;
         end else begin
-            if (push) pushed <= pushed + 1'b1;
-            if (pop) popped <= popped + 1'b1;
+            if (push) pushed <= next_pushed;
+            if (pop) popped <= next_popped;
+            if (push && !pop) begin
+                in_ready <= next_pushed != popped;
+                out_valid <= 1'b1;
+            end else if (pop && !push) begin
+                in_ready <= 1'b1;
+                out_valid <= next_popped != pushed;
+            end
         end
     end
 endmodule

@@ -3,6 +3,17 @@
 // npu_transfer issues the bursts; a queue of descriptors under way, npu_walk and a queue of four words follow on the
 // side of the data. So a LOAD's addresses go out while the data of those before are still to come, up to eight ahead,
 // and many small ones pay the latency once. A LOAD has finished when its last word has been written.
+//
+// Cycles, from the one in which the queue shows the descriptor (0); b: bits of runs - 1 (0 for one run); L: cycles from
+// an address taken to its first beat; B: beats of 8 bytes in all:
+//   1 + b           takes its semaphores and starts, if they are there; behind another LOAD not before the cycle in
+//                   which that one's last burst is accepted, and then its own first burst follows in the next one
+//   3 + b           first m_axi_arvalid, then a burst a cycle (a burst ends at a 128-byte block and with its run)
+//   3 + b + L       first beat, then one a cycle
+//   4 + b + L + B   done: the last word was written in the cycle before. What waits for it may start a cycle later
+// So a LOAD by itself takes L + B + b + 4 cycles; LOADs in a row, from the second on, B each (while their bursts are
+// long enough: the memory's limit of bursts under way x beats a burst >= L + 1), plus 8 for each descriptor in between
+// that npu_fetch reads. A word that dma_write_ready delays costs that cycle only when four words wait already.
 `default_nettype none
 
 module npu_load (

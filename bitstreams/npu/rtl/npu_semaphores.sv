@@ -33,16 +33,17 @@ module npu_semaphores (
         for (i = 0; i < 8; i = i + 1) begin : g_count
             logic [15:0] count;
             wire [1:0] given = {1'b0, given_load[i]} + {1'b0, given_compute[i]} + {1'b0, given_store[i]};
-            wire [2:0] change = {1'b0, given} - {2'd0, taken[i]};  // -1 to 3
+            // count + (given - 1) + !taken: what is taken is known last, and comes in as the carry.
+            wire [16:0] next = {count, 1'b1} + {{14{given == 2'd0}}, given - 2'd1, !taken[i]};
+            wire unused_carry = next[0];
             always_ff @(posedge clk) begin
                 if (clear) begin
                     count <= 16'd0;
                     available[i] <= 1'b0;
                 end else if (changes) begin
-                    count <= count + {{14{change == 3'd7}}, change[1:0]};
-                    // Not from the sum: a take is the end of the longest path of the core.
-                    if (change == 3'd7) available[i] <= count != 16'd1;
-                    else if (change != 3'd0) available[i] <= 1'b1;
+                    count <= next[16:1];
+                    if (given != 2'd0) available[i] <= 1'b1;
+                    else if (taken[i]) available[i] <= count != 16'd1;
                 end
             end
         end

@@ -7,6 +7,14 @@
 //
 // After `clear`, beats that are owed to an address already taken are sent with no byte enabled. `idle`: nothing is owed
 // and every burst has been acknowledged.
+//
+// Cycles, from the one in which the queue shows the descriptor (0); b: bits of runs - 1 (0 for one run); W: cycles from
+// the last beat to its answer (at least 1); B: beats of 8 bytes in all:
+//   1 + b                 takes its semaphores and starts; behind a STORE as a LOAD behind a LOAD (npu_load)
+//   3 + b                 first m_axi_awvalid; first word asked for (its data come two cycles later)
+//   7 + b                 first beat, then one a cycle
+//   7 + b + B + W         done: the last answer came in the cycle before. What waits for it may start a cycle later
+// So a STORE by itself takes B + W + b + 7 cycles; STOREs in a row, from the second on, B each.
 `default_nettype none
 
 module npu_store (

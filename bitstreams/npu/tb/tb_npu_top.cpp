@@ -324,6 +324,24 @@ void resets(Bench &bench, Core &core, Model &model) {
     failure(bench, core, model, {Transfer{0x33}, Transfer()}, kOpcode, 0, "opcode after a reset");
 }
 
+// CYCLES of one LOAD or STORE and END at the end of region 0 (nothing is fetched in vain), without stalls.
+void exact_cycles(Bench &bench, unsigned read_latency, unsigned write_latency) {
+    Core core(bench, {read_latency, write_latency, 0, 1});
+    for (unsigned words : {1u, 5u, 100u}) {
+        Transfer t;
+        t.runs = 1, t.words = words, t.region = 1;
+        const unsigned beats = words * core.lanes / 8, chain = kRegionBytes - 128;
+        t.opcode = kLoad;
+        put(core, {t, Transfer()}, chain);
+        core.start(chain, 10'000);
+        bench.check(core.read(kCycles) == 2 * read_latency + beats + 17, "cycles of a LOAD", core.read(kCycles));
+        t.opcode = kStore;
+        put(core, {t, Transfer()}, chain);
+        core.start(chain, 10'000);
+        bench.check(core.read(kCycles) == read_latency + write_latency + beats + 20, "cycles of a STORE", core.read(kCycles));
+    }
+}
+
 void run(Bench &bench, const axi::Timing &timing, int rounds) {
     Core core(bench, timing);
     Model model;
@@ -346,6 +364,8 @@ void run(Bench &bench, const axi::Timing &timing, int rounds) {
 
 int main() {
     Bench bench(20);
+    exact_cycles(bench, 40, 40);
+    exact_cycles(bench, 7, 1);
     run(bench, {40, 10, 0, 1}, 30);
     run(bench, {2, 0, 0, 2}, 20);
     run(bench, {25, 30, 300, 3}, 30);
