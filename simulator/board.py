@@ -60,6 +60,7 @@ class SimBoard:
             )
         self._cell = cell or SharedCell(folder, load_profile(name), RealClock())
         self._host = CpuDevice()
+        self._overlays = folder / "overlays"
         self._transport = transport or TRANSPORTS[0]
 
     @property
@@ -89,7 +90,7 @@ class SimBoard:
     def device(self, device_id: str) -> Device:
         """See ``hal.Board.device``."""
         self.profile.device(device_id)
-        return SimDevice(self._cell, device_id, self._host, self._transport)
+        return SimDevice(self._cell, device_id, self._host, self._transport, self._overlays)
 
     def meters(self) -> Sequence[PowerMeter]:
         """See ``hal.Board.meters``."""
@@ -115,13 +116,21 @@ class SimBoard:
 
 class SimDevice:
     """A device with the profile's speed and watts; ``host`` computes the true outputs, and an overlay's driver on
-    ``transport`` those of overlay programs. See ``hal.Device``."""
+    ``transport`` those of overlay programs. ``overlays``: where delivered ones are unpacked. See ``hal.Device``."""
 
-    def __init__(self, cell: Cell, device_id: str, host: CpuDevice, transport: str = TRANSPORTS[0]) -> None:
+    def __init__(
+        self,
+        cell: Cell,
+        device_id: str,
+        host: CpuDevice,
+        transport: str = TRANSPORTS[0],
+        overlays: Path | None = None,
+    ) -> None:
         self._cell, self._host = cell, host
         self._profile = cell.profile.device(device_id)
         self._index = cell.profile.devices.index(self._profile)
-        self._fpga = FpgaDevice(device_id, self._profile.name, transport) if self._profile.overlay else None
+        name = self._profile.name
+        self._fpga = FpgaDevice(device_id, name, transport, overlays) if self._profile.overlay else None
 
     @functools.cached_property
     def info(self) -> DeviceInfo:

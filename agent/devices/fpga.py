@@ -36,8 +36,8 @@ class FpgaDevice:
     """See ``hal.Device``. ``transport``: an entry point of ``overlaid.transports``.
 
     The programs of all its sessions share one overlay; a run of a program that needs another one loads that first.
-    One object for each FPGA in a process. ``folder``: where delivered overlays are unpacked, for a transport whose
-    other end does not see this process's temporary folder.
+    One object for each FPGA in a process. ``folder``: where delivered overlays are unpacked and stay; None: a temporary
+    folder, which goes with the last session.
     """
 
     def __init__(self, device_id: str, name: str, transport: str, folder: Path | None = None) -> None:
@@ -65,15 +65,21 @@ class FpgaDevice:
     def _open(self, model: ModelFile, folder: Path | None) -> Session:
         """``folder``: the overlay to load; None: the one of the program's name that ships with the agent."""
         from agent.devices.program import ProgramSession
-        from agent.devices.slot import OverlayEngine, Slot
+        from agent.devices.slot import OverlayEngine
         from agent.overlay.spec import overlay_folder, read_spec
 
-        slot = self._slot = self._slot or Slot(self._transport)
+        slot = self._its_slot()
 
         def open_engine(program: Program) -> OverlayEngine:
             return OverlayEngine(slot, folder or overlay_folder(program.overlay), program)
 
         return ProgramSession(model, open_engine, read_spec(folder) if folder else None)
+
+    def _its_slot(self) -> Slot:
+        from agent.devices.slot import Slot
+
+        self._slot = self._slot or Slot(self._transport)
+        return self._slot
 
     def _self_test(self, model: ModelFile) -> ModelFile:
         from agent.overlay.archive import SELF_TEST_NAME
@@ -93,7 +99,8 @@ class FpgaDevice:
             ) from error
         if self._base is None:
             self._base = Path(tempfile.mkdtemp(prefix="overlaid-overlays-"))
-            weakref.finalize(self, shutil.rmtree, self._base, ignore_errors=True)
+            # The slot lives as long as a session does, and loads overlays from there again.
+            weakref.finalize(self._its_slot(), shutil.rmtree, self._base, ignore_errors=True)
         folder = self._base / digest
         if not folder.exists():
             unpack_archive(archive, folder)

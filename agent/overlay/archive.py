@@ -49,8 +49,11 @@ def unpack_archive(path: Path, into: Path) -> Overlay:
             for entry in entries:
                 (unfinished / entry.filename).write_bytes(archive.read(entry))
         spec = parse_spec((unfinished / SPEC_NAME).read_bytes())
-        if not into.exists():
+        try:
             unfinished.rename(into)
+        except OSError:
+            if not into.is_dir():  # another process was faster
+                raise
         return spec
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, NotImplementedError) as error:
         raise OverlayLoadError(f"{path.name} is no package of an overlay: {error}; pack it again") from error

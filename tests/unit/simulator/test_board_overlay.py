@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -117,6 +118,23 @@ def test_a_delivered_overlay_is_loaded_and_tested(tmp_path: Path) -> None:
     assert (session.run({INPUT: sample}).outputs[OUTPUT] == np.load(folder / "y.npy")[0]).all()
     model = program(tmp_path)
     ask(fpga(cell()).open(ModelFile(model.path, "npu", model.inputs, model.outputs, overlay=archive), "npu"))
+
+
+def test_a_delivered_overlay_is_loaded_again_after_another(tmp_path: Path) -> None:
+    write_overlay_model(overlay_folder("npu"), tmp_path)
+    model = replace(program(tmp_path), overlay=tmp_path / "npu.overlay")
+    device = fpga(cell())
+    delivered, shipped = device.open(model, "npu"), device.open(program(tmp_path, "npu-small"), "npu")
+    del device  # as a worker lets go of it
+    for session in (delivered, shipped, delivered):
+        ask(session)
+
+
+def test_a_board_keeps_delivered_overlays_in_its_folder(tmp_path: Path) -> None:
+    write_overlay_model(overlay_folder("npu"), tmp_path)
+    model = replace(program(tmp_path), overlay=tmp_path / "npu.overlay")
+    ask(SimBoard("pynq-z2", tmp_path / "run", cell()).device("fpga").open(model, "npu"))
+    assert len(list((tmp_path / "run" / "overlays").glob("*/overlay.toml"))) == 1
 
 
 def test_an_overlay_that_does_not_load(tmp_path: Path) -> None:
