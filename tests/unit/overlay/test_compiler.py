@@ -124,9 +124,9 @@ def test_chains_that_would_be_too_long_are_several(monkeypatch: pytest.MonkeyPat
     graph = self_test_graph()
     x = {"x": np.random.default_rng(1).integers(-128, 128, (1, 3, 16, 16)).astype(np.int8)}
     whole = run(NPU, compile_graph(graph, NPU), x)
-    monkeypatch.setattr("agent.overlay.lower.segment.MOST_DESCRIPTORS", 10)
+    monkeypatch.setattr("agent.overlay.lower.segment.MOST_DESCRIPTORS", 11)
     parts = compile_graph(graph, NPU)
-    assert kinds(parts) == ["Segment", "Segment"]
+    assert kinds(parts) == ["Segment"] * 2
     assert run(NPU, parts, x)["y"].tolist() == whole["y"].tolist()
     monkeypatch.setattr("agent.overlay.lower.segment.MOST_DESCRIPTORS", 2)
     with pytest.raises(UnsupportedModel, match="descriptors are more than a chain can have"):
