@@ -190,13 +190,12 @@ class _Layer:
         """Whether all weights of these blocks that come can stay until the last row tile; their rows are taken."""
         self._kept = None
         come = [blocks for blocks in groups if self._storage.row(self._index, blocks) is None]
-        if row_tiles == 1 or not come:
+        if row_tiles == 1 or not come or self._op.shared:
             return True
         rows = weight_rows(self._op, (come[0][0], come[-1][1]))
         if rows > self._storage.plan.ring:
             return False
-        if (0, 1) not in self._rows_of or not self._op.shared:
-            self._kept = self._storage.take(rows)
+        self._kept = self._storage.take(rows)
         return True
 
     def _weights(self, tile: Range | None, blocks: Range, parts: Range) -> tuple[int, list[Task]]:
