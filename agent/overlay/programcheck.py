@@ -146,6 +146,8 @@ def _check_chain(segment: Segment, start: int, layout: Overlay, spec: Overlay | 
             return
         if name in ("LOAD", "STORE"):
             _check_transfer(number, fields, name, sizes, layout, spec)
+        if name == "ADD" and not 16 <= fields["shift"] <= 24:
+            raise ValueError(f"descriptor {number} (ADD) shifts by {fields['shift']} bits, not 16 to 24")
         yield name not in ("LOAD", "STORE")
     raise ValueError(f"the chain at byte {start} has more than {MOST_DESCRIPTORS} descriptors")
 

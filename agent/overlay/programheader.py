@@ -148,7 +148,7 @@ class HostModel(Part):
     kind: Literal["host"]
     op: Annotated[str, Field(max_length=64)]
     inputs: Names
-    outputs: Names
+    outputs: tuple[Name]
     attributes: dict[Annotated[str, Field(max_length=64)], Attribute]
     nodes: Names
 

@@ -6,17 +6,22 @@ import hashlib
 import json
 import struct
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from agent.errors import ProgramError
 from agent.overlay.compiler import compile_graph
+from agent.overlay.descriptor import decode, encode
+from agent.overlay.graph import Host
+from agent.overlay.program import Segment
 from agent.overlay.programfile import read_program, write_program
 from agent.overlay.selftest import self_test_graph
-from agent.overlay.spec import load_spec
+from agent.overlay.spec import DESCRIPTOR_BYTES, load_spec
 
-DATA = write_program(compile_graph(self_test_graph(), load_spec("npu")))
+NPU = load_spec("npu")
+DATA = write_program(compile_graph(self_test_graph(), NPU))
 HEAD = struct.Struct("<8sHHI")
 Change = Callable[[dict[str, Any]], None]
 
@@ -29,6 +34,21 @@ def changed(change: Change) -> bytes:
     text = json.dumps(header).encode()
     body = HEAD.pack(magic, schema, zero, len(text)) + text + DATA[HEAD.size + length : -32]
     return body + hashlib.sha256(body).digest()
+
+
+def with_shift(shift: int) -> bytes:
+    """The program whose descriptor of layer d shifts by so many bits."""
+    program = compile_graph(self_test_graph(), NPU)
+    (segment,) = program.steps
+    assert isinstance(segment, Segment)
+    at = next(
+        at
+        for at in range(segment.chain, len(segment.data), DESCRIPTOR_BYTES)
+        if segment.data[at] == NPU.opcodes["ADD"]
+    )
+    fields = decode(NPU, segment.data[at : at + DESCRIPTOR_BYTES]) | {"shift": shift}
+    data = segment.data[:at] + encode(NPU, fields) + segment.data[at + DESCRIPTOR_BYTES :]
+    return write_program(replace(program, steps=(replace(segment, data=data),)))
 
 
 def layer(header: dict[str, Any], output: str) -> dict[str, Any]:
@@ -64,3 +84,19 @@ def test_planes_of_another_size_are_refused(change: Change, named: str) -> None:
     with pytest.raises(ProgramError, match="corrupt") as refused:
         read_program(changed(change))
     assert named in str(refused.value)
+
+
+def test_a_shift_that_the_core_has_not_is_refused() -> None:
+    assert read_program(with_shift(16)).name == "selftest"
+    for shift in (15, 25, 200):
+        with pytest.raises(ProgramError, match=f"shifts by {shift} bits, not 16 to 24"):
+            read_program(with_shift(shift))
+
+
+def test_a_host_operator_writes_one_tensor() -> None:
+    program = compile_graph(self_test_graph(), NPU)
+    for outputs in ((), ("z", "z")):
+        host = Host("softmax", ("y",), outputs, {"axis": 1}, ("softmax",))
+        data = write_program(replace(program, steps=(*program.steps, host)))
+        with pytest.raises(ProgramError, match=r"corrupt: .*outputs"):
+            read_program(data)
