@@ -10,10 +10,12 @@ struct Control {
     Vnpu_control unit;
 
     explicit Control(Bench &b) : bench(b) {
-        unit.start = unit.soft_reset = unit.clear_done = unit.interrupt_enable = unit.complete = unit.finished = unit.counts = 0;
+        unit.start = unit.soft_reset = unit.clear_done = unit.interrupt_enable = unit.complete = 0;
+        unit.finished = unit.counts = 0;
         unit.fetch_error_valid = unit.load_error_valid = unit.compute_error_valid = unit.store_error_valid = 0;
         unit.fetch_error_code = 1, unit.load_error_code = 2, unit.compute_error_code = 3, unit.store_error_code = 4;
-        unit.fetch_error_index = 10, unit.load_error_index = 20, unit.compute_error_index = 30, unit.store_error_index = 40;
+        unit.fetch_error_index = 10, unit.load_error_index = 20, unit.compute_error_index = 30,
+            unit.store_error_index = 40;
         unit.watchdog = 1000, unit.quiet = 1;
         unit.rst = 1;
         cycle(unit);
@@ -102,8 +104,10 @@ void errors(Bench &bench, Control &c) {
         if (waited == 100 && !hangs) c.unit.quiet = 1;
         cycle(c.unit);
     }
-    bench.check(hangs ? waited > 240 && waited < 260 : waited > 99 && waited < 103, "until the bus is quiet, not for ever", waited);
-    bench.check(c.unit.error && c.unit.irq && !c.unit.done && c.unit.error_code == first + 1 && c.unit.error_index == 10 * (first + 1), "the first error", first);
+    bench.check(hangs ? waited > 240 && waited < 260 : waited > 99 && waited < 103,
+        "until the bus is quiet, not for ever", waited);
+    bench.check(c.unit.error && c.unit.irq && !c.unit.done && c.unit.error_code == first + 1
+        && c.unit.error_index == 10 * (first + 1), "the first error", first);
     c.pulse(c.unit.start);
     bench.check(!c.unit.busy && c.unit.error, "no start in error");
     if (hangs) {
@@ -131,7 +135,8 @@ void watchdog(Bench &bench, Control &c) {
     c.ticks(1);
     bench.check(c.unit.clear, "after as many cycles as it says", c.unit.watchdog);
     c.ticks(20);
-    bench.check(c.unit.error && c.unit.error_code == 5 && c.unit.error_index == finished, "WATCHDOG, behind what finished", finished);
+    bench.check(c.unit.error && c.unit.error_code == 5 && c.unit.error_index == finished,
+        "WATCHDOG, behind what finished", finished);
     c.unit.watchdog = 1000;
     c.reset();
 }

@@ -1,5 +1,5 @@
-// Bench of npu_load (npu_transfer, npu_walk): random descriptors with semaphores, a memory whose beats are known by their
-// address, stalls on both sides; every word in its order and place, bounds, answers in error, exact cycles.
+// Bench of npu_load (npu_transfer, npu_walk): random descriptors with semaphores, a memory whose beats are known by
+// their address, stalls on both sides; every word in its order and place, bounds, answers in error, exact cycles.
 #include <deque>
 
 #include "Vnpu_load.h"
@@ -84,14 +84,16 @@ struct Load {
         }
         if (unit.sem_take_valid) {
             const Transfer &t = started.at(taken++);
-            bench.check(unit.sem_take == t.waits && (t.waits & ~unit.sem_available) == 0, "takes what it waits for", now);
+            bench.check(unit.sem_take == t.waits && (t.waits & ~unit.sem_available) == 0,
+                "takes what it waits for", now);
             bench.check(t.inside(kLanes, limit(t)), "starts what is inside", now);
             semaphores.add(t.waits, -1);
             expect(t);
         }
         if (unit.burst_valid && unit.burst_ready) {
             const uint64_t address = uint64_t(unit.burst_address) << 3;
-            bench.check(unit.burst_beats >= 1 && address / 128 == (address + 8 * unit.burst_beats - 1) / 128, "burst in a block", now);
+            bench.check(unit.burst_beats >= 1 && address / 128 == (address + 8 * unit.burst_beats - 1) / 128,
+                "burst in a block", now);
             for (unsigned beat = 0; beat < unit.burst_beats; ++beat) {
                 bench.check(!addresses.empty() && addresses.front() == address + 8 * beat, "burst's address", now);
                 if (!addresses.empty()) addresses.pop_front();
@@ -113,7 +115,8 @@ struct Load {
             if (words.empty()) return;
             const Word &word = words.front();
             bench.check(unit.dma_weight_valid == word.weights && unit.dma_write_valid == !word.weights, "memory", now);
-            bench.check((word.weights ? unit.dma_weight_address : unit.dma_write_address) == word.chip, "address on the chip", now);
+            bench.check((word.weights ? unit.dma_weight_address : unit.dma_write_address) == word.chip,
+                "address on the chip", now);
             for (unsigned i = 0; i < kBeats; ++i) {
                 bench.check(beat_of(unit, word.weights, i) == contents(word.address + 8 * i), "data", now);
                 bench.check(!bad(word.address + 8 * i), "no word in error is written", now);
@@ -128,7 +131,8 @@ struct Load {
             if (error_code == kBounds) bench.check(!t.inside(kLanes, limit(t)), "in error only outside", t.index);
             else {
                 const uint64_t address = words.front().address;
-                bench.check(error_code == kAxi && (bad(address) || bad(address + 8 * (kBeats - 1))), "in error for a bad beat", now);
+                bench.check(error_code == kAxi && (bad(address) || bad(address + 8 * (kBeats - 1))),
+                    "in error for a bad beat", now);
             }
         }
     }
@@ -205,9 +209,11 @@ void exact_cycles(Bench &bench) {
             const uint64_t beats = words * kBeats;
             bench.check(cycles(bench, latency, {t}) == latency + beats + 4, "LOAD: latency + beats + 4", words);
             t.offset = 0;
-            bench.check(cycles(bench, latency, {t, t, t}) == latency + 3 * beats + 4, "LOADs in a row: latency once", words);
+            bench.check(cycles(bench, latency, {t, t, t}) == latency + 3 * beats + 4,
+                "LOADs in a row: latency once", words);
             t.runs = 6, t.words = words % 10 + 1, t.region_step = 1024, t.chip_step = 11;
-            bench.check(cycles(bench, latency, {t}) == latency + 6 * t.words * kBeats + 4 + 3, "runs: bits of runs - 1 more", words);
+            bench.check(cycles(bench, latency, {t}) == latency + 6 * t.words * kBeats + 4 + 3,
+                "runs: bits of runs - 1 more", words);
         }
     }
 }

@@ -1,4 +1,5 @@
-// Bench of npu_read: two clients that ask at random, a memory that answers in order; clear at random; 32 bursts under way.
+// Bench of npu_read: two clients that ask at random, a memory that answers in order; clear at random; 32 bursts under
+// way.
 #include <deque>
 
 #include "Vnpu_read.h"
@@ -44,12 +45,14 @@ void run(Bench &bench, unsigned stall, unsigned latency, bool clears) {
         unit.m_axi_rvalid = rvalid;
         cycle(unit, [&] {
             bench.check(unit.idle == (asked.empty() && taken.empty()), "idle when nothing is under way", now);
-            if (unit.clear) bench.check(!unit.fetch_ready && !unit.load_ready && !unit.fetch_data_valid && !unit.load_data_valid, "clear", now);
+            if (unit.clear) bench.check(!unit.fetch_ready && !unit.load_ready && !unit.fetch_data_valid
+                && !unit.load_data_valid, "clear", now);
             if (holding) bench.check(unit.m_axi_arvalid && unit.m_axi_araddr == held, "an address stays", now);
             holding = unit.m_axi_arvalid && !unit.m_axi_arready;
             held = unit.m_axi_araddr;
             if (unit.m_axi_arvalid && unit.m_axi_arready) {
-                bench.check(!asked.empty() && unit.m_axi_araddr == asked.front().address && unit.m_axi_arlen + 1u == asked.front().beats, "address", now);
+                bench.check(!asked.empty() && unit.m_axi_araddr == asked.front().address
+                    && unit.m_axi_arlen + 1u == asked.front().beats, "address", now);
                 taken.push_back(asked.front());
                 due.push_back(now + latency);
                 asked.pop_front();
@@ -57,18 +60,21 @@ void run(Bench &bench, unsigned stall, unsigned latency, bool clears) {
             if (rvalid) {
                 const bool fetch = taken.front().fetch;
                 if (!unit.clear) {
-                    bench.check(unit.fetch_data_valid == fetch && unit.load_data_valid == !fetch, "the right client's", now);
+                    bench.check(unit.fetch_data_valid == fetch && unit.load_data_valid == !fetch,
+                        "the right client's", now);
                     bench.check(unit.data == contents(taken.front().address + 8 * beat), "data", now);
                     bench.check(unit.data_error == (contents(taken.front().address) >> 60 == 7), "error", now);
                 }
-                bench.check(unit.m_axi_rready == (unit.clear || fetch || unit.load_data_ready), "taken when it can be", now);
+                bench.check(unit.m_axi_rready == (unit.clear || fetch || unit.load_data_ready),
+                    "taken when it can be", now);
                 if (unit.m_axi_rready) {
                     rvalid = false;
                     if (++beat == taken.front().beats) beat = 0, taken.pop_front(), due.pop_front();
                 }
             }
             if (unit.fetch_valid && unit.fetch_ready) asked.push_back({true, uint64_t(unit.fetch_address) << 3, 8});
-            else if (unit.load_valid && unit.load_ready) asked.push_back({false, uint64_t(unit.load_address) << 3, unit.load_beats});
+            else if (unit.load_valid && unit.load_ready)
+                asked.push_back({false, uint64_t(unit.load_address) << 3, unit.load_beats});
             bench.check(!(unit.fetch_valid && unit.load_ready), "the fetch goes first", now);
         });
         most = std::max(most, asked.size() + taken.size());

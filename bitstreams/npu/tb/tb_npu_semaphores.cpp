@@ -29,7 +29,8 @@ int main() {
             count[s] += unit.load_give_valid && unit.load_give >> s & 1;
             count[s] += unit.compute_give_valid && unit.compute_give >> s & 1;
             count[s] += unit.store_give_valid && unit.store_give >> s & 1;
-            count[s] -= (unit.load_take_valid && unit.load_take >> s & 1) || (unit.compute_take_valid && unit.compute_take >> s & 1)
+            count[s] -= (unit.load_take_valid && unit.load_take >> s & 1)
+                        || (unit.compute_take_valid && unit.compute_take >> s & 1)
                         || (unit.store_take_valid && unit.store_take >> s & 1);
             if (unit.clear) count[s] = 0;
         }

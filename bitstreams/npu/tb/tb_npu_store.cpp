@@ -55,7 +55,8 @@ struct Store {
         clearing = true;
         for (int i = 0; i < 16 || (!unit.idle && i < 5000); ++i) tick();
         tick();
-        bench.check(unit.idle && !unit.m_axi_awvalid && !unit.m_axi_wvalid && open.empty() && full.empty(), "clear drains");
+        bench.check(unit.idle && !unit.m_axi_awvalid && !unit.m_axi_wvalid && open.empty() && full.empty(),
+            "clear drains");
         clearing = false;
         started.clear(), beats.clear(), reads.clear(), ends.clear();
         semaphores = {};
@@ -93,7 +94,8 @@ struct Store {
         cycle(unit, [&] { look(); });
         ++now;
     }
-    template <class Held> void stable(Held &held, bool valid, bool ready, uint64_t payload, uint64_t more, const char *what) {
+    template <class Held> void stable(Held &held, bool valid, bool ready, uint64_t payload, uint64_t more,
+        const char *what) {
         if (held.waits) bench.check(valid && payload == held.payload && more == held.more, what, now);
         held = {valid && !ready, payload, more};
     }
@@ -104,7 +106,8 @@ struct Store {
         }
         if (unit.sem_take_valid && !clearing) {
             const Transfer &t = started.at(taken++);
-            bench.check(unit.sem_take == t.waits && (t.waits & ~unit.sem_available) == 0, "takes what it waits for", now);
+            bench.check(unit.sem_take == t.waits && (t.waits & ~unit.sem_available) == 0,
+                "takes what it waits for", now);
             bench.check(t.inside(kLanes, kActivationWords), "starts what is inside", now);
             semaphores.add(t.waits, -1);
             expect(t);
@@ -113,11 +116,13 @@ struct Store {
         done();
         answered();
         stable(aw, unit.m_axi_awvalid, unit.m_axi_awready, unit.m_axi_awaddr, unit.m_axi_awlen, "an address stays");
-        stable(w, unit.m_axi_wvalid, unit.m_axi_wready, unit.m_axi_wdata, unit.m_axi_wstrb << 1 | unit.m_axi_wlast, "a beat stays");
+        stable(w, unit.m_axi_wvalid, unit.m_axi_wready, unit.m_axi_wdata, unit.m_axi_wstrb << 1 | unit.m_axi_wlast,
+            "a beat stays");
         if (unit.m_axi_wvalid && unit.m_axi_wready) written();
         if (unit.m_axi_awvalid && unit.m_axi_awready) {
             const unsigned n = unit.m_axi_awlen + 1;
-            bench.check(n <= 16 && unit.m_axi_awaddr / 128 == (unit.m_axi_awaddr + 8 * n - 1) / 128, "burst in a block", now);
+            bench.check(n <= 16 && unit.m_axi_awaddr / 128 == (unit.m_axi_awaddr + 8 * n - 1) / 128,
+                "burst in a block", now);
             beats_opened += n;
             open.push_back({unit.m_axi_awaddr, n, !ends.empty() && beats_opened == ends.front()});
             if (open.back().last) ends.pop_front();
@@ -139,7 +144,8 @@ struct Store {
         if (unit.m_axi_bvalid && unit.m_axi_bready) {
             if (!clearing && !error && unit.m_axi_bresp) {
                 error = true, error_code = unit.error_code;
-                bench.check(unit.error_valid && error_code == kAxi && unit.error_index == started.front().index, "answer in error", now);
+                bench.check(unit.error_valid && error_code == kAxi && unit.error_index == started.front().index,
+                    "answer in error", now);
             } else finishing = full.front().last && !clearing && !error;
             full.pop_front(), due.pop_front();
         } else if (unit.error_valid && !error && !clearing) {
@@ -152,7 +158,8 @@ struct Store {
         Burst &burst = open.front();
         const uint64_t address = burst.address + 8 * sent;
         if (unit.m_axi_wstrb) {
-            bench.check(unit.m_axi_wstrb == 0xFF && !beats.empty() && beats.front().address == address, "a beat's address", now);
+            bench.check(unit.m_axi_wstrb == 0xFF && !beats.empty() && beats.front().address == address,
+                "a beat's address", now);
             if (!beats.empty()) bench.check(beats.front().data == unit.m_axi_wdata, "a beat's data", now);
         } else bench.check(clearing, "all bytes are written", now);
         if (!beats.empty()) beats.pop_front();
@@ -212,9 +219,11 @@ void exact_cycles(Bench &bench) {
             t.words = words;
             const uint64_t beats = words * kBeats;
             bench.check(cycles(bench, latency, {t}) == latency + beats + 7, "STORE: latency + beats + 7", words);
-            if (words >= 64) bench.check(cycles(bench, latency, {t, t, t}) == latency + 3 * beats + 7, "STOREs in a row: latency once", words);
+            if (words >= 64) bench.check(cycles(bench, latency, {t, t, t}) == latency + 3 * beats + 7,
+                "STOREs in a row: latency once", words);
             t.runs = 6, t.words = 16, t.region_step = 1024, t.chip_step = 11;
-            bench.check(cycles(bench, latency, {t}) == latency + 96 * kBeats + 7 + 3, "runs: bits of runs - 1 more", words);
+            bench.check(cycles(bench, latency, {t}) == latency + 96 * kBeats + 7 + 3,
+                "runs: bits of runs - 1 more", words);
         }
     }
 }

@@ -1,5 +1,6 @@
-// Bench of npu_top without the datapath: chains of LOAD and STORE in two halves of the activation memory, that overlap as
-// double buffering lets them, against a model that runs them one by one; errors; watchdog; soft reset at any moment.
+// Bench of npu_top without the datapath: chains of LOAD and STORE in two halves of the activation memory, that overlap
+// as double buffering lets them, against a model that runs them one by one; errors; watchdog; soft reset at any
+// moment.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -226,7 +227,8 @@ void failure(Bench &bench, Core &core, Model &model, const std::vector<Transfer>
 
 void failures(Bench &bench, Core &core, Model &model) {
     Transfer good;
-    good.opcode = kLoad, good.region = 1, good.chip = 5, good.runs = 3, good.words = 7, good.region_step = 256, good.chip_step = 9;
+    good.opcode = kLoad, good.region = 1, good.chip = 5, good.runs = 3, good.words = 7, good.region_step = 256,
+        good.chip_step = 9;
     const unsigned last = kRegionBytes - 7 * core.lanes;
     const auto bad = [&](auto change, unsigned code, const char *what) {
         for (unsigned opcode : {kLoad, kStore}) {
@@ -251,7 +253,8 @@ void failures(Bench &bench, Core &core, Model &model) {
     bad([&](Transfer &t) { t.offset = 0xFFFFFFF8; t.runs = 1; }, kBounds, "an offset that wraps");
     bad([&](Transfer &t) { t.region_step = 0x80000000; }, kBounds, "a step that wraps");
     bad([&](Transfer &t) { t.region_step = 0x55555558; t.runs = 4; }, kBounds, "a product that wraps");
-    bad([&](Transfer &t) { t.runs = 65535; t.region_step = 0x10008; t.words = 1; t.chip_step = 0; }, kBounds, "many runs");
+    bad([&](Transfer &t) { t.runs = 65535; t.region_step = 0x10008; t.words = 1; t.chip_step = 0; }, kBounds,
+        "many runs");
     bad([&](Transfer &t) { t.chip = 8192 - 24; t.offset = 0; }, kBounds, "a word outside the chip");
     bad([&](Transfer &t) { t.chip_step = 0x8000; t.offset = 0; }, kBounds, "a step outside the chip");
     bad([&](Transfer &t) { t.chip_step = 0x5556; t.runs = 4; t.chip = 0; }, kBounds, "a chip product that wraps");
@@ -273,7 +276,8 @@ void failures(Bench &bench, Core &core, Model &model) {
     std::vector<Transfer> endless(20, good);
     for (int i = 0; i < 20; ++i) good.encode(core.region(0) + 64 * i);
     bench.check(core.start(64 * 13, 10'000), "a chain without end");
-    bench.check(core.read(kStatus) == (kError | kBounds << 8) && core.read(kErrorIndex) == 7, "fetch outside", core.read(kErrorIndex));
+    bench.check(core.read(kStatus) == (kError | kBounds << 8) && core.read(kErrorIndex) == 7,
+        "fetch outside", core.read(kErrorIndex));
     core.reset();
 
     Transfer waiting = good;
@@ -338,7 +342,8 @@ void exact_cycles(Bench &bench, unsigned read_latency, unsigned write_latency) {
         t.opcode = kStore;
         put(core, {t, Transfer()}, chain);
         core.start(chain, 10'000);
-        bench.check(core.read(kCycles) == read_latency + write_latency + beats + 20, "cycles of a STORE", core.read(kCycles));
+        bench.check(core.read(kCycles) == read_latency + write_latency + beats + 20,
+            "cycles of a STORE", core.read(kCycles));
     }
 }
 

@@ -14,7 +14,8 @@ constexpr uint64_t kBase[4] = {0x12'3456'0040, 0xFF'0000'0000, 0x00'8000'1FC0, 0
 constexpr uint32_t kBytes[4] = {0x20000, 0xFFFFFFFF, 0x9000, 0x7FFFF};  // the second is as large as can be
 
 struct Transfer {
-    unsigned opcode = kLoad, flags = 0, waits = 0, signals = 0, region = 0, chip = 0, runs = 1, words = 1, chip_step = 0;
+    unsigned opcode = kLoad, flags = 0, waits = 0, signals = 0, region = 0, chip = 0, runs = 1, words = 1,
+        chip_step = 0;
     uint32_t offset = 0, region_step = 0;
     unsigned index = 0;
 
@@ -22,7 +23,8 @@ struct Transfer {
     bool inside(unsigned lanes, unsigned chip_words) const {
         const uint64_t end = offset + uint64_t(runs - 1) * region_step + uint64_t(words) * lanes;
         const uint64_t chip_end = chip + uint64_t(runs - 1) * chip_step + words;
-        return runs && words && offset % 8 == 0 && region_step % 8 == 0 && end <= kBytes[region] && chip_end <= chip_words;
+        return runs && words && offset % 8 == 0 && region_step % 8 == 0 && end <= kBytes[region]
+            && chip_end <= chip_words;
     }
     uint64_t address(unsigned run) const { return kBase[region] + offset + uint64_t(run) * region_step; }
 
@@ -56,7 +58,9 @@ inline Transfer random_transfer(Bench &bench, unsigned lanes, unsigned chip_word
         t.offset = 8 * bench.pick(0, bench.chance(20) ? 0x1FFFFFFF : kBytes[t.region] / 8);
         t.chip = bench.pick(0, chip_words);
         if (outside && bench.pick(1, outside) == 1) {
-            const auto far = [&](uint32_t top) { return bench.chance(50) ? bench.pick(0, top) : uint32_t(bench.pick(0, 31) ? 1u << bench.pick(0, 31) : 0) & top; };
+            const auto far = [&](uint32_t top) {
+                return bench.chance(50) ? bench.pick(0, top) : (1u << bench.pick(0, 31)) & top;
+            };
             switch (bench.pick(0, 5)) {
                 case 0: t.offset = far(0xFFFFFFFF); break;
                 case 1: t.region_step = far(0xFFFFFFFF); break;
