@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from agent.deploy import phases
+from agent.deploy import overlays, phases
 from agent.deploy.attempt import Attempt
 from agent.deploy.journal import Deployment
 from agent.deploy.ledger import Ledger
@@ -76,6 +76,7 @@ class Manager:
         self._ledger = Ledger(res, on_change)
         self._open: dict[int, tuple[str, asyncio.Task[None]]] = {}  # deployments by id: model, task
         self._removing: dict[str, asyncio.Task[None]] = {}
+        self._kept: set[str] = set()  # overlays that are not wanted, and that programs run on
         self._stop_with: dict[int, DeployError] = {}
         self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         self._measuring = asyncio.Lock()
@@ -134,7 +135,8 @@ class Manager:
         for name in actions.supersede:
             self._stop(name, Superseded("a newer desired state replaced it"))
         for name in actions.remove:
-            self._start_removal(name)
+            if not self._kept_for_programs(name):
+                self._start_removal(name)
         for want in actions.deploy:
             self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
         for name in actions.adopt:
@@ -199,6 +201,10 @@ class Manager:
             raise UsageError(f"the fleet manages {model}; use: overlaid fleet undeploy {model}")
         if model not in self._services:
             raise UsageError(f"{model} is not deployed here; see: overlaid models")
+        if self._kept_for_programs(model):
+            raise UsageError(
+                f"programs run on overlay {model}; undeploy or move them first (overlaid models)"
+            )
         self._stop(model, Superseded("the model was undeployed"))
         await asyncio.shield(self._start_removal(model))
 
@@ -370,6 +376,16 @@ class Manager:
         if name not in self._removing:
             self._removing[name] = self._task(self._remove(name))
         return self._removing[name]
+
+    def _kept_for_programs(self, name: str) -> bool:
+        """True while programs in service run on the overlay ``name``: it goes after the last of them."""
+        users = [] if self._services[name].serves else overlays.users(self._res, name, self._services)
+        if users and name not in self._kept:
+            text = f"stays until nothing runs on it any more: {', '.join(users)}"
+            log.info("%s: %s", name, text)
+            self._res.telemetry.event("kept", text, name)
+        (self._kept.add if users else self._kept.discard)(name)
+        return bool(users)
 
     async def _remove(self, name: str) -> None:
         try:

@@ -90,6 +90,25 @@ def test_the_overlay_before_stays_for_programs_that_need_it(tmp_path: Path) -> N
     play(tmp_path, scenario, Source([old, new, needs_old]), board=WITH_FPGA)
 
 
+def test_an_overlay_goes_after_the_last_program_on_it(tmp_path: Path) -> None:
+    package, needs = overlay(NEW), program(NEW)
+
+    async def scenario(rig: Rig) -> None:
+        rig.want((package, "2"))
+        await rig.settled()
+        rig.want((package, "2"), (needs, "1.0.0"))
+        await rig.settled()
+        rig.want((needs, "1.0.0"))
+        await rig.settled()
+        assert state_of(rig, "digits")[0] is State.SUCCEEDED
+        assert rig.pool.routes["digits"].spec.file.overlay == delivered(rig.manager._res)[NEW]
+        rig.want()
+        await rig.settled()
+        assert rig.store.models() == {} and not delivered(rig.manager._res)
+
+    play(tmp_path, scenario, Source([package, needs]), board=WITH_FPGA)
+
+
 def test_a_program_for_an_overlay_that_ships_needs_no_package(tmp_path: Path) -> None:
     package = program(OverlayRef("npu", 1, 16))
 
