@@ -26,6 +26,7 @@ OverlaidError
 │   ├── DeviceLost         it was there and answers no more
 │   ├── OverlayLoadError   the FPGA does not take the bitstream
 │   ├── OverlayFault       the overlay ended with an error status
+│   ├── OverlayTaken       another process ran on the overlay: what was on the chip is gone
 │   ├── OverlayHung        the overlay did not end
 │   ├── DmaTimeout         a transfer to or from the device did not end
 │   └── MeterError         a power sensor that cannot be read
@@ -134,6 +135,9 @@ class OverlayLoadError(DeviceError): ...
 
 
 class OverlayFault(DeviceError): ...
+
+
+class OverlayTaken(DeviceError): ...
 
 
 class OverlayHung(DeviceError): ...

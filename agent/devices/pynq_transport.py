@@ -38,33 +38,36 @@ def open_transport(folder: Path) -> OverlayTransport:
 
     Raises OverlayLoadError (no or a wrong bitstream), RuntimeUnavailable (no pynq, no FPGA, no right to use it).
     """
-    spec = read_spec(folder)
-    pynq = _import_pynq()
-    device = _device(pynq)
-    bitstream = find_bitstream(folder, device.arch)
-    overlay = _load(pynq, bitstream, spec)
-    transport = PynqTransport(pynq, overlay, spec)
-    found = transport.read32(spec.register("ID"))
-    if found != ID:
-        raise OverlayLoadError(
-            f"{bitstream} is loaded, but its core answers {found:#010x} for its ID instead of {ID:#010x}; "
-            "is it built from bitstreams/npu?"
-        )
-    return transport
+    return PynqTransport(_import_pynq(), folder)
 
 
 class PynqTransport:
-    """See ``hal.OverlayTransport``. ``overlay``: a downloaded ``pynq.Overlay``."""
+    """See ``hal.ReloadableTransport``. Buffers are the kernel's contiguous memory, and outlive a bitstream."""
 
-    def __init__(self, pynq: Any, overlay: Any, spec: Overlay) -> None:
-        name, block = _core(overlay)
+    def __init__(self, pynq: Any, folder: Path) -> None:
+        """See ``open_transport``."""
         self._pynq = pynq
+        self._buffers: set[PynqBuffer] = set()
+        self._load(folder)
+
+    def _load(self, folder: Path) -> None:
+        spec = read_spec(folder)
+        bitstream = find_bitstream(folder, _device(self._pynq).arch)
+        self._mapped: Any = None  # never the addresses of the design before
+        overlay = _load(self._pynq, bitstream, spec)
+        name, block = _core(overlay)
         self._overlay = overlay  # pynq frees what belongs to it with it
         self._status, self._control = spec.register("STATUS"), spec.register("CONTROL")
-        self._mapped = pynq.MMIO(block["phys_addr"], REGISTER_BYTES, device=overlay.device)
-        self._interrupt = _interrupt(pynq, overlay, name)
+        self._interrupt = _interrupt(self._pynq, overlay, name)
         self._enabled = False  # whether the core may interrupt
-        self._buffers: set[PynqBuffer] = set()
+        mapped = self._pynq.MMIO(block["phys_addr"], REGISTER_BYTES, device=overlay.device)
+        found = mapped.read(spec.register("ID"))
+        if found != ID:
+            raise OverlayLoadError(
+                f"{bitstream} is loaded, but its core answers {found:#010x} for its ID instead of {ID:#010x}; "
+                "is it built from bitstreams/npu?"
+            )
+        self._mapped = mapped
 
     @property
     def _registers(self) -> Any:
@@ -122,9 +125,13 @@ class PynqTransport:
         """See ``hal.OverlayTransport.compute_ends``: the hardware counts no layers."""
         return ()
 
+    def reload(self, folder: Path) -> None:
+        """See ``hal.ReloadableTransport.reload``."""
+        self._load(folder)
+
     def close(self) -> None:
         """See ``hal.OverlayTransport.close``. Memory that the core may still write to is not given back."""
-        if self._buffers and not self._stop():
+        if self._buffers and (self._mapped is None or not self._stop()):
             log.error("the core does not stop: its memory stays reserved until another overlay is loaded")
             _held.extend(buffer.release() for buffer in list(self._buffers))
         for buffer in list(self._buffers):

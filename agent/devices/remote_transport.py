@@ -22,24 +22,26 @@ from agent.hal import OverlayTransport
 from agent.overlay.spec import read_spec
 
 ANSWER_S = 10.0
-OPEN_S = 60.0  # a bitstream is loaded, and another client may be waited for
+TURN_S = 50.0  # other processes may be waited for, and a bitstream loaded
 START = 0x1
 HELP = "see: systemctl status overlaid-fpga, journalctl -u overlaid-fpga"
 
 
 @dataclass(frozen=True, slots=True)
 class ServiceStatus:
-    """``model``: the board's own name, may be empty. ``client``: the process that has the FPGA."""
+    """``model``: the board's own name, may be empty. ``overlay``: what is loaded. ``clients``: the processes that share
+    the FPGA, one for each session."""
 
     model: str
     overlay: str | None
-    client: int | None
+    clients: tuple[int, ...]
 
 
 def open_transport(folder: Path) -> OverlayTransport:
     """Have the service load the overlay in ``folder``, which it must be allowed to load from.
 
-    Raises OverlayLoadError, RuntimeUnavailable (no service, no right to use it), DeviceError (in use by another).
+    Raises OverlayLoadError, RuntimeUnavailable (no service, no right to use it), DeviceError (lent to too many) and
+    OverlayHung (others keep it).
     """
     return RemoteTransport(Connection(), folder)
 
@@ -49,7 +51,7 @@ def ask_status() -> ServiceStatus:
     connection = Connection()
     try:
         answer = connection.ask({"op": "status"})[0]
-        return ServiceStatus(str(answer["model"]), answer["overlay"], answer["client"])
+        return ServiceStatus(str(answer["model"]), answer["overlay"], tuple(answer["clients"]))
     except (KeyError, TypeError) as error:
         raise RuntimeUnavailable(f"the FPGA service gave a strange answer; {HELP}") from error
     finally:
@@ -122,7 +124,7 @@ class RemoteTransport:
         try:
             spec = read_spec(folder)
             self._control = spec.register("CONTROL")
-            self._connection.ask({"op": "open", "folder": str(folder.resolve())}, OPEN_S)
+            self._connection.ask({"op": "open", "folder": str(folder.resolve())}, TURN_S)
         except BaseException:
             connection.close()
             raise
@@ -199,7 +201,7 @@ class RemoteTransport:
         if not self._waiting:
             return []
         waiting, self._waiting = self._waiting, []
-        values: list[int] = self._connection.ask({"op": "steps", "steps": waiting})[0]
+        values: list[int] = self._connection.ask({"op": "steps", "steps": waiting}, TURN_S)[0]
         return values
 
     def free(self, number: int) -> None:

@@ -6,7 +6,9 @@ errors; numpy only for type checking, because the daemon imports this room and n
 
 from agent.hal.board import Board
 from agent.hal.device import Device, ModelFile, Run, Session
-from agent.hal.overlay import Buffer, OverlayTransport
+from agent.hal.overlay import Buffer, OverlayTransport, ReloadableTransport
 from agent.hal.power import PowerMeter
 
-__all__ = ["Board", "Buffer", "Device", "ModelFile", "OverlayTransport", "PowerMeter", "Run", "Session"]
+__all__ = [
+    "Board", "Buffer", "Device", "ModelFile", "OverlayTransport", "PowerMeter", "ReloadableTransport", "Run", "Session",
+]  # fmt: skip

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 
 class Buffer(Protocol):
@@ -37,7 +38,8 @@ class OverlayTransport(Protocol):
         ...
 
     def write32(self, offset: int, value: int) -> None:
-        """Set a register."""
+        """Set a register. OverlayTaken, when this would start the overlay, where processes take turns on it and another
+        one ran since the last soft reset: nothing is started, and what was on the chip is gone."""
         ...
 
     def allocate(self, nbytes: int) -> Buffer:
@@ -54,4 +56,16 @@ class OverlayTransport(Protocol):
 
     def close(self) -> None:
         """Let go of the overlay and of every buffer."""
+        ...
+
+
+@runtime_checkable
+class ReloadableTransport(OverlayTransport, Protocol):
+    """One that overlaid-fpga.service can lend: the FPGA takes another overlay while its buffers stay."""
+
+    def reload(self, folder: Path) -> None:
+        """Load the overlay in ``folder`` instead (or the same again). Every buffer keeps its address and contents.
+
+        OverlayLoadError when that fails: the registers are not to be used then until a reload succeeds.
+        """
         ...

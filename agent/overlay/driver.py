@@ -21,6 +21,7 @@ from agent.errors import (
     OverlayFault,
     OverlayHung,
     OverlayLoadError,
+    OverlayTaken,
 )
 from agent.hal import OverlayTransport
 from agent.overlay.chain import Chain, check_program, layer_at
@@ -32,6 +33,7 @@ START, RESET, INTERRUPT = 1, 2, 4  # CONTROL
 BUSY, DONE, ERROR = 1, 2, 4  # STATUS
 WAIT_S = 0.25  # between looks at an overlay that has not interrupted
 RESET_READS = 100  # of STATUS, before a reset is waited for
+TAKES = 4  # of an overlay that other processes use as well, for one inference; one is enough but for a stalled machine
 DEAD_S = 2.0  # an overlay whose cycle counter stands still for so long is dead
 WORD = 0xFFFFFFFF
 ADVICE = {
@@ -117,12 +119,22 @@ class Driver:
         """Run a segment whose inputs are in place; take the overlay first when another one ran before.
 
         Raises OverlayFault, OverlayHung, DmaTimeout or DeviceLost, and resets the overlay: it can be tried again.
+        OverlayTaken when other processes take it again and again.
         """
+        for _ in range(TAKES - 1):
+            with contextlib.suppress(OverlayTaken):
+                return self._run(memory)
+        return self._run(memory)
+
+    def _run(self, memory: SegmentMemory) -> tuple[Counters, tuple[int, ...]]:
         try:
             if self._present is not memory:
                 self._take(memory)
             self._run_chain(memory, memory.chain)
             return self._counters(), tuple(self._transport.compute_ends())
+        except OverlayTaken:  # nothing of ours runs: there is nothing to reset
+            self._present = None
+            raise
         except BaseException:
             self._present = None
             with contextlib.suppress(DeviceError):  # the next run resets again, and says so when that fails

@@ -14,11 +14,7 @@ from simulator.overlay.memory import Memory
 
 def open_transport(folder: Path) -> FunctionalTransport:
     """The overlay whose ``overlay.toml`` lies in ``folder``. Raises OverlayLoadError."""
-    try:
-        data = (folder / SPEC_NAME).read_bytes()
-    except OSError as error:
-        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
-    return FunctionalTransport(parse_spec(data))
+    return FunctionalTransport(_read(folder))
 
 
 class FunctionalTransport:
@@ -53,6 +49,17 @@ class FunctionalTransport:
         """See ``hal.OverlayTransport.compute_ends``."""
         return self._core.compute_ends
 
+    def reload(self, folder: Path) -> None:
+        """See ``hal.ReloadableTransport.reload``."""
+        self._machine = Machine(_read(folder), self._core.memory)
+
     def close(self) -> None:
         """See ``hal.OverlayTransport.close``."""
         self._machine = None
+
+
+def _read(folder: Path) -> Overlay:
+    try:
+        return parse_spec((folder / SPEC_NAME).read_bytes())
+    except OSError as error:
+        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error

@@ -59,6 +59,10 @@ class Memory:
         """Bytes in buffers that are not closed."""
         return sum(buffer.nbytes for buffer in self._buffers.values())
 
+    def buffers(self) -> tuple[NumpyBuffer, ...]:
+        """Those that are not closed."""
+        return tuple(self._buffers.values())
+
     def allocate(self, nbytes: int) -> NumpyBuffer:
         """See ``hal.OverlayTransport.allocate``."""
         if nbytes < 1:

@@ -58,11 +58,7 @@ def open_transport(folder: Path) -> RtlTransport:
 
     Raises OverlayLoadError, and RuntimeUnavailable when Verilator or a C++ compiler is missing.
     """
-    try:
-        data = (folder / SPEC_NAME).read_bytes()
-    except OSError as error:
-        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
-    return RtlTransport(parse_spec(data), progress=log.info)
+    return RtlTransport(_read(folder), progress=log.info)
 
 
 class RtlTransport:
@@ -70,13 +66,18 @@ class RtlTransport:
 
     def __init__(self, spec: Overlay, ddr: Ddr | None = None, progress: Progress | None = None) -> None:
         """``progress`` is told what is being compiled. See ``open_transport`` for errors."""
+        self._ddr, self._progress = ddr or Ddr(), progress
+        self._memory = MappedMemory()
+        self._load(spec)
+
+    def _load(self, spec: Overlay) -> None:
         self.spec = spec
-        self._library = _load(library(spec, progress))
-        ddr = ddr or Ddr()
+        self._library = _load(library(spec, self._progress))
+        ddr = self._ddr
         self._twin: int | None = self._library.twin_open(
             ddr.read_latency, ddr.write_latency, ddr.stall_permille, ddr.seed
         )
-        self._memory = MappedMemory(self._library, self._core)
+        self._memory.attach(self._library, self._core)
         self._drop_interrupt = False
 
     @property
@@ -130,12 +131,18 @@ class RtlTransport:
         self._library.twin_fault(self._core, *(NEVER if bursts is None else bursts for bursts in after))
         self._drop_interrupt = faults.drop_interrupt
 
+    def reload(self, folder: Path) -> None:
+        """See ``hal.ReloadableTransport.reload``."""
+        spec = _read(folder)
+        self.close()
+        self._load(spec)
+
     def close(self) -> None:
         """See ``hal.OverlayTransport.close``."""
         if self._twin is not None:
+            self._memory.forget()
             self._library.twin_close(self._twin)
             self._twin = None
-            self._memory.forget()
 
     def _check(self, answered: bool, offset: int) -> None:
         self._check_rules()
@@ -155,15 +162,20 @@ class RtlTransport:
 class MappedMemory(Memory):
     """Buffers that the memory model sees until they are closed."""
 
-    def __init__(self, library: ctypes.CDLL, twin: int) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._library = library
-        self._twin: int | None = twin
+        self._twin: int | None = None
+
+    def attach(self, library: ctypes.CDLL, twin: int) -> None:
+        """Show an overlay every buffer."""
+        self._library, self._twin = library, twin
+        for buffer in self.buffers():
+            self._map(buffer)
 
     def allocate(self, nbytes: int) -> NumpyBuffer:
         """See ``hal.OverlayTransport.allocate``."""
         buffer = super().allocate(nbytes)
-        self._library.twin_map(self._twin, buffer.address, nbytes, buffer.bytes.ctypes.data)
+        self._map(buffer)
         return buffer
 
     def free(self, buffer: NumpyBuffer) -> None:
@@ -175,6 +187,16 @@ class MappedMemory(Memory):
     def forget(self) -> None:
         """The overlay is gone: nobody sees the buffers any more."""
         self._twin = None
+
+    def _map(self, buffer: NumpyBuffer) -> None:
+        self._library.twin_map(self._twin, buffer.address, buffer.nbytes, buffer.bytes.ctypes.data)
+
+
+def _read(folder: Path) -> Overlay:
+    try:
+        return parse_spec((folder / SPEC_NAME).read_bytes())
+    except OSError as error:
+        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
 
 
 @functools.cache

@@ -18,7 +18,7 @@ from pynq.buffer import PynqBuffer
 from pynq.pl_server.device import Device
 from pynq.pl_server.embedded_device import EmbeddedDevice, parse_bit_header
 
-from agent.hal import Buffer, OverlayTransport
+from agent.hal import Buffer, ReloadableTransport
 from agent.overlay.spec import overlay_folder
 from agent.overlay.transports import find_transport
 from tests.pynq.handoff import INTC_BASE, read_payload
@@ -44,7 +44,7 @@ class Board(EmbeddedDevice):  # type: ignore[misc]  # pynq has no types
         self.capabilities = {"MEMORY_MAPPED": True}
         self.arch = "armv7l"
         self.core_name = core
-        self.core: OverlayTransport | None = None
+        self.core: ReloadableTransport | None = None
         self.base = 0
         self.slcr = np.zeros(0x80, np.uint32)
         self.slcr[IO_PLL_CTRL // 4] = 20 << 12  # x 50 MHz
@@ -60,10 +60,14 @@ class Board(EmbeddedDevice):  # type: ignore[misc]  # pynq has no types
         if self.refusal is not None:
             raise self.refusal
         self.gen_cache(bitstream, parser)
-        self.close()
         data = parse_bit_header(Path(bitstream.bitfile_name).read_bytes())["data"]
         overlay, self.base = read_payload(data)
-        self.core = find_transport(self.core_name)(overlay_folder(overlay))
+        if self.core is not None:
+            self.core.reload(overlay_folder(overlay))  # the memory is not the FPGA's: it stays
+        else:
+            core = find_transport(self.core_name)(overlay_folder(overlay))
+            assert isinstance(core, ReloadableTransport)
+            self.core = core
         Device.post_download(self, bitstream, parser, self.name)
 
     def close(self) -> None:

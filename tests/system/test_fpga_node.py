@@ -58,7 +58,7 @@ def test_a_delivered_overlay_runs_a_model_through_the_service(it: Stage) -> None
     found = node.model(MODEL)
     assert found is not None
     assert found["candidate"]["device"] == "fpga"
-    assert ask_status().client == found["pid"] is not None
+    assert ask_status().clients == (found["pid"],)
     with np.load(ROOT / "models" / MODEL / "test.npz") as test:
         image = test["images"][0].reshape(1, 1, 64, 64).astype(np.float32) / np.float32(255)
         label = int(test["labels"][0])
@@ -66,4 +66,4 @@ def test_a_delivered_overlay_runs_a_model_through_the_service(it: Stage) -> None
     assert status == 200
     assert int(np.argmax(answer["outputs"][0]["data"])) == label
     it.fleet("undeploy", MODEL, "--node", node.name)
-    wait_until("the FPGA", lambda: ask_status().client is None)
+    wait_until("the FPGA", lambda: not ask_status().clients)

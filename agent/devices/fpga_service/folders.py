@@ -6,11 +6,30 @@ import itertools
 import os
 import stat
 from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import OverlayLoadError, one_line
 
 MAX_FILES = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What an overlay is loaded from: ``overlay`` is its id, ``files`` tell whether the folder is still the same."""
+
+    folder: Path
+    overlay: str
+    files: tuple[tuple[str, int, int], ...]
+
+
+def files_of(folder: Path) -> tuple[tuple[str, int, int], ...]:
+    """Name, size and time of change of an overlay's files. OverlayLoadError when they cannot be read."""
+    try:
+        found = [path for inner in _inner(folder) for path in inner.iterdir()]
+        return tuple(sorted((str(p), p.lstat().st_size, p.lstat().st_mtime_ns) for p in found))
+    except OSError as error:
+        raise OverlayLoadError(f"{folder} cannot be used: {one_line(error)}") from error
 
 
 def check_folder(folder: str, roots: Sequence[Path], owners: Collection[int]) -> Path:
@@ -47,9 +66,12 @@ def _entries(root: Path, folder: Path) -> Iterator[Path]:
         yield part
         if part == root:
             break
-    for inner in (folder, folder / "release"):
-        if inner.is_dir():
-            yield from inner.iterdir()
+    for inner in _inner(folder):
+        yield from inner.iterdir()
+
+
+def _inner(folder: Path) -> Iterator[Path]:
+    return (inner for inner in (folder, folder / "release") if inner.is_dir())
 
 
 def _check_entry(path: Path, owners: Collection[int]) -> None:

@@ -4,6 +4,9 @@ The core reads and writes physical addresses: region base + offset, the offset c
 size. So base and size of all four regions are kept here until a start; only when each lies in a buffer of the client
 are they written to the core, together, followed by the start. The order in which a client sets low and high words does
 not matter, and the core never holds a region that was not checked.
+
+Each client has a guard, and they take turns on the core. A start writes every register that a chain depends on, so
+nothing of what another client set is left, and what a client sets between its turns waits for its start.
 """
 
 from __future__ import annotations
@@ -38,16 +41,18 @@ class Guard:
         self._names = {
             register.offset: name for name, register in spec.registers.items() if register.access == "rw"
         }
-        self._regions = {
+        self._initial = {
             spec.register(f"REGION{number}_{part}"): 0
             for number in REGIONS
             for part in ("LOW", "HIGH", "BYTES")
-        }
+        } | {spec.register("WATCHDOG"): spec.axi.watchdog_cycles, spec.register("CHAIN"): 0}
+        self._held = dict(self._initial)
         self._spec = spec
 
     def held(self, offset: int) -> int | None:
-        """What the client last wrote to a region's register; None for others. DeviceError outside the core."""
-        return self._regions.get(_checked(offset))
+        """What the client last wrote to a register that waits for the start; None for others. DeviceError outside the
+        core."""
+        return self._held.get(_checked(offset))
 
     def write(
         self, offset: int, value: int, buffers: Iterable[Span], read_status: Callable[[], int]
@@ -57,8 +62,8 @@ class Guard:
         name = self._names.get(_checked(offset))
         if name is None:
             return ()
-        if offset in self._regions:
-            self._regions[offset] = value
+        if offset in self._held:
+            self._held[offset] = value
             return ()
         if name == "STATUS":
             self.see(read_status())  # the write may clear what it says
@@ -80,27 +85,35 @@ class Guard:
         if not self._busy and (self._resetting or status & (DONE | ERROR) == DONE):
             self.at_rest, self._resetting = True, False
 
+    def rest(self) -> None:
+        """Take note that the core was stopped, or loaded anew."""
+        self.at_rest, self._busy, self._resetting = True, False, False
+
+    def check(self, buffers: Iterable[Span]) -> None:
+        """DeviceError when a start would be refused because a region lies in no buffer."""
+        spans = tuple(buffers)
+        for number in REGIONS:
+            self._check(number, spans)
+
     def _reset(self, offset: int, value: int) -> tuple[Write, ...]:
         if value & START:
             raise DeviceError(
                 "start and soft reset in one write; reset, wait until the core is not busy, start"
             )
         self._resetting = True
-        self._regions = dict.fromkeys(self._regions, 0)
+        self._held = dict(self._initial)
         return ((offset, value & (SOFT_RESET | INTERRUPT_ENABLE)),)
 
     def _start(self, offset: int, value: int, buffers: Iterable[Span]) -> tuple[Write, ...]:
         if self._busy:
             raise DeviceError("the core is running; wait until it has ended, or reset it")
-        spans = tuple(buffers)
-        for number in REGIONS:
-            self._check(number, spans)
+        self.check(buffers)
         self.at_rest = False
-        return (*self._regions.items(), (offset, value & (START | INTERRUPT_ENABLE)))
+        return (*self._held.items(), (offset, value & (START | INTERRUPT_ENABLE)))
 
     def _check(self, number: int, buffers: tuple[Span, ...]) -> None:
         low, high, nbytes = (
-            self._regions[self._spec.register(f"REGION{number}_{part}")] for part in ("LOW", "HIGH", "BYTES")
+            self._held[self._spec.register(f"REGION{number}_{part}")] for part in ("LOW", "HIGH", "BYTES")
         )
         base = high << 32 | low
         inside = (

@@ -1,4 +1,4 @@
-"""Listens, knows who calls, and gives the FPGA to one client at a time."""
+"""Listens, knows who calls, and gives each client a session on the FPGA."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from agent import notify
-from agent.devices.fpga_service.folders import check_folder
+from agent.devices.fpga_service.folders import Place, check_folder, files_of
+from agent.devices.fpga_service.fpga import Fpga
 from agent.devices.fpga_service.session import Session
 from agent.devices.fpga_service.wire import (
     MAX_PACKET,
@@ -30,16 +31,16 @@ from agent.devices.fpga_service.wire import (
     parse_request,
     send,
 )  # fmt: skip
-from agent.errors import DeviceError, MessageError, OverlaidError, RuntimeUnavailable
+from agent.errors import DeviceError, MessageError, OverlaidError, OverlayLoadError, RuntimeUnavailable
 from agent.hal import OverlayTransport
 from agent.overlay.spec import read_spec
 
 log = logging.getLogger("fpga")
 
-MAX_CLIENTS = 8
+MAX_SESSIONS = 16  # of clients that opened an overlay
+MAX_CLIENTS = 24  # with those that only ask
 FIRST_REQUEST_S = 5.0  # for a client to say what it wants
 SEND_S = 5.0
-HANDOVER_S = 5.0  # a client waits that long for the one before it to be cleaned up
 LOOK_S = 0.5  # between looks at the stop signal and the watchdog
 STUCK_S = 60.0  # a request that takes longer hangs in the kernel; systemd shall start the service again
 DRAIN_S = 10.0
@@ -82,9 +83,7 @@ class Server:
     ) -> None:
         self._listening = listening
         self._policy = policy
-        self._load = load
-        self._slot = threading.Lock()  # held by the client that has the FPGA
-        self._holder: tuple[Peer, str] | None = None
+        self._fpga = Fpga(load, self._check)
         self._clients: dict[threading.Thread, socket.socket] = {}
         self._requests: dict[int, float] = {}  # since when each thread's request is being answered
 
@@ -98,7 +97,7 @@ class Server:
             self._clients = {thread: sock for thread, sock in self._clients.items() if thread.is_alive()}
             with contextlib.suppress(TimeoutError):
                 self._accept(self._listening.accept()[0])
-        notify.stopping("ending the client")
+        notify.stopping("ending the clients")
         for thread, sock in self._clients.items():
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -140,47 +139,36 @@ class Server:
                 self._requests.pop(threading.get_ident(), None)
                 sock.close()
 
-    def take(self, peer: Peer, folder: str) -> Session:
-        """Give the FPGA to a client, with an overlay on it. Raises DeviceError and what loading raises."""
-        if not self._slot.acquire(timeout=HANDOVER_S):
-            holder = self._holder
-            raise DeviceError(
-                f"the FPGA is in use by process {holder[0].pid if holder else '?'}; one process at a time has it"
-            )
-        try:
-            real = check_folder(folder, self._policy.roots, {0, self._policy.user})
-            spec = read_spec(real)
-            transport = self._load(real)
-            try:
-                session = Session(transport, spec)
-            except BaseException:
-                transport.close()
-                raise
-        except BaseException:
-            self._slot.release()
-            raise
-        self._holder = (peer, spec.id)
-        log.info("process %d (user %d) has overlay %s from %s", peer.pid, peer.user, spec.id, real)
-        notify.status(f"overlay {spec.id} for process {peer.pid}")
+    def open(self, peer: Peer, folder: str, gone: Callable[[], bool]) -> Session:
+        """A client's share of the FPGA, with an overlay on it. Raises DeviceError and what loading raises."""
+        real = self._real(folder)
+        spec = read_spec(real)
+        with self._fpga.monitor:
+            if len(self._fpga.clients) >= MAX_SESSIONS:
+                processes = ", ".join(map(str, self._fpga.clients))
+                raise DeviceError(
+                    f"the FPGA is lent to {MAX_SESSIONS} clients (processes {processes}); deploy fewer models on it"
+                )
+            session = Session(self._fpga, spec, Place(real, spec.id, files_of(real)), peer.pid, gone)
+        log.info("process %d (user %d) uses overlay %s from %s", peer.pid, peer.user, spec.id, real)
         return session
-
-    def release(self, session: Session) -> None:
-        """Take the FPGA back."""
-        try:
-            session.close()
-        finally:
-            self._holder = None
-            self._slot.release()
-            notify.status("FPGA free")
 
     def status(self) -> dict[str, Any]:
         """The answer to a StatusRequest."""
-        holder = self._holder
-        return {
-            "model": self._policy.model,
-            "overlay": holder[1] if holder else None,
-            "client": holder[0].pid if holder else None,
-        }
+        with self._fpga.monitor:
+            loaded = self._fpga.loaded
+            return {
+                "model": self._policy.model,
+                "overlay": loaded.overlay if loaded else None,
+                "clients": self._fpga.clients,
+            }
+
+    def _real(self, folder: str) -> Path:
+        return check_folder(folder, self._policy.roots, {0, self._policy.user})
+
+    def _check(self, place: Place) -> None:
+        if self._real(str(place.folder)) != place.folder or files_of(place.folder) != place.files:
+            raise OverlayLoadError(f"{place.folder} has changed since it was opened; open it again")
 
 
 class Client:
@@ -210,10 +198,10 @@ class Client:
         send(self._sock, answer, fd)
 
     def close(self) -> None:
-        """Give the FPGA back, if this client has it."""
+        """End the session, if there is one."""
         session, self._session = self._session, None
         if session is not None:
-            self._server.release(session)
+            session.close()
 
     def _do(self, request: AnyRequest) -> Any:
         if isinstance(request, StatusRequest):
@@ -229,14 +217,14 @@ class Client:
         if isinstance(request, FreeRequest):
             return self._session.free(request)
         assert isinstance(request, WaitRequest)
-        return self._session.wait(request, self._gone)
+        return self._session.wait(request)
 
     def _open(self, request: OpenRequest) -> dict[str, Any]:
         if self._session is not None:
             raise MessageError("this client has an overlay; it connects again for another one")
-        self._session = self._server.take(self._peer, request.folder)
-        self._sock.settimeout(None)  # it may keep the FPGA without a word; its end is seen at once
-        return {"overlay": self._session.spec.id}
+        self._session = self._server.open(self._peer, request.folder, self._gone)
+        self._sock.settimeout(None)  # it may keep its session without a word; its end is seen at once
+        return {"overlay": self._session.place.overlay}
 
     def _gone(self) -> bool:
         poll = select.poll()

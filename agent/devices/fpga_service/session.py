@@ -1,4 +1,4 @@
-"""One client's use of the FPGA: its overlay, its buffers, and what its requests do."""
+"""One client's use of the FPGA: its buffers, its view of the core, and what its requests do."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from agent.devices.fpga_service.guard import DONE, ERROR, Guard
+from agent.devices.fpga_service.folders import Place
+from agent.devices.fpga_service.fpga import Fpga
+from agent.devices.fpga_service.guard import BUSY, DONE, ERROR, SOFT_RESET, START, Guard
 from agent.devices.fpga_service.wire import (
     MAX_BUFFERS,
     MAX_BYTES,
@@ -21,11 +23,12 @@ from agent.devices.fpga_service.wire import (
     StepsRequest,
     WaitRequest,
 )  # fmt: skip
-from agent.errors import DeviceError
-from agent.hal import Buffer, OverlayTransport
+from agent.errors import DeviceError, OverlayHung, OverlayTaken
+from agent.hal import Buffer
 from agent.overlay.spec import Overlay
 
-SLICE_S = 0.1  # a wait looks that often whether its client is still there
+SLICE_S = 0.02  # while it waits for the core, others get at the FPGA that often
+LET_IN_S = 0.0005
 ZEROS = 1 << 20  # bytes that are cleared at a time
 
 
@@ -62,98 +65,205 @@ class Shared:
 
 
 class Session:
-    """From a client's ``open`` to its end. One thread."""
+    """From a client's ``open`` to its end. One thread.
 
-    def __init__(self, transport: OverlayTransport, spec: Overlay) -> None:
-        """OverlayLoadError when the overlay's registers are none that can be guarded."""
-        self.spec = spec
+    Its client sees a core of its own. While it is another one's turn, that core stands still: it can be reset and set
+    up, says what it said when the turn was lost, and a start waits for the turn.
+    """
+
+    def __init__(self, fpga: Fpga, spec: Overlay, place: Place, pid: int, gone: Callable[[], bool]) -> None:
+        """Loads the overlay in ``place`` when another one is there. ``gone``: whether the client is.
+
+        OverlayLoadError when that fails, or when its registers are none that can be guarded. OverlayHung when the FPGA
+        does not get free.
+        """
+        self.pid, self.place = pid, place
+        self._fpga, self._spec, self._gone = fpga, spec, gone
         self._guard = Guard(spec)
-        self._transport = transport
-        self._status = spec.register("STATUS")
+        self._status, self._control = spec.register("STATUS"), spec.register("CONTROL")
         self._results = [spec.register(name) for name in spec.registers if _is_result(spec, name)]
         self._buffers: dict[int, Shared] = {}
         self._doomed: list[Buffer] = []  # freed by the client while the core may still use them
         self._next = 1
+        self._ran = self._lost = (
+            False  # whether it started since its last reset; and whether another one did since
+        )
+        self._stopped = ""  # why its chain did not end
+        self._kept: dict[int, int] = {}  # the registers while it is not its turn
+        self._ends: tuple[int, ...] = ()
+        with fpga.monitor:
+            self._number = fpga.enter(self)
+            try:
+                fpga.take(self._number, gone)
+                fpga.turns.cleared()
+                self._fresh = {r.offset: fpga.transport.read32(r.offset) for r in spec.registers.values()}
+            except BaseException:
+                fpga.leave(self._number, ())
+                raise
 
     def steps(self, request: StepsRequest) -> list[int]:
         """The values read. Ends at the first step that is refused."""
-        return [value for step in request.steps if (value := self._step(step)) is not None]
+        with self._fpga.monitor:
+            return [value for step in request.steps if (value := self._step(step)) is not None]
 
     def allocate(self, request: AllocateRequest) -> tuple[dict[str, int], int]:
         """The answer, and the descriptor of the client's memory (which stays this session's)."""
-        self._bury()
-        held = sum(shared.nbytes for shared in self._buffers.values()) + sum(b.nbytes for b in self._doomed)
-        if len(self._buffers) >= MAX_BUFFERS or held + request.nbytes > MAX_BYTES:
-            raise DeviceError(
-                f"no memory for {request.nbytes} bytes more: this client has {len(self._buffers)} buffers of {held} "
-                f"bytes, at most {MAX_BUFFERS} of {MAX_BYTES} are lent; load fewer models on the FPGA"
-            )
-        buffer = self._transport.allocate(request.nbytes)
-        try:
-            shared = Shared(buffer, request.nbytes)
-        except OSError as error:
-            buffer.close()
-            raise DeviceError(f"no memory to share a buffer of {request.nbytes} bytes: {error}") from error
-        number, self._next = self._next, self._next + 1
-        self._buffers[number] = shared
-        return {"buffer": number, "address": buffer.address}, shared.fd
+        with self._fpga.monitor:
+            self._bury()
+            count, held = self._fpga.lent()
+            if count >= MAX_BUFFERS or held + request.nbytes > MAX_BYTES:
+                raise DeviceError(
+                    f"no memory for {request.nbytes} bytes more: {count} buffers of {held} bytes are lent to "
+                    f"{len(self._fpga.clients)} processes, at most {MAX_BUFFERS} of {MAX_BYTES}; load fewer models on "
+                    "the FPGA"
+                )
+            buffer = self._fpga.transport.allocate(request.nbytes)
+            try:
+                shared = Shared(buffer, request.nbytes)
+            except OSError as error:
+                buffer.close()
+                raise DeviceError(
+                    f"no memory to share a buffer of {request.nbytes} bytes: {error}"
+                ) from error
+            number, self._next = self._next, self._next + 1
+            self._buffers[number] = shared
+            return {"buffer": number, "address": buffer.address}, shared.fd
 
     def free(self, request: FreeRequest) -> None:
         """Take a buffer from the client at once, and free it when the core has come to rest."""
-        shared = self._buffers.pop(request.buffer, None)
-        if shared is None:
-            raise DeviceError(f"this client has no buffer {request.buffer}")
-        shared.forget()
-        self._doomed.append(shared.buffer)
-        self._bury()
+        with self._fpga.monitor:
+            shared = self._buffers.pop(request.buffer, None)
+            if shared is None:
+                raise DeviceError(f"this client has no buffer {request.buffer}")
+            shared.forget()
+            self._doomed.append(shared.buffer)
+            self._bury()
 
-    def wait(self, request: WaitRequest, gone: Callable[[], bool]) -> dict[str, Any] | None:
-        """None when the core has not interrupted in time, or when the client is ``gone``."""
+    def wait(self, request: WaitRequest) -> dict[str, Any] | None:
+        """None when the core has not interrupted in time, or when the client is gone."""
         deadline = time.monotonic() + request.timeout_s
-        while not self._transport.wait(max(0.0, min(SLICE_S, deadline - time.monotonic()))):
-            if time.monotonic() >= deadline or gone():
+        while True:
+            with self._fpga.monitor:
+                left = max(0.0, min(SLICE_S, deadline - time.monotonic()))
+                if not self._has_turn or self._fpga.transport.wait(left):
+                    return self._ended()
+            if time.monotonic() >= deadline or self._gone():
                 return None
-        registers = {offset: self._transport.read32(offset) for offset in self._results}
-        self._guard.see(registers[self._status])
-        if not registers[self._status] & (DONE | ERROR):
-            return None
-        ends = tuple(self._transport.compute_ends())
-        return {"registers": registers, "ends": ends if len(ends) <= MAX_ENDS else ()}
+            time.sleep(LET_IN_S)
 
     def close(self) -> None:
-        """Free everything: the transport stops the core before it gives memory back."""
-        for shared in self._buffers.values():
-            with contextlib.suppress(OSError):
-                shared.forget()
-        self._buffers.clear()
-        self._doomed.clear()
-        self._transport.close()
+        """Free everything: the core is stopped before it gives memory back."""
+        with self._fpga.monitor:
+            for shared in self._buffers.values():
+                with contextlib.suppress(OSError):
+                    shared.forget()
+            self._fpga.leave(self._number, self.memory)
+            self._buffers.clear()
+            self._doomed.clear()
+
+    @property
+    def memory(self) -> tuple[Buffer, ...]:
+        """See ``Tenant.memory``."""
+        return (*(shared.buffer for shared in self._buffers.values()), *self._doomed)
+
+    def lose(self) -> None:
+        """See ``Tenant.lose``."""
+        self._lost, self._stopped, self._kept = self._ran, "its registers did not answer", {}
+        status = self._read_core(self._status)
+        self._kept = {offset: self._read_core(offset) for offset in self._fresh}
+        self._ends = tuple(self._fpga.transport.compute_ends())
+        self._stopped = "it still ran when others had waited for long" if status & BUSY else ""
+
+    def rest(self) -> None:
+        """See ``Tenant.rest``."""
+        self._guard.rest()
+        self._bury()
+
+    @property
+    def _has_turn(self) -> bool:
+        return self._fpga.turns.holder == self._number
 
     def _step(self, step: Step) -> int | None:
         kind, first, second, third = step
         if kind == "write":
-            spans = ((shared.buffer.address, shared.nbytes) for shared in self._buffers.values())
-            for offset, value in self._guard.write(first, second, spans, self._read_status):
-                self._transport.write32(offset, value)
+            self._write(first, second)
             return None
         if kind == "read":
             held = self._guard.held(first)
-            value = self._transport.read32(first) if held is None else held
-            if first == self._status:
-                self._guard.see(value)
-            return value
+            return self._read(first) if held is None else held
         shared = self._buffers.get(first)
         if shared is None or second + third > shared.nbytes:
             raise DeviceError(f"{third} bytes at {second} are not in a buffer {first} of this client")
         (shared.push if kind == "push" else shared.pull)(second, third)
+        if kind == "pull" and self._has_turn:
+            self._fpga.turns.fetched()
+            self._fpga.monitor.notify_all()
         return None
 
-    def _read_status(self) -> int:
-        return self._transport.read32(self._status)
+    def _write(self, offset: int, value: int) -> None:
+        reset, start = (offset == self._control and bool(value & bit) for bit in (SOFT_RESET, START))
+        if start and not reset:
+            self._guard.check(self._spans())
+            self._await_turn()
+        writes = self._guard.write(offset, value, self._spans(), lambda: self._read(self._status))
+        if self._has_turn:
+            for each in writes:
+                self._fpga.transport.write32(*each)
+        elif offset == self._status and self._kept:
+            self._kept[offset] &= ~(value & DONE)
+        if reset:
+            self._ran = self._lost = False
+            self._stopped, self._kept, self._ends = "", {}, ()
+            if self._has_turn:
+                self._fpga.turns.cleared()
+                self._fpga.monitor.notify_all()
+        elif start:
+            self._ran = True
+            self._fpga.turns.started(time.monotonic())
+
+    def _await_turn(self) -> None:
+        """OverlayTaken when what this client has put on the chip is gone."""
+        if not self._lost:
+            self._fpga.take(self._number, self._gone)
+        if self._lost:
+            raise OverlayTaken(
+                "another process ran on the FPGA: reset the core, set its registers and run what loads the chip again"
+            )
+
+    def _read(self, offset: int) -> int:
+        if self._has_turn:
+            return self._read_core(offset)
+        if offset == self._status:
+            self._check_stopped()
+        return self._kept.get(offset, self._fresh.get(offset, 0))
+
+    def _read_core(self, offset: int) -> int:
+        value = self._fpga.transport.read32(offset)
+        if offset == self._status:
+            self._guard.see(value)
+            if not value & BUSY:
+                self._fpga.turns.ended(time.monotonic())
+        return value
+
+    def _ended(self) -> dict[str, Any] | None:
+        """What a client wants to know of a core that has ended. None when it has not."""
+        self._check_stopped()
+        registers = {offset: self._read(offset) for offset in self._results}
+        if not registers[self._status] & (DONE | ERROR):
+            return None
+        ends = tuple(self._fpga.transport.compute_ends()) if self._has_turn else self._ends
+        return {"registers": registers, "ends": ends if len(ends) <= MAX_ENDS else ()}
+
+    def _check_stopped(self) -> None:
+        if self._stopped:
+            raise OverlayHung(f"the chain of this process was stopped: {self._stopped}; try again")
+
+    def _spans(self) -> tuple[tuple[int, int], ...]:
+        return tuple((shared.buffer.address, shared.nbytes) for shared in self._buffers.values())
 
     def _bury(self) -> None:
-        if self._doomed and not self._guard.at_rest:
-            self._guard.see(self._read_status())
+        if self._doomed and not self._guard.at_rest and self._has_turn:
+            self._read_core(self._status)
         while self._doomed and self._guard.at_rest:
             self._doomed.pop().close()
 

@@ -53,9 +53,10 @@ def test_regions_reach_the_core_with_the_start(order: str) -> None:
     assert core.writes == []
     core.start()
     assert core.writes[-1] == (CONTROL, START)
-    assert {offset for offset, _ in core.writes[:-1]} == {
-        SPEC.register(f"REGION{n}_{part}") for n in range(4) for part in ("LOW", "HIGH", "BYTES")
-    }
+    regions = {f"REGION{n}_{part}" for n in range(4) for part in ("LOW", "HIGH", "BYTES")}
+    written = {offset for offset, _ in core.writes[:-1]}
+    assert written == {SPEC.register(name) for name in regions | {"CHAIN", "WATCHDOG"}}
+    assert core.held("WATCHDOG") == SPEC.axi.watchdog_cycles
     assert (core.held("REGION0_LOW"), core.held("REGION0_HIGH"), core.held("REGION0_BYTES")) == (0, 1, 8192)
     assert (core.held("REGION2_LOW"), core.held("REGION2_BYTES")) == (0x2000_0040, 4032)
 
