@@ -17,6 +17,7 @@ from tests.rtl.conftest import OVERLAYS
 
 BENCHES = FOLDER / "npu" / "tb"
 BLOCKS = sorted(path.stem.removeprefix("tb_") for path in BENCHES.glob("tb_*.cpp"))
+MEMORY = Path(__file__).parents[2] / "simulator" / "overlay" / "ddr.hpp"  # which the bench of the top includes
 ENGINES = ("npu_load", "npu_store")  # whose benches are those of the small modules that only they have
 TIMEOUT_S = 120.0
 Programs = dict[tuple[str, str], "Future[Path]"]
@@ -26,7 +27,7 @@ Programs = dict[tuple[str, str], "Future[Path]"]
 def programs() -> Iterator[Programs]:
     """Every bench compiled for every overlay, two at a time: the first test does not wait for the last build."""
     tools = find_tools()
-    headers = sorted(BENCHES.glob("*.hpp"))
+    headers = [*sorted(BENCHES.glob("*.hpp")), MEMORY]
     with ThreadPoolExecutor(2) as pool:
 
         def start(overlay: str, block: str) -> Future[Path]:
