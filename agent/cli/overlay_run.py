@@ -6,6 +6,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from agent.cli.bar import progress_bar
 from agent.cli.output import interrupted, print_json, print_table
 from agent.cli.overlay import LAYER_COLUMNS, percent, read
 from agent.devices.parts import open_part
-from agent.errors import TensorError, UsageError
+from agent.errors import TensorError, UsageError, one_line
 from agent.overlay.cycles import reads
 from agent.overlay.driver import Driver, SegmentRun
 from agent.overlay.execute import execute
@@ -40,7 +41,8 @@ def run(args: argparse.Namespace) -> int:
         progress(f"loading overlay {spec.id} on {args.on}", 0.0)
         outputs, runs = _execute(program, spec, folder, args.on, inputs, progress)
     for each in program.outputs:
-        np.save(targets[each.name], outputs[each.name])
+        with targets[each.name].open("wb") as file:  # numpy.save would add a suffix to a path without
+            np.save(file, outputs[each.name])
     stats = make_stats(program, spec, args.on, runs)
     if args.stats:
         args.stats.write_text(json.dumps(stats, indent=2) + "\n")
@@ -72,14 +74,27 @@ def _files(given: Sequence[str], specs: Sequence[TensorSpec], option: str) -> di
 def _load(path: Path, spec: TensorSpec) -> Array:
     dtype = np.dtype(DTYPES.get(spec.dtype, spec.dtype.lower()))
     try:
-        array: Array = np.load(path, allow_pickle=False)
-    except ValueError as error:
-        raise UsageError(f"--input {path}: {error}; give an array that numpy.save wrote") from error
+        array = np.load(
+            path, allow_pickle=False, mmap_mode="r"
+        )  # not read before its shape is known to be right
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        raise _no_array(path, error) from error
+    except (ValueError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError) as error:
+        raise _no_array(path, error) from error
+    if not isinstance(array, np.ndarray):
+        array.close()
+        raise UsageError(f"--input {path} is an archive of arrays; give one array, as numpy.save writes it")
     if array.dtype != dtype or array.shape != spec.concrete():
         raise TensorError(
             f"{path} holds {array.dtype} {list(array.shape)}, and input {spec.name} is {dtype} {list(spec.concrete())}"
         )
-    return array
+    return np.array(array)
+
+
+def _no_array(path: Path, error: Exception) -> UsageError:
+    return UsageError(f"--input {path}: {one_line(error)[:120]}; give an array that numpy.save wrote")
 
 
 def _execute(

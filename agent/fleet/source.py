@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any, Literal
 
 import numpy as np
@@ -142,7 +143,7 @@ def load_golden(path: Path, spec: TensorSpec, count: int) -> Array:
     """
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError, SyntaxError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError, MemoryError, OverflowError) as error:
         raise TensorError(
             f"{path} is not a .npy file of numbers: {str(error)[:120]}; numpy.save makes one"
         ) from error

@@ -163,6 +163,10 @@ def test_an_overlay_in_a_folder(overlaid: Overlaid) -> None:
         (["--output", "x=y.npy"], 2, "give each of these once: y"),
         (["--input", "flat.npy"], 1, "TensorError: "),
         (["--input", "text.npy"], 2, "give an array that numpy.save wrote"),
+        (["--input", "empty.npy"], 2, "give an array that numpy.save wrote"),
+        (["--input", "deep.npy"], 2, "give an array that numpy.save wrote"),
+        (["--input", "huge.npy"], 2, "give an array that numpy.save wrote"),
+        (["--input", "several.npz"], 2, "is an archive of arrays"),
         (["--input", "none.npy"], 1, "none.npy: No such file"),
         (["--on", "nowhere"], 1, "nothing runs overlays on 'nowhere'"),
     ],
@@ -173,12 +177,23 @@ def test_wrong_runs(
     monkeypatch.chdir(overlaid.folder)
     np.save("flat.npy", overlaid.x.ravel())
     Path("text.npy").write_text("no array")
+    Path("empty.npy").touch()
+    for name, shape in (("deep", "(" * 3000), ("huge", "(1, 3, 16, 100000000000)}")):
+        head = f"{{'descr': '|i1', 'fortran_order': False, 'shape': {shape}\n".encode()
+        Path(f"{name}.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(head).to_bytes(2, "little") + head)
+    np.savez("several.npz", x=overlaid.x)
     options = {"--input": ["--input", "x.npy"], "--output": ["--output", "y.npy"]}
     options.pop(change[0], None)
     given = [*(word for option in options.values() for word in option), *change]
     found, _, err = overlaid("run", overlaid.path, *given)
     assert found == code and text in err
     assert not Path("y.npy").exists()
+
+
+def test_outputs_are_written_where_they_are_wanted(overlaid: Overlaid) -> None:
+    target = overlaid.folder / "y.bin"
+    assert overlaid("run", overlaid.path, "--input", overlaid.folder / "x.npy", "--output", target)[0] == 0
+    assert np.load(target).shape == (1, 10)
 
 
 def test_files_that_are_no_models_or_programs(overlaid: Overlaid) -> None:
