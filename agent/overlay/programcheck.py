@@ -50,7 +50,7 @@ def _check_segment(segment: Segment, program: Program, spec: Overlay | None) -> 
             _check_binding(binding, nbytes, program.lanes)
     if any(binding.stack for binding in segment.outputs):
         raise ValueError("an output is packed")
-    if len(segment.counts) != len(segment.layers):
+    if len(segment.counts) != len(segment.layers) or not all(segment.counts):
         raise ValueError(f"{len(segment.counts)} counts of descriptors for {len(segment.layers)} layers")
     _check_layers(segment, program.tensors)
     computes = sum(_check_chain(segment, segment.chain, layout, spec))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from agent.errors import ProgramError
 from agent.overlay.cycles import ComputeTimes, Fields, chain_cycles
 from agent.overlay.descriptor import decode
 from agent.overlay.graph import Add, Conv, Host, Layer, Pool, Tensor
@@ -108,7 +109,10 @@ def macs_of(layer: Layer) -> int:
 
 
 def _segment(segment: Segment, program: Program, spec: Overlay) -> SegmentReport:
-    timed = chain_cycles(spec, segment.data[segment.chain :])
+    try:
+        timed = chain_cycles(spec, segment.data[segment.chain :])
+    except ValueError as error:
+        raise ProgramError(f"the overlay program is corrupt: {error}; compile the model again") from error
     chain = read_fields(spec, segment, segment.chain)
     moved = layer_bytes(spec, segment, chain)
     layers = []

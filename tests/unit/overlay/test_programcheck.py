@@ -17,6 +17,7 @@ from agent.overlay.descriptor import decode, encode
 from agent.overlay.graph import Host
 from agent.overlay.program import Segment
 from agent.overlay.programfile import read_program, write_program
+from agent.overlay.report import make_report
 from agent.overlay.selftest import self_test_graph
 from agent.overlay.spec import DESCRIPTOR_BYTES, load_spec
 
@@ -75,6 +76,7 @@ def test_an_unchanged_header_is_read() -> None:
         (lambda h: layer(h, "d").update(b="x"), "layer d: its output 'd' has another size"),
         (lambda h: layer(h, "e").update(kernel=[9, 2]), "layer e: its output 'e' has another size"),
         (lambda h: layer(h, "e").update(input="a", output="x"), "layer e: its output 'x' has another size"),
+        (lambda h: h["steps"][0].update(counts=[0] * len(h["steps"][0]["counts"])), "counts of descriptors"),
         (lambda h: tensor(h, "y").update(shape=[0, 10]), "shape [0, 10]"),
         (lambda h: tensor(h, "y").update(shape=[1, -1]), "shape [1, -1]"),
         (lambda h: tensor(h, "y").update(shape=[-1, -1, 10]), "shape [-1, -1, 10]"),
@@ -100,3 +102,15 @@ def test_a_host_operator_writes_one_tensor() -> None:
         data = write_program(replace(program, steps=(*program.steps, host)))
         with pytest.raises(ProgramError, match=r"corrupt: .*outputs"):
             read_program(data)
+
+
+def test_a_report_of_a_chain_that_waits_for_itself_says_so() -> None:
+    program = compile_graph(self_test_graph(), NPU)
+    (segment,) = program.steps
+    assert isinstance(segment, Segment)
+    first = decode(NPU, segment.data[segment.chain : segment.chain + DESCRIPTOR_BYTES])
+    waiting = encode(NPU, first | {"wait": 255})
+    data = segment.data[: segment.chain] + waiting + segment.data[segment.chain + DESCRIPTOR_BYTES :]
+    waits = read_program(write_program(replace(program, steps=(replace(segment, data=data),))))
+    with pytest.raises(ProgramError, match="wait for each other"):
+        make_report(waits, NPU)
