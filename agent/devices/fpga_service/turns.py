@@ -1,6 +1,6 @@
 """Whose turn it is on the one core: decisions without a clock and without hardware. ``now``: seconds that only grow.
 
-A turn is for one inference: a chain that loads weights that stay on the chip, and then its own. Without others that wait
+A turn is for one inference: a chain that loads weights which stay on the chip, then its own. Without others that wait
 it goes on for ever. Who waits is served in the order of asking.
 """
 
