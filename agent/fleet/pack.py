@@ -66,6 +66,8 @@ def pack(
         raise UsageError(f"{out} exists; remove it or choose another folder")
     with tempfile.TemporaryDirectory() as made:
         if is_overlay_folder(model_dir):
+            if overlays:
+                raise UsageError(f"{model_dir} is an overlay itself; --overlay is for models: leave it out")
             model_dir = write_overlay_model(model_dir, Path(made))
         folder = ModelFolder(model_dir)
         inputs = folder.golden_inputs()

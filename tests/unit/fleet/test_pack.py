@@ -26,7 +26,8 @@ from agent.trust import PrivateKey, keyring
 from tests.unit.fleet.models import MODEL_TOML, make_folder, onnx_bytes, weights
 
 KEY = PrivateKey.generate()
-DIGITS = Path(__file__).parents[3] / "models" / "digits"
+ROOT = Path(__file__).parents[3]
+DIGITS = ROOT / "models" / "digits"
 
 
 def opened(out: Path) -> VerifiedPackage:
@@ -283,3 +284,18 @@ def test_interrupting_leaves_no_package_and_the_next_run_cleans_up(
     assert not out.exists()
     pack(folder, out, KEY)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
+
+
+@pytest.mark.parametrize(
+    ("what", "overlays", "named"),
+    [
+        (ROOT / "bitstreams" / "npu", ("npu",), "npu is an overlay itself"),
+        (DIGITS, ("npu", "npu"), "there is a variant 'npu' already"),
+    ],
+)
+def test_overlays_that_cannot_be_compiled_for(
+    tmp_path: Path, what: Path, overlays: tuple[str, ...], named: str
+) -> None:
+    with pytest.raises(UsageError, match=named):
+        pack(what, tmp_path / "out", KEY, overlays=overlays)
+    assert not list(tmp_path.iterdir())
