@@ -22,7 +22,8 @@ def add_programs(
     """Compile the folder's first INT8 variant for each overlay into ``out`` and add the programs as variants.
 
     They answer the golden vectors of the variant that they were made from, within its tolerances. Raises UsageError (no
-    INT8 variant, a variant of the overlay's name), OverlayLoadError (no such overlay), UnsupportedModel and ModelLoadError, which name the variant.
+    INT8 variant, a variant of the overlay's name), OverlayLoadError (no such overlay), UnsupportedModel and
+    ModelLoadError, which name the variant.
     """
     for overlay in overlays:
         source = _source(folder)
@@ -54,7 +55,9 @@ def _compiled(
     progress(text, 0.0)
     spec = read_spec(find_overlay(overlay))
     if any(variant.name == spec.id for variant in folder.toml.variants):
-        raise UsageError(f"there is a variant {spec.id!r} already; name each overlay once, and no variant like it")
+        raise UsageError(
+            f"there is a variant {spec.id!r} already; name each overlay once, and no variant like it"
+        )
     program = compile_model(folder.file(source.file), spec)
     path = out / f"{Path(source.file).stem}.{spec.id}.npu"
     path.write_bytes(write_program(program))
