@@ -102,7 +102,7 @@ def test_systemd_is_told(service: Service, root: Path) -> None:
     transport = open_transport(root / "npu")
     seen = {service.notice() for _ in range(4)}
     assert "WATCHDOG=1" in seen
-    assert "STATUS=overlay npu" in seen
+    assert "STATUS=FPGA lent to 1 client" in seen
     status, log = service.end()
     assert status == 0
     assert f"process {os.getpid()} (user {os.getuid()}) uses overlay npu" in log

@@ -89,6 +89,7 @@ class Fpga:
         """The number under which a session asks for its turn."""
         self._numbers += 1
         self._tenants[self._numbers] = tenant
+        self._tell()
         return self._numbers
 
     def take(self, number: int, gone: Callable[[], bool]) -> None:
@@ -126,7 +127,7 @@ class Fpga:
             self._doomed.clear()
             if transport is not None:
                 transport.close()
-            notify.status("FPGA free")
+        self._tell()
 
     def _hand_over(self, number: int) -> None:
         tenant, former = self._tenants[number], self._on_core
@@ -155,10 +156,9 @@ class Fpga:
                 )
             self._transport = transport
         self.loaded, self._restless = tenant.place, False
-        log.info(
-            "process %d has overlay %s loaded from %s", tenant.pid, self.loaded.overlay, self.loaded.folder
-        )
-        notify.status(f"overlay {self.loaded.overlay}")
+        log.debug(
+            "overlay %s for process %d", self.loaded.overlay, tenant.pid
+        )  # may be several times a second
 
     def _stop(self) -> bool:
         """Reset the core. False when it does not come to rest: then it may use its memory until it is loaded anew."""
@@ -188,6 +188,10 @@ class Fpga:
     def _bury(self) -> None:
         while self._doomed and not self._restless:
             self._doomed.pop().close()
+
+    def _tell(self) -> None:
+        count = len(self._tenants)
+        notify.status(f"FPGA lent to {count} client{'s' * (count > 1)}" if count else "FPGA free")
 
     def _occupied(self) -> str:
         holder = self._tenants.get(self.turns.holder) if self.turns.holder is not None else None

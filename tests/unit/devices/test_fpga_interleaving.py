@@ -51,13 +51,14 @@ class Core:
     def __init__(self) -> None:
         self.pages: dict[int, Page] = {}
         self.registers: dict[int, int] = {}
+        self.transfers: list[int] = []  # where they go, while it is busy
         self.busy = 0  # looks at STATUS until it has ended
         self.starts = 0
         self.stops = self.loads = True  # whether it does
         self.ended = False
 
     def uses(self, address: int) -> bool:
-        return bool(self.busy) and any(base == address for base, _ in self.regions())
+        return bool(self.busy) and address in self.transfers
 
     def regions(self) -> list[tuple[int, int]]:
         held = [[self.registers.get(offset, 0) for offset in region] for region in REGIONS]
@@ -79,6 +80,7 @@ class Core:
         elif value & START:
             assert not self.busy
             self.busy, self.ended, self.starts = 4, True, self.starts + 1
+            self.transfers = [base for base, _ in self.regions()]
 
     def allocate(self, nbytes: int) -> Buffer:
         address = next(at for at in range(PAGE, 100 * PAGE, PAGE) if at not in self.pages)
