@@ -17,7 +17,7 @@ from agent.errors import ModelLoadError, UsageError
 from agent.fleet.boundaries import tensor_boundaries
 from agent.fleet.check import Agreement, check_variant
 from agent.fleet.overlays import is_overlay_folder, write_overlay_model
-from agent.fleet.programs import add_programs
+from agent.fleet.programs import add_programs, check_overlay
 from agent.fleet.source import Array, ModelFolder, SourceVariant
 from agent.package import disk
 from agent.package.blocks import file_entry
@@ -185,6 +185,8 @@ def _add_array(writer: _Writer, name: str, array: Array) -> str:
 
 def _add_model(writer: _Writer, variant: SourceVariant, path: Path) -> str:
     data = path.read_bytes()
+    if variant.format == "npu":
+        check_overlay(variant, data)
     try:
         boundaries = tensor_boundaries(data, variant.format)
     except ModelLoadError as error:

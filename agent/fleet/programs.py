@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from agent.errors import DeviceError, UsageError
+from agent.errors import DeviceError, ModelLoadError, UsageError
 from agent.fleet.source import ModelFolder, SourceVariant
 from agent.types import OverlayRef
 
@@ -71,3 +71,16 @@ def _compiled(
         "overlay": OverlayRef(spec.id, spec.version, spec.lanes),
     }
     return source.model_copy(update=update), path
+
+
+def check_overlay(variant: SourceVariant, data: bytes) -> None:
+    """ModelLoadError when the program is for another overlay than the variant says; ProgramError for what is none."""
+    from agent.overlay.programfile import read_program
+
+    program = read_program(data)
+    found = OverlayRef(program.overlay, program.version, program.lanes)
+    if variant.overlay is not None and variant.overlay != found:
+        raise ModelLoadError(
+            f"variant {variant.name}: its program is for overlay {found}, and model.toml says {variant.overlay}; "
+            "name the program's, or compile it anew"
+        )

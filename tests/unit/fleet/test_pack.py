@@ -18,7 +18,12 @@ from agent.errors import (
     TensorError,
     UsageError,
 )
+from agent.fleet.overlays import write_overlay_model
 from agent.fleet.pack import pack
+from agent.overlay.compiler import compile_graph
+from agent.overlay.programfile import write_program
+from agent.overlay.selftest import self_test_graph
+from agent.overlay.spec import load_spec
 from agent.package.directory import PackageDir
 from agent.package.store import Store
 from agent.package.verify import VerifiedPackage, verify_package
@@ -299,3 +304,14 @@ def test_overlays_that_cannot_be_compiled_for(
     with pytest.raises(UsageError, match=named):
         pack(what, tmp_path / "out", KEY, overlays=overlays)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_program_for_another_overlay_than_its_variant_says(tmp_path: Path) -> None:
+    folder = write_overlay_model(ROOT / "bitstreams" / "npu", tmp_path)
+    program = write_program(compile_graph(self_test_graph(), load_spec("npu-small")))
+    (folder / "npu.overlay").write_bytes(program)
+    toml = (folder / "model.toml").read_text()
+    (folder / "model.toml").write_text(toml.replace('format = "overlay"', 'format = "npu"'))
+    with pytest.raises(ModelLoadError, match=r"is for overlay npu-small version 1 .* says npu version 1"):
+        pack(folder, tmp_path / "out", KEY)
+    assert not (tmp_path / "out").exists()
