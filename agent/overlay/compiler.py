@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import ModelLoadError, UnsupportedModel
@@ -61,6 +62,7 @@ def _compile(graph: Graph, spec: Overlay, progress: Progress, data: bytes, form:
     layers = sum(isinstance(step, Layer) for step in graph.steps)
     refused = ""
     while True:
+        graph = replace(graph, steps=_gathered(graph))
         try:
             steps = list(_lowered(graph, spec, progress, layers))
             break
@@ -85,6 +87,25 @@ def _compile(graph: Graph, spec: Overlay, progress: Progress, data: bytes, form:
         dict(graph.tensors),
         tuple(cut),
     )
+
+
+def _gathered(graph: Graph) -> tuple[Step, ...]:
+    """The steps with as many layers as possible after one another: what lies between two segments goes through DDR."""
+    held, waiting, order = {spec.name for spec in graph.inputs}, list(graph.steps), list[Step]()
+    layers = True
+    while waiting:
+        layers = not layers
+        left = []
+        for step in waiting:
+            if isinstance(step, Layer) == layers and held.issuperset(inputs_of(step)):
+                held.update(outputs_of(step))
+                order.append(step)
+            else:
+                left.append(step)
+        if layers and len(left) == len(waiting):  # it reads what nothing writes; whoever checks the program says so
+            return (*order, *left)
+        waiting = left
+    return tuple(order)
 
 
 def _part(foreign: Foreign, data: bytes, form: str) -> Part:
@@ -140,6 +161,11 @@ def _segment(graph: Graph, spec: Overlay, run: Sequence[Layer], after: Sequence[
         return lower_segment(spec, run, graph.tensors, wanted)
     except Unplaceable as error:
         raise _Refused(run[error.layer], error.why) from None
+
+
+def outputs_of(step: Step) -> tuple[str, ...]:
+    """The tensors that a step writes."""
+    return step.outputs if isinstance(step, Host | Foreign) else (step.output,)
 
 
 def inputs_of(step: Step) -> tuple[str, ...]:

@@ -133,6 +133,22 @@ def test_chains_that_would_be_too_long_are_several(monkeypatch: pytest.MonkeyPat
         compile_graph(graph, NPU)
 
 
+def test_what_runs_beside_the_overlay_waits_for_layers() -> None:
+    """A result in the middle of a net does not cut it into two segments."""
+    net = Net(7)
+    x, steps = net.input([1, 3, 8, 8]), net.steps()
+    y, after = convolution(net, x, steps, 3, 5, 3)
+    early = net.dequantize(y, after)
+    z, last = convolution(net, y, after, 5, 6, 1)
+    model = net.model(early, net.dequantize(z, last))
+    program = compile_model(model.SerializeToString(), NPU)
+    assert kinds(program) == ["Segment", "Host", "Host"]
+    inputs = random_inputs(model, np.random.default_rng(7))
+    wanted = runtime(model.SerializeToString(), inputs)
+    for name, array in run(NPU, program, inputs).items():
+        np.testing.assert_array_equal(array, wanted[name])
+
+
 def test_models_of_which_nothing_fits() -> None:
     with pytest.raises(
         UnsupportedModel, match=r"nothing of model can run on overlay npu: layer .*: one row of its output"
