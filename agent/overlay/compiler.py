@@ -102,7 +102,7 @@ def _gathered(graph: Graph) -> tuple[Step, ...]:
                 order.append(step)
             else:
                 left.append(step)
-        if layers and len(left) == len(waiting):  # it reads what nothing writes; whoever checks the program says so
+        if layers and len(left) == len(waiting):  # they read what nothing writes: left to the program's checks
             return (*order, *left)
         waiting = left
     return tuple(order)
