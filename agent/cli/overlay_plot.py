@@ -46,9 +46,10 @@ def plot(report: Report, path: Path) -> None:
     axis.set_title(
         f"{report.name} on {report.overlay}: {report.cycles} cycles, {100 * report.utilisation:.1f} % of the array used"
     )
-    axis.legend(loc="lower right", fontsize="small")
+    figure.legend(loc="outside lower center", ncols=len(SHARES), fontsize="small")
     try:
-        figure.savefig(path, dpi=110)
+        form = path.suffix[1:] or "png"  # savefig would add a suffix to a path without
+        figure.savefig(path, dpi=110, format=form)
     except (OSError, ValueError) as error:
         raise UsageError(f"cannot write {path}: {error}") from error
     finally:

@@ -58,10 +58,11 @@ def _files(given: Sequence[str], specs: Sequence[TensorSpec], option: str) -> di
     names = [each.name for each in specs]
     found: dict[str, Path] = {}
     for text in given:
-        name, equals, path = text.rpartition("=")
+        named = next((each for each in names if text.startswith(f"{each}=")), None)  # paths have "=", too
+        before, equals, path = text.rpartition("=") if named is None else (named, "=", text[len(named) + 1 :])
         if not equals and len(names) > 1:
             raise UsageError(f"{option} {text}: name the tensor, NAME=FILE: one of {', '.join(names)}")
-        name = name if equals else names[0]
+        name = before if equals else names[0]
         if name not in names or name in found:
             raise UsageError(f"{option} {text}: give each of these once: {', '.join(names)}")
         found[name] = Path(path)

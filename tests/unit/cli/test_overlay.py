@@ -104,6 +104,8 @@ def test_plot(overlaid: Overlaid) -> None:
     code, out, _ = overlaid("report", overlaid.path, "--plot", overlaid.folder / "out.png")
     assert code == 0 and "drawn: " in out
     assert (overlaid.folder / "out.png").read_bytes()[:4] == b"\x89PNG"
+    code, _, _ = overlaid("report", overlaid.path, "--plot", overlaid.folder / "plain")
+    assert code == 0 and (overlaid.folder / "plain").is_file()
     code, _, err = overlaid("report", overlaid.path, "--plot", overlaid.folder / "out.odd")
     assert code == 2 and "cannot write" in err
 
@@ -137,6 +139,17 @@ def test_run(overlaid: Overlaid) -> None:
     )
     assert code == 0 and json.loads(out) == found
     assert (folder / "z.npy").read_bytes() == (folder / "y.npy").read_bytes()
+
+
+def test_paths_with_an_equals_sign(overlaid: Overlaid) -> None:
+    folder = overlaid.folder / "rate=0.1"
+    folder.mkdir()
+    shutil.copy(overlaid.folder / "x.npy", folder)
+    code, _, _ = overlaid(
+        "run", overlaid.path, "--input", f"x={folder / 'x.npy'}", "--output", f"y={folder / 'y.npy'}"
+    )
+    assert code == 0
+    np.testing.assert_array_equal(np.load(folder / "y.npy"), overlaid.answer())
 
 
 def test_an_overlay_in_a_folder(overlaid: Overlaid) -> None:
