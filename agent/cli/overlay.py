@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agent.cli.output import Commands, add_command, add_json, interrupted, print_json, print_table
+from agent.cli.output import Commands, add_command, add_json, interrupted, one_cell, print_json, print_table
 from agent.errors import RuntimeUnavailable, UsageError
 
 if TYPE_CHECKING:
@@ -191,7 +191,7 @@ def print_report(report: Report) -> None:
 def print_totals(report: Report) -> None:
     """What it takes in all, and what does not run on the overlay."""
     print(
-        f"{report.name} on overlay {report.overlay} version {report.version}: {report.macs} MACs, "
+        f"{one_cell(report.name)} on overlay {report.overlay} version {report.version}: {report.macs} MACs, "
         f"{report.cycles} cycles, {percent(report.utilisation)} of the array used, "
         f"{report.milliseconds:.3f} ms at {report.clock_hz / 1e6:g} MHz"
     )
@@ -206,6 +206,7 @@ def percent(share: float | None) -> str | None:
 
 def _short(name: str, most: int = 40) -> str:
     """TFLite's fused names are hundreds of characters long; their last part says most."""
+    name = one_cell(name)
     return name if len(name) <= most else f"...{name[3 - most :]}"
 
 

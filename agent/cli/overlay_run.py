@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.cli.bar import progress_bar
-from agent.cli.output import interrupted, print_json, print_table
+from agent.cli.output import interrupted, one_cell, print_json, print_table
 from agent.cli.overlay import LAYER_COLUMNS, percent, read
 from agent.devices.parts import open_part
 from agent.errors import TensorError, UsageError, one_line
@@ -196,7 +196,7 @@ def _print(stats: dict[str, Any]) -> None:
         print_table((*LAYER_COLUMNS[:2], "MACs", "cycles", "stalls", "util"), rows)
         print()
     print(
-        f"{stats['program']} on {stats['on']} ({stats['overlay']}): {stats['cycles']} cycles, "
+        f"{one_cell(stats['program'])} on {stats['on']} ({stats['overlay']}): {stats['cycles']} cycles, "
         f"{stats['stalls']} of them stalls, {percent(stats['utilisation'])} of the array used, "
         f"{stats['milliseconds']:.3f} ms at {stats['clock_hz'] / 1e6:g} MHz"
     )

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from agent.errors import OverlayLoadError, ProgramError
+from agent.errors import OverlayLoadError, ProgramError, one_line
 from agent.overlay.graph import Add, Conv, Foreign, Host, Layer, Pool, Tensor
 from agent.overlay.program import Binding, Part, Program, ProgramStep, Segment
 from agent.overlay.programcheck import check_program
@@ -94,7 +94,7 @@ def read_program(data: bytes, spec: Overlay | None = None) -> Program:
         )
         check_program(program, spec or _shipped(header))
     except (ValueError, LookupError) as error:
-        raise ProgramError(f"the overlay program is corrupt: {error}; {_ADVICE}") from error
+        raise ProgramError(f"the overlay program is corrupt: {one_line(error)}; {_ADVICE}") from error
     return program
 
 

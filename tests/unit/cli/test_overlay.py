@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -207,6 +208,16 @@ def test_outputs_are_written_where_they_are_wanted(overlaid: Overlaid) -> None:
     target = overlaid.folder / "y.bin"
     assert overlaid("run", overlaid.path, "--input", overlaid.folder / "x.npy", "--output", target)[0] == 0
     assert np.load(target).shape == (1, 10)
+
+
+def test_names_do_not_steer_the_terminal(overlaid: Overlaid) -> None:
+    overlaid.path.write_bytes(write_program(replace(overlaid.program, name="a\n\x1b[31mb")))
+    code, out, _ = overlaid("report", overlaid.path)
+    assert code == 0 and "a ?[31mb on overlay npu" in out
+    code, out, _ = overlaid(
+        "run", overlaid.path, "--input", overlaid.folder / "x.npy", "--output", overlaid.folder / "y.npy"
+    )
+    assert code == 0 and "a ?[31mb on functional" in out
 
 
 def test_files_that_are_no_models_or_programs(overlaid: Overlaid) -> None:
