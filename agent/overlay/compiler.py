@@ -102,8 +102,8 @@ def _gathered(graph: Graph) -> tuple[Step, ...]:
                 order.append(step)
             else:
                 left.append(step)
-        if layers and len(left) == len(waiting):  # they read what nothing writes: left to the program's checks
-            return (*order, *left)
+        if layers and len(left) == len(waiting):
+            return (*order, *left)  # they read what nothing writes: left to the program's checks
         waiting = left
     return tuple(order)
 
