@@ -11,8 +11,9 @@ namespace {
 
 constexpr uint64_t kBase = 0x7F'0000'0040;
 constexpr unsigned kEnd = 15, kOpcodes[6] = {1, 2, 3, 4, 5, 6};
+constexpr unsigned kFirst[3] = {1, 3, 2};  // an opcode of each engine
 constexpr unsigned kOpcode = 1, kBounds = 2, kAxi = 4;
-constexpr unsigned kLoad = 0, kCompute = 1, kStore = 2;
+constexpr unsigned kLoad = 0, kCompute = 1, kStore = 2, kNone = 3;
 
 struct Descriptor {
     uint32_t words[16];
@@ -31,6 +32,7 @@ struct Fetch {
     std::deque<unsigned> expected[3];                 // indices of descriptors that an engine is to get
     unsigned running = 0, dispatched[3] = {};
     bool error = false, complete = false;
+    unsigned slow = kNone;           // an engine that takes so rarely that its queue is full
     size_t most = 0;
 
     Fetch(Bench &b, unsigned l, unsigned s) : bench(b), latency(l), stall(s) {}
@@ -69,11 +71,12 @@ struct Fetch {
         expected[engine].pop_front();
         ++running;
     }
+    bool takes(unsigned engine) { return !bench.chance(engine == slow ? 98 : stall); }
     void tick() {
         unit.request_ready = !bench.chance(stall);
-        unit.load_ready = unit.load_valid && !bench.chance(stall);
-        unit.compute_ready = unit.compute_valid && !bench.chance(stall);
-        unit.store_ready = unit.store_valid && !bench.chance(stall);
+        unit.load_ready = unit.load_valid && takes(kLoad);
+        unit.compute_ready = unit.compute_valid && takes(kCompute);
+        unit.store_ready = unit.store_valid && takes(kStore);
         unit.finished = stall && running ? bench.pick(0, std::min(running, 3u)) : std::min(running, 3u);
         unit.data_valid = !beats.empty() && now >= beats.front().first && !bench.chance(stall / 2);
         if (unit.data_valid) {
@@ -112,7 +115,11 @@ void random_runs(Bench &bench, unsigned latency, unsigned stall, int rounds) {
         const unsigned n = bench.pick(0, 60), spare = bench.pick(0, 12), kind = bench.pick(0, 9);
         fetch.memory.clear();
         fetch.chain = bench.pick(0, 5);
-        for (unsigned i = 0; i < fetch.chain + n; ++i) fetch.memory.push_back(fetch.random(kOpcodes[bench.pick(0, 5)]));
+        fetch.slow = bench.pick(kLoad, kNone);
+        for (unsigned i = 0; i < fetch.chain + n; ++i) {
+            const bool its = fetch.slow != kNone && bench.chance(50);
+            fetch.memory.push_back(fetch.random(its ? kFirst[fetch.slow] : kOpcodes[bench.pick(0, 5)]));
+        }
         unsigned last = kEnd;
         if (kind == 1) do last = bench.random() & 255; while (last == kEnd || (last >= 1 && last <= 6));
         fetch.memory.push_back(fetch.random(last));

@@ -15,6 +15,8 @@
 
 using Word = std::remove_reference_t<decltype(Vnpu_output::a)>;
 constexpr int L = sizeof(Word);
+constexpr int MEMORY = 8192;  // words, in both overlays
+enum class At { INSIDE, LAST, BEYOND, FAR };  // where a descriptor's words go: LAST ends with the memory's last word
 
 struct Written {
     bool write, done;
@@ -58,9 +60,12 @@ struct Driver {
         }
     }
 
-    void run(bool outside) {
-        const bool add = bench.chance(30), partial = !add && !outside && bench.chance(20);
-        const int base = outside ? 40000 : int(bench.pick(0, 2000)), stride = int(bench.pick(0, 500));
+    void run(At at) {
+        const bool outside = at == At::BEYOND || at == At::FAR, add = bench.chance(30);
+        const bool partial = !add && !outside && bench.chance(20);
+        const int blocks = int(bench.pick(1, 3)), words = int(bench.pick(1, 6)), stride = int(bench.pick(0, 500));
+        const int base = at == At::FAR ? 40000 : at == At::BEYOND ? MEMORY
+            : at == At::LAST ? MEMORY - words - (blocks - 1) * stride : int(bench.pick(0, 2000));
         const int zero = add ? 0 : int(bench.pick(0, 255)) - 128, low = -int(bench.pick(0, 128)), high = int(bench.pick(0, 127));
         const int ratio_a = int(bench.pick(0, 1 << 18)), ratio_b = int(bench.pick(0, 1 << 18)), signal = int(bench.pick(0, 255));
         clear(top.current);
@@ -71,7 +76,6 @@ struct Driver {
             put(top.current, OFFSET_LOW, 1000);
         }
         top.current_index = 5;
-        const int blocks = int(bench.pick(1, 3)), words = int(bench.pick(1, 6));
         for (int block = 0; block < blocks; block++) {
             load();
             for (int k = 0; k < words; k++) {
@@ -104,11 +108,14 @@ int main() {
     d.top.rst = 1;
     for (int i = 0; i < 20; i++) d.step();
     d.top.rst = 0;
-    for (int i = 0; i < 300; i++) d.run(false);
+    for (int i = 0; i < 300; i++) d.run(i % 5 ? At::INSIDE : At::LAST);
     for (int i = 0; i < 20; i++) d.step();
     d.bench.check(d.errors == 0 && d.expected.empty(), "all written");
-    d.run(true);
-    for (int i = 0; i < 20; i++) d.step();
-    d.bench.check(d.errors > 0 && d.top.error_index == 5, "word outside");
+    for (const At at : {At::BEYOND, At::FAR}) {
+        d.errors = 0;
+        d.run(at);
+        for (int i = 0; i < 20; i++) d.step();
+        d.bench.check(d.errors > 0 && d.top.error_index == 5, "word outside");
+    }
     return d.bench.report();
 }
