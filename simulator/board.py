@@ -269,7 +269,7 @@ def load_overlay(moment: Moment, index: int, work: Work) -> None:
     if work.overlay is None:
         wanted = max(loaded, 0)
     elif work.overlay.id in names:
-        wanted = names.index(work.overlay.id)
+        wanted = names.index(work.overlay.id) + len(names) * (work.overlay.version - 1)
     else:
         raise OverlayLoadError(
             f"{device.id} takes the overlays {', '.join(names)}, not {work.overlay.id}; "
@@ -279,7 +279,7 @@ def load_overlay(moment: Moment, index: int, work: Work) -> None:
         return
     if moment.conditions.overlay_fails[index]:
         raise OverlayLoadError(
-            f"{device.id} does not take the overlay {names[wanted]} (simulated); "
+            f"{device.id} does not take the overlay {names[wanted % len(names)]} (simulated); "
             "load it again, or let another device serve"
         )
     moment.state.overlay[index] = wanted

@@ -41,7 +41,9 @@ class BoardState:
     busy_until: list[float]
     busy_w: list[float]
     held: list[int]  # models loaded
-    overlay: list[int]  # index into the device's overlay names
+    overlay: list[
+        int
+    ]  # index into the device's overlay names, plus their number for each version after the first
     runs: list[int]
     busy_s: list[float]
     device_j: list[float]

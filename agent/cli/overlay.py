@@ -78,32 +78,19 @@ def _add_overlay(parser: argparse.ArgumentParser, default: str | None = SHIPPED)
     )
 
 
-def find_overlay(name: str) -> Path:
-    """The folder of an overlay: a folder that holds overlay.toml, or the name of one that ships."""
-    from agent.overlay.spec import SPEC_NAME, overlay_folder
-
-    folder = Path(name)
-    return folder if (folder / SPEC_NAME).is_file() else overlay_folder(name)
-
-
-def _spec(folder: Path) -> Overlay:
-    from agent.overlay.spec import SPEC_NAME, parse_spec
-
-    return parse_spec((folder / SPEC_NAME).read_bytes())
-
-
 def read(args: argparse.Namespace) -> tuple[Program, Overlay, Path]:
     """The program that a command names, its overlay and the overlay's folder. Raises ProgramError, OverlayLoadError."""
     _need_numpy()
     from agent.overlay.programfile import read_program
+    from agent.overlay.spec import find_overlay, read_spec
 
     data = args.program.read_bytes()
     if args.overlay is None:
         program = read_program(data)
         folder = find_overlay(program.overlay)
-        return read_program(data, spec := _spec(folder)), spec, folder
+        return read_program(data, spec := read_spec(folder)), spec, folder
     folder = find_overlay(args.overlay)
-    spec = _spec(folder)
+    spec = read_spec(folder)
     return read_program(data, spec), spec, folder
 
 
@@ -118,10 +105,11 @@ def _compile(args: argparse.Namespace) -> int:
     _need_numpy()
     from agent.cli.bar import progress_bar
     from agent.overlay.report import make_report
+    from agent.overlay.spec import find_overlay, read_spec
 
     if args.output.resolve() == args.model.resolve():
         raise UsageError(f"-o {args.output} is the model itself; name another file")
-    spec = _spec(find_overlay(args.overlay))
+    spec = read_spec(find_overlay(args.overlay))
     with interrupted(f"{args.output} was not written"), progress_bar() as progress:
         program = _compiled(args.model, spec, progress)
         report = make_report(program, spec)

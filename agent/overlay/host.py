@@ -29,7 +29,7 @@ def run_host(step: Host, inputs: Sequence[Array]) -> list[Array]:
         raise ProgramError(f"host operator {step.op!r} is unknown here; update overlaid on this node")
     try:
         return [np.ascontiguousarray(operator(step.attributes, *inputs))]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+    except (KeyError, TypeError, ValueError, IndexError, ArithmeticError) as error:
         raise ProgramError(
             f"host operator {step.op!r} cannot run: {error}; compile the model again"
         ) from error

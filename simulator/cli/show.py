@@ -71,7 +71,7 @@ def _tell(cell: SharedCell, before: BoardState, now: BoardState, clocks: list[fl
             "busy_share": min(1.0, (now.busy_s[i] - before.busy_s[i]) / seconds),
             "watts": (now.device_j[i] - before.device_j[i]) / seconds,
             "clock_share": clocks[i],
-            "overlay": device.overlay.names[now.overlay[i]]
+            "overlay": device.overlay.names[now.overlay[i] % len(device.overlay.names)]
             if device.overlay and now.overlay[i] >= 0
             else None,
             "lost": lost[i],

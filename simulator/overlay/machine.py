@@ -24,7 +24,9 @@ BUSY, DONE, ERROR = 1, 2, 4
 LOAD, COMPUTE, STORE = range(3)
 WORD = 0xFFFFFFFF
 ALIGNED = WORD & -DESCRIPTOR_BYTES
-PREFETCHED = 32  # descriptors after END that are fetched in vain, where the region has as many; no more than that
+PREFETCHED = (
+    32  # descriptors after END that are fetched in vain, where the region has as many; no more than that
+)
 MAX_KNOWN = 1024  # decoded descriptors, modelled chains
 
 
@@ -80,7 +82,9 @@ class Machine:
             return
         self._registers["STATUS"] = DONE
         left = self._registers["REGION0_BYTES"] - self._registers["CHAIN"] - len(run.chain)
-        modelled = self._model(run.chain + bytes(min(left // DESCRIPTOR_BYTES, PREFETCHED) * DESCRIPTOR_BYTES))
+        modelled = self._model(
+            run.chain + bytes(min(left // DESCRIPTOR_BYTES, PREFETCHED) * DESCRIPTOR_BYTES)
+        )
         self.compute_ends = modelled.compute_ends
         self._registers.update(
             CYCLES=modelled.total,

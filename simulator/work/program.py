@@ -31,10 +31,9 @@ def read_overlay_work(path: Path) -> Work:
 
 def _work(data: bytes, spec: Overlay | None) -> Work:
     from agent.overlay.cycles import chain_cycles
-    from agent.overlay.programfile import read_program
-
     from agent.overlay.graph import Conv
     from agent.overlay.program import Part, Segment
+    from agent.overlay.programfile import read_program
 
     program = read_program(data)
     spec = spec or load_spec(program.overlay)

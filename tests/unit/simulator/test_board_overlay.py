@@ -141,3 +141,19 @@ def test_an_overlay_that_does_not_load(tmp_path: Path) -> None:
     memory = cell(happening("overlay-load-failure", "fpga"))
     with pytest.raises(OverlayLoadError, match="does not take the overlay npu "):
         fpga(memory).open(program(tmp_path), "npu")
+
+
+def test_another_version_of_an_overlay_is_another_overlay(tmp_path: Path) -> None:
+    assert FPGA.overlay is not None
+    folder, model = tmp_path / "npu", tmp_path / "model"
+    folder.mkdir()
+    model.mkdir()
+    text = (overlay_folder("npu") / "overlay.toml").read_text()
+    (folder / "overlay.toml").write_text(text.replace("\nversion = 1\n", "\nversion = 2\n"))
+    write_overlay_model(folder, model)
+    memory = cell()
+    device = fpga(memory)
+    ask(device.open(program(tmp_path), "npu"))
+    before = memory.clock.now()
+    device.open(ModelFile(model / "npu.overlay", "overlay", GRAPH.inputs, GRAPH.outputs), SELF_TEST)
+    assert memory.clock.now() - before > FPGA.overlay.load_s
