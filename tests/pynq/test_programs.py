@@ -20,7 +20,7 @@ from agent.devices.pynq_transport import open_transport
 from agent.errors import RuntimeUnavailable
 from agent.hal import OverlayTransport
 from agent.overlay.compiler import compile_model
-from agent.overlay.driver import Driver
+from agent.overlay.driver import Driver, LoadedProgram
 from agent.overlay.execute import execute
 from agent.overlay.program import Part, Program
 from agent.overlay.regions import Arrays
@@ -57,19 +57,24 @@ def no_part(part: Part, inputs: Arrays) -> Arrays:
     raise AssertionError("all of it runs on the overlay")
 
 
+def compare(loaded: LoadedProgram, golden: FunctionalEngine, seed: int) -> None:
+    """The bytes of the functional executor, on a random input."""
+    program = loaded.program
+    (source,) = program.inputs
+    inputs = {source.name: np.random.default_rng(seed).random(source.concrete(), np.float32)}
+    got = execute(program, inputs, lambda step, given: loaded.run(step, given).outputs, no_part)
+    wanted = execute(program, inputs, lambda step, given: golden.run(step, given)[0], no_part)
+    assert got.keys() == wanted.keys()
+    for name in got:
+        np.testing.assert_array_equal(got[name], wanted[name])
+
+
 def check(transport: OverlayTransport, program: Program) -> None:
-    """The bytes of the functional executor, on two random inputs."""
+    """It answers two inputs as it must."""
     driver = Driver(transport, load_spec(program.overlay))
     loaded, golden = driver.load(program), FunctionalEngine(program)
-    rng = np.random.default_rng(1)
-    (source,) = program.inputs
-    for _ in range(2):
-        inputs = {source.name: rng.random(source.concrete(), np.float32)}
-        got = execute(program, inputs, lambda step, given: loaded.run(step, given).outputs, no_part)
-        wanted = execute(program, inputs, lambda step, given: golden.run(step, given)[0], no_part)
-        assert got.keys() == wanted.keys()
-        for name in got:
-            np.testing.assert_array_equal(got[name], wanted[name])
+    for seed in range(2):
+        compare(loaded, golden, seed)
     driver.close()
 
 
@@ -85,6 +90,23 @@ def test_a_compiled_model_through_the_service(
     for overlay in ("npu", "npu-small", "npu"):  # each swap is another client
         folder = make_release(tmp_path / overlay, Design(overlay))
         check(lent(folder), compile_model(MODEL, load_spec(overlay)))
+
+
+def test_two_clients_with_overlays_of_their_own(
+    lent: Callable[..., OverlayTransport], board: Board, tmp_path: Path
+) -> None:
+    """Each keeps its buffers while the other one's bitstream is loaded."""
+    runs = []
+    for overlay in ("npu", "npu-small"):
+        spec = load_spec(overlay)
+        program = compile_model(MODEL, spec)
+        driver = Driver(lent(make_release(tmp_path / overlay, Design(overlay))), spec)
+        runs.append((driver, driver.load(program), FunctionalEngine(program)))
+    for seed in range(3):
+        for _, loaded, golden in runs:
+            compare(loaded, golden, seed)
+    for driver, _, _ in runs:
+        driver.close()
 
 
 def test_the_service_without_a_board(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,9 @@ from tests.rtl.conftest import OVERLAYS
 
 BENCHES = FOLDER / "npu" / "tb"
 BLOCKS = sorted(path.stem.removeprefix("tb_") for path in BENCHES.glob("tb_*.cpp"))
-MEMORY = Path(__file__).parents[2] / "simulator" / "overlay" / "ddr.hpp"  # which the bench of the top includes
+MEMORY = (
+    Path(__file__).parents[2] / "simulator" / "overlay" / "ddr.hpp"
+)  # which the bench of the top includes
 ENGINES = ("npu_load", "npu_store")  # whose benches are those of the small modules that only they have
 TIMEOUT_S = 120.0
 Programs = dict[tuple[str, str], "Future[Path]"]

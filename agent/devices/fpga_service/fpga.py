@@ -137,6 +137,10 @@ class Fpga:
                 self._tenants[former].lose()
         if self.loaded is None or not self._stop() or self.loaded != tenant.place:
             self._load(tenant)
+            if not self._stop():  # a core is reset before it is used, as its driver does
+                raise OverlayHung(
+                    "the core does not stop even after its overlay was loaded anew; restart the board"
+                )
         self._on_core = number
         for each in self._tenants.values():
             each.rest()

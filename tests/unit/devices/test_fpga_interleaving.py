@@ -96,7 +96,8 @@ class Core:
     def reload(self, folder: Path) -> None:
         if not self.loads:
             raise OverlayLoadError("the FPGA does not take it")
-        self.registers, self.busy, self.ended = {}, 0, False
+        self.registers, self.busy, self.ended = {}, 2, False
+        self.transfers = []
 
     def close(self) -> None:
         self.pages.clear()
