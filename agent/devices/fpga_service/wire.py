@@ -22,8 +22,8 @@ SOCKET = Path("/run/overlaid-fpga/socket")
 SOCKET_VARIABLE = "OVERLAID_FPGA_SOCKET"  # another place, for tests and for boards with another /run
 MAX_PACKET = 128 * 1024  # fits the default socket buffer of Linux (208 KiB)
 MAX_STEPS = 256
-MAX_BUFFERS = 256
-MAX_BYTES = 256 << 20  # of all buffers
+MAX_BUFFERS = 256  # of all clients
+MAX_BYTES = 256 << 20  # of all these buffers
 MAX_WAIT_S = 1.0
 MAX_ENDS = 8192
 WORD = 0xFFFFFFFF
@@ -38,7 +38,7 @@ class Request(BaseModel):
 
 
 class StatusRequest(Request):
-    """Who has the FPGA, and what is on it; the only one that needs no ``open`` before it."""
+    """Who shares the FPGA, and what is on it; the only one that needs no ``open`` before it."""
 
     op: Literal["status"]
 

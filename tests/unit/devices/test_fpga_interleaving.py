@@ -179,6 +179,7 @@ def test_no_interleaving_reaches_memory_of_others(events: list[tuple[int, str, i
         with contextlib.suppress(DeviceError):
             if "end" in action:
                 client.session.close()
+                core.stops = True
                 clients[number] = Client(lent, core, str(client.session.place.folder))
             else:
                 client.do("start" if action in RARE else action, value, others)
