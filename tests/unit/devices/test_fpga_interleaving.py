@@ -204,3 +204,21 @@ def test_a_client_is_told_when_another_one_ran() -> None:
     with pytest.raises(OverlayTaken):
         second.do("start", 0, [first])
     assert core.starts == 3
+
+
+def test_memory_that_a_core_may_still_use_is_kept_until_it_is_loaded_anew() -> None:
+    core = Core()
+    lent = Fpga(lambda folder: core, lambda place: None)
+    first, second = (Client(lent, core, folder) for folder in ("npu", "npu"))
+    first.do("allocate", 0, [second])
+    first.do("mine", 0, [second])
+    first.do("start", 0, [second])
+    core.stops = False
+    first.session.close()
+    assert list(core.pages) == core.transfers[:1]
+    assert lent.loaded is None
+    core.stops = True
+    core.busy = 1 << 30
+    second.do("start", 0, [])
+    assert not core.pages
+    second.session.close()
