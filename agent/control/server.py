@@ -11,12 +11,12 @@ import contextlib
 import json
 import logging
 import socket
-import stat
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 from agent.errors import ControlError, MessageError, OverlaidError
+from agent.sockets import Occupied, listen_alone
 
 log = logging.getLogger("control")
 
@@ -118,40 +118,13 @@ async def _send(writer: asyncio.StreamWriter, answer: dict[str, Any]) -> None:
 
 
 def _bind(path: Path) -> socket.socket:
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _remove_stale(path)
-        listening.bind(str(path))
-        path.chmod(0o660)  # before listen: nobody can connect earlier
-        listening.listen(MAX_CLIENTS)
+        return listen_alone(path, socket.SOCK_STREAM, MAX_CLIENTS, "overlaid", "overlaid")
     except OSError as error:
-        listening.close()
         raise ControlError(
             f"cannot make the control socket {path}: {error.strerror or error}; set paths.runtime to a short, "
             "writable folder"
         ) from error
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _remove_stale(path: Path) -> None:
-    """Remove the socket that a killed daemon left; ControlError when somebody still answers on it."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise ControlError(f"{path} is not a socket; move it away")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except TimeoutError:
-            pass
-    raise ControlError(f"another overlaid answers on {path}; stop it first: systemctl stop overlaid")
+    except Occupied as error:
+        raise ControlError(str(error)) from error

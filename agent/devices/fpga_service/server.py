@@ -6,7 +6,6 @@ import contextlib
 import logging
 import select
 import socket
-import stat
 import struct
 import threading
 import time
@@ -34,6 +33,7 @@ from agent.devices.fpga_service.wire import (
 from agent.errors import DeviceError, MessageError, OverlaidError, OverlayLoadError, RuntimeUnavailable
 from agent.hal import OverlayTransport
 from agent.overlay.spec import read_spec
+from agent.sockets import Occupied, listen_alone
 
 log = logging.getLogger("fpga")
 
@@ -234,38 +234,12 @@ class Client:
 
 def listen(path: Path) -> socket.socket:
     """A socket that the agent's group may use. Raises DeviceError when it cannot be made."""
-    listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
-        _remove_stale(path)
-        listening.bind(str(path))
-        path.chmod(0o660)  # before listen: nobody can connect earlier
-        listening.listen(MAX_CLIENTS)
+        return listen_alone(path, socket.SOCK_SEQPACKET, MAX_CLIENTS, "FPGA service", "overlaid-fpga")
     except OSError as error:
-        listening.close()
         raise DeviceError(f"cannot listen on {path}: {error.strerror or error}") from error
-    except BaseException:
-        listening.close()
-        raise
-    return listening
-
-
-def _remove_stale(path: Path) -> None:
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise DeviceError(f"{path} is not a socket; move it away")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as probe:
-        probe.settimeout(2.0)
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except TimeoutError:
-            pass
-    raise DeviceError(f"another FPGA service answers on {path}; stop it first: systemctl stop overlaid-fpga")
+    except Occupied as error:
+        raise DeviceError(str(error)) from error
 
 
 def _error(error: OverlaidError) -> dict[str, Any]:
