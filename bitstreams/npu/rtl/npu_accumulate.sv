@@ -12,18 +12,18 @@ module npu_accumulate (clk, row_valid, row_number, row, swap7, maximum7, read7, 
     localparam integer L = NPU_LANES;
     localparam integer BITS = $clog2(NPU_ACCUMULATORS);
 
-    input  logic clk;
-    input  logic row_valid;
-    input  logic [2:0] row_number;
-    input  logic [16*L-1:0] row;
-    input  logic swap7;
-    input  logic maximum7;  // POOL of maxima: no bias
-    input  logic read7;
-    input  logic [BITS-1:0] pixel7;
-    input  logic valid8, first8, pool8;
-    input  logic [32*L-1:0] sums, pool_sums;
-    input  logic write9;
-    input  logic [BITS-1:0] pixel9;
+    input wire clk;
+    input wire row_valid;
+    input wire [2:0] row_number;
+    input wire [16*L-1:0] row;
+    input wire swap7;
+    input wire maximum7;  // POOL of maxima: no bias
+    input wire read7;
+    input wire [BITS-1:0] pixel7;
+    input wire valid8, first8, pool8;
+    input wire [32*L-1:0] sums, pool_sums;
+    input wire write9;
+    input wire [BITS-1:0] pixel9;
     output logic [32*L-1:0] totals;
 
     logic [32*L-1:0] earlier;

@@ -15,20 +15,20 @@ module npu_activations (clk, rst, request0, request1, request_address, word0, wo
     localparam integer DEPTH = NPU_ACTIVATION_WORDS / 4;
     localparam integer ROW_BITS = $clog2(DEPTH);  // of the address in a bank
 
-    input  logic clk, rst;
-    input  logic request0, request1;              // read the word at the address, and the one behind it
-    input  logic [ROW_BITS+1:0] request_address;
+    input wire clk, rst;
+    input wire request0, request1;              // read the word at the address, and the one behind it
+    input wire [ROW_BITS+1:0] request_address;
     output logic [WORD-1:0] word0, word1;
-    input  logic write_valid;
-    input  logic [ROW_BITS+1:0] write_address;
-    input  logic [WORD-1:0] write_data;
-    input  logic dma_write_valid;
+    input wire write_valid;
+    input wire [ROW_BITS+1:0] write_address;
+    input wire [WORD-1:0] write_data;
+    input wire dma_write_valid;
     /* verilator lint_off UNUSEDSIGNAL */  // the DMA engines stay within the memory
-    input  logic [15:0] dma_write_address, dma_read_address;
+    input wire [15:0] dma_write_address, dma_read_address;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic [WORD-1:0] dma_write_data;
+    input wire [WORD-1:0] dma_write_data;
     output logic dma_write_ready;
-    input  logic dma_read_valid;
+    input wire dma_read_valid;
     output logic dma_read_ready;
     output logic dma_read_data_valid;
     output logic [WORD-1:0] dma_read_data;

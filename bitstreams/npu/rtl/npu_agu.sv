@@ -11,14 +11,14 @@ module npu_agu (clk, load, advance, descriptor, current, depthwise, address, in_
     localparam integer PIXEL_BITS = $clog2(NPU_ACCUMULATORS) + 1;
     localparam integer XY = 22;  // bits of a coordinate: 4095 x 255 and a start, signed
 
-    input  logic clk;
-    input  logic load;
-    input  logic advance;
+    input wire clk;
+    input wire load;
+    input wire advance;
     /* verilator lint_off UNUSEDSIGNAL */  // other fields go elsewhere
-    input  logic [511:0] descriptor;
-    input  logic [511:0] current;
+    input wire [511:0] descriptor;
+    input wire [511:0] current;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic depthwise;               // pixels are counted at whole windows only
+    input wire depthwise;               // pixels are counted at whole windows only
     output logic [19:0] address;
     output logic in_plane;                  // of the plane: no padding
     output logic [PIXEL_BITS-1:0] pixel;  // of the pass (CONV) or plane (DEPTHWISE); sticks at its highest value

@@ -22,15 +22,15 @@ module npu_array (clk, row_valid, row_depthwise, row_number, row, high_weights, 
     localparam integer GROUPS = L / 4;
     localparam integer OFFSET_BIT = 15 + $clog2(L);
 
-    input  logic clk;
-    input  logic row_valid, row_depthwise;
-    input  logic [2:0] row_number;
-    input  logic [16*L-1:0] row;
-    input  logic [9*L-1:0] high_weights;  // the row's second half, ready to stand above the first one
-    input  logic swap4, depthwise4, depthwise6;
-    input  logic valid4, valid5, valid6, valid7;  // CONV, DEPTHWISE: there is something to sum up at this stage
-    input  logic [8*L-1:0] word;
-    input  logic [72*L-1:0] window;
+    input wire clk;
+    input wire row_valid, row_depthwise;
+    input wire [2:0] row_number;
+    input wire [16*L-1:0] row;
+    input wire [9*L-1:0] high_weights;  // the row's second half, ready to stand above the first one
+    input wire swap4, depthwise4, depthwise6;
+    input wire valid4, valid5, valid6, valid7;  // CONV, DEPTHWISE: there is something to sum up at this stage
+    input wire [8*L-1:0] word;
+    input wire [72*L-1:0] window;
     output logic [32*L-1:0] sums;
 
     generate

@@ -27,14 +27,14 @@ module npu_compute (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     localparam integer SHIFT_BITS = $clog2(L / 4);
     localparam integer PIXEL_BITS = $clog2(NPU_ACCUMULATORS);
 
-    input  logic clk, rst;
-    input  logic clear;                    // level: drop everything (the memories stay)
+    input wire clk, rst;
+    input wire clear;                    // level: drop everything (the memories stay)
     // The queue, the semaphores, and what becomes of descriptors.
-    input  logic desc_valid;
-    input  logic [511:0] desc;
-    input  logic [15:0] desc_index;
+    input wire desc_valid;
+    input wire [511:0] desc;
+    input wire [15:0] desc_index;
     output logic desc_ready;
-    input  logic [7:0] sem_available;
+    input wire [7:0] sem_available;
     output logic sem_take_valid;
     output logic [7:0] sem_take;
     output logic sem_give_valid;
@@ -44,15 +44,15 @@ module npu_compute (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     output logic [7:0] error_code;
     output logic [15:0] error_index;
     // The memories, for the DMA engines: words, and halves of rows of weights.
-    input  logic dma_write_valid;
-    input  logic [15:0] dma_write_address;
-    input  logic [WORD-1:0] dma_write_data;
+    input wire dma_write_valid;
+    input wire [15:0] dma_write_address;
+    input wire [WORD-1:0] dma_write_data;
     output logic dma_write_ready;
-    input  logic dma_weight_valid;
-    input  logic [15:0] dma_weight_address;
-    input  logic [WORD-1:0] dma_weight_data;
-    input  logic dma_read_valid;
-    input  logic [15:0] dma_read_address;
+    input wire dma_weight_valid;
+    input wire [15:0] dma_weight_address;
+    input wire [WORD-1:0] dma_weight_data;
+    input wire dma_read_valid;
+    input wire [15:0] dma_read_address;
     output logic dma_read_ready, dma_read_data_valid;
     output logic [WORD-1:0] dma_read_data;
     output logic count_issue, count_wait, count_drain, count_weight;

@@ -13,18 +13,18 @@ module npu_output (clk, rst, row_valid, row_number, row, swap8, first8, first_of
     localparam integer L = NPU_LANES;
     localparam integer ADDRESS_BITS = $clog2(NPU_ACTIVATION_WORDS);
 
-    input  logic clk, rst;
-    input  logic row_valid;
-    input  logic [2:0] row_number;
-    input  logic [16*L-1:0] row;
-    input  logic swap8, first8, first_of_block8;
+    input wire clk, rst;
+    input wire row_valid;
+    input wire [2:0] row_number;
+    input wire [16*L-1:0] row;
+    input wire swap8, first8, first_of_block8;
     /* verilator lint_off UNUSEDSIGNAL */  // other fields go elsewhere
-    input  logic [511:0] current;
+    input wire [511:0] current;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic [15:0] current_index;
-    input  logic result9, last9, add9;
-    input  logic [32*L-1:0] totals;
-    input  logic [8*L-1:0] a, b;
+    input wire [15:0] current_index;
+    input wire result9, last9, add9;
+    input wire [32*L-1:0] totals;
+    input wire [8*L-1:0] a, b;
     output logic write_valid;
     output logic [ADDRESS_BITS-1:0] write_address;
     output logic [8*L-1:0] write_data;

@@ -7,12 +7,12 @@ module npu_pool (clk, valid4, valid5, valid6, valid7, first7, maximum7, add8, wo
     `include "npu_params.svh"
     localparam integer L = NPU_LANES;
 
-    input  logic clk;
-    input  logic valid4, valid5, valid6, valid7;  // POOL or ADD at this stage
-    input  logic first7;                          // of a window or pair
-    input  logic maximum7;
-    input  logic add8;                            // the second word of a pair is at stage 8
-    input  logic [8*L-1:0] word;
+    input wire clk;
+    input wire valid4, valid5, valid6, valid7;  // POOL or ADD at this stage
+    input wire first7;                          // of a window or pair
+    input wire maximum7;
+    input wire add8;                            // the second word of a pair is at stage 8
+    input wire [8*L-1:0] word;
     output logic [32*L-1:0] sums;
     output logic [8*L-1:0] a, b;
 

@@ -8,12 +8,12 @@ module npu_ram #(
     parameter integer DEPTH = 512,
     parameter integer BITS  = 9     // of an address
 ) (
-    input  logic             clk,
-    input  logic             write,
-    input  logic [BITS-1:0]  write_address,
-    input  logic [WIDTH-1:0] write_data,
-    input  logic             read,
-    input  logic [BITS-1:0]  read_address,
+    input wire             clk,
+    input wire             write,
+    input wire [BITS-1:0]  write_address,
+    input wire [WIDTH-1:0] write_data,
+    input wire             read,
+    input wire [BITS-1:0]  read_address,
     output logic [WIDTH-1:0] read_data
 );
     (* ram_style = "block" *) logic [WIDTH-1:0] memory [0:DEPTH-1];

@@ -34,30 +34,30 @@ module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     localparam integer SHIFT_BITS = $clog2(NPU_LANES / 4);
     localparam [2:0] HOLD = 3'd7;  // `current` is needed until a descriptor's first word is at stage 8
 
-    input  logic clk, rst, clear;
-    input  logic desc_valid;
-    input  logic [511:0] desc;
-    input  logic [15:0] desc_index;
+    input wire clk, rst, clear;
+    input wire desc_valid;
+    input wire [511:0] desc;
+    input wire [15:0] desc_index;
     output logic desc_ready;
-    input  logic [7:0] sem_available;
+    input wire [7:0] sem_available;
     output logic sem_take_valid;
     output logic [7:0] sem_take;
     output logic busy;
     output logic running;                 // not in reset, nothing left of what came before it
     // The weight loader.
     output logic loader_start;            // with `desc`
-    input  logic loader_ready, loader_idle;
+    input wire loader_ready, loader_idle;
     output logic loader_take;
     // The address generator: what it says of the read to come, or of the word that is read.
     output logic agu_load;                // with `desc`
     output logic [511:0] current;
     output logic [15:0] current_index;
     output logic depthwise;
-    input  logic [19:0] address;
-    input  logic in_plane;
-    input  logic [PIXEL_BITS-1:0] pixel;
-    input  logic window_ready, first_in_row, last_in_row, first_in_pass, last_in_pass;
-    input  logic first_pass, last_pass, first, last;
+    input wire [19:0] address;
+    input wire in_plane;
+    input wire [PIXEL_BITS-1:0] pixel;
+    input wire window_ready, first_in_row, last_in_row, first_in_pass, last_in_pass;
+    input wire first_pass, last_pass, first, last;
     output logic advance;
     // What is read, and what is said of it (see npu_tags).
     output logic issue, request0, request1;
@@ -65,9 +65,9 @@ module npu_sequencer (clk, rst, clear, desc_valid, desc, desc_index, desc_ready,
     output logic [SHIFT_BITS-1:0] shift;
     output logic pool, add, maximum, swap_parameters, first_of_block, fresh, counted, result;
     // What goes wrong, and what has ended.
-    input  logic loader_error, output_error;
-    input  logic [15:0] loader_error_index, output_error_index;
-    input  logic finished;
+    input wire loader_error, output_error;
+    input wire [15:0] loader_error_index, output_error_index;
+    input wire finished;
     output logic error_valid;             // pulse
     output logic [7:0] error_code;
     output logic [15:0] error_index;

@@ -18,21 +18,21 @@ module npu_tags (clk, rst, issue, in_plane, shift, first_in_row, depthwise, pool
                        BLOCK = 7, FRESH = 8, COUNTED = 9, RESULT = 10, LAST = 11, PIXEL = 12;
     localparam integer BITS = PIXEL + PIXEL_BITS;
 
-    input  logic clk, rst;
-    input  logic issue;
-    input  logic in_plane;            // of the plane: not padding
-    input  logic [SHIFT_BITS-1:0] shift;       // PACKED: pixel within the word
-    input  logic first_in_row;
-    input  logic depthwise, pool, add, maximum;
-    input  logic swap_weights;      // first of a pass of CONV or DEPTHWISE
-    input  logic swap_parameters;   // first that needs the parameters loaded last
-    input  logic first;             // of the descriptor
-    input  logic first_of_block;    // of an iteration of loop A
-    input  logic fresh;             // starts from the bias (CONV, DEPTHWISE); first of a window (POOL) or pair (ADD)
-    input  logic counted;           // completes a sum, a window or a pair
-    input  logic result;            // which is an output
-    input  logic last;              // of the descriptor
-    input  logic [PIXEL_BITS-1:0] pixel;
+    input wire clk, rst;
+    input wire issue;
+    input wire in_plane;            // of the plane: not padding
+    input wire [SHIFT_BITS-1:0] shift;       // PACKED: pixel within the word
+    input wire first_in_row;
+    input wire depthwise, pool, add, maximum;
+    input wire swap_weights;      // first of a pass of CONV or DEPTHWISE
+    input wire swap_parameters;   // first that needs the parameters loaded last
+    input wire first;             // of the descriptor
+    input wire first_of_block;    // of an iteration of loop A
+    input wire fresh;             // starts from the bias (CONV, DEPTHWISE); first of a window (POOL) or pair (ADD)
+    input wire counted;           // completes a sum, a window or a pair
+    input wire result;            // which is an output
+    input wire last;              // of the descriptor
+    input wire [PIXEL_BITS-1:0] pixel;
     output logic valid3, in_plane3, depthwise3, first_in_row3, first3;
     output logic [SHIFT_BITS-1:0] shift3;
     output logic valid4, depthwise4, swap4, sum4, sum5, sum6, sum7, depthwise6;

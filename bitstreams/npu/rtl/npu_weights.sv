@@ -19,21 +19,21 @@ module npu_weights (clk, rst, start, descriptor, index, take, ready, idle, error
     localparam integer WORD = 8 * NPU_LANES;
     localparam integer ROW_BITS = $clog2(NPU_WEIGHT_ROWS);
 
-    input  logic clk, rst;
-    input  logic start;
+    input wire clk, rst;
+    input wire start;
     /* verilator lint_off UNUSEDSIGNAL */  // other fields go elsewhere
-    input  logic [511:0] descriptor;
+    input wire [511:0] descriptor;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic [15:0] index;             // of the descriptor in the chain
-    input  logic take;
+    input wire [15:0] index;             // of the descriptor in the chain
+    input wire take;
     output logic ready, idle;
     output logic error;                    // a row outside of the memory was wanted (pulse)
     output logic [15:0] error_index;
-    input  logic write_valid;
+    input wire write_valid;
     /* verilator lint_off UNUSEDSIGNAL */  // the DMA engines stay within the memory
-    input  logic [15:0] write_address;
+    input wire [15:0] write_address;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic [WORD-1:0] write_data;
+    input wire [WORD-1:0] write_data;
     output logic row_weights, row_parameters, row_depthwise;
     output logic [2:0] row_number;
     output logic [2*WORD-1:0] row;

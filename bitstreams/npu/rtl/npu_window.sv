@@ -13,16 +13,16 @@ module npu_window (clk, valid3, in_plane3, shift3, depthwise3, first_in_row3, lo
     localparam integer SHIFT_BITS = $clog2(NPU_LANES / 4);
     localparam integer COLUMN_BITS = $clog2(NPU_LINE_WORDS);
 
-    input  logic clk;
-    input  logic valid3, in_plane3, depthwise3, first_in_row3;
-    input  logic [SHIFT_BITS-1:0] shift3;               // PACKED: pixels of four bytes
-    input  logic load_pad3;                  // the first word of a descriptor: take its pad value
-    input  logic [7:0] pad_value;
-    input  logic [WORD-1:0] word0;
+    input wire clk;
+    input wire valid3, in_plane3, depthwise3, first_in_row3;
+    input wire [SHIFT_BITS-1:0] shift3;               // PACKED: pixels of four bytes
+    input wire load_pad3;                  // the first word of a descriptor: take its pad value
+    input wire [7:0] pad_value;
+    input wire [WORD-1:0] word0;
     /* verilator lint_off UNUSEDSIGNAL */  // its last pixel is never needed
-    input  logic [WORD-1:0] word1;
+    input wire [WORD-1:0] word1;
     /* verilator lint_on UNUSEDSIGNAL */
-    input  logic valid4, depthwise4;
+    input wire valid4, depthwise4;
     output logic [WORD-1:0] word;
     output logic [9*WORD-1:0] window;
 

@@ -171,3 +171,11 @@ def test_wrong_arguments_are_answered_with_the_usage(tree: Path, arguments: tupl
     assert done.returncode == 1
     assert "pynq-z2|kv260" in done.stderr
     assert calls == []
+
+
+@pytest.mark.parametrize("path", sorted((FOLDER / "npu" / "rtl").glob("*.sv")), ids=lambda path: path.stem)
+def test_inputs_are_nets_by_name(path: Path) -> None:
+    """Under `default_nettype none` Vivado refuses inputs that leave that to the default (Synth 8-6735)."""
+    text = path.read_text()
+    assert "`default_nettype none" in text and text.rstrip().endswith("`default_nettype wire")
+    assert re.findall(r"^ *input(?! +wire\b).*", text, re.MULTILINE) == []
