@@ -15,9 +15,10 @@ from agent.serving.pool import MakeWorker
 from agent.serving.process import OnConnection, OnStats, Worker
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
-from simulator.board import SimDevice, failing, load_overlay
+from simulator.board import SimDevice
 from simulator.cell import Cell, SharedCell
 from simulator.clock import Clock, RealClock
+from simulator.fpga import failing, load_overlay
 from simulator.nodes.truth import Truth
 from simulator.profile import load_profile
 from simulator.speed import run_seconds

@@ -18,8 +18,9 @@ from agent.errors import DeviceError, DeviceLost, OverlaidError
 from agent.placement import plan
 from agent.serving.connections import MAX_CONNECTIONS
 from agent.types import Candidate, Verdict
-from simulator.board import SimDevice, failing, load_overlay
+from simulator.board import SimDevice
 from simulator.cell import MemoryCell, Moment
+from simulator.fpga import failing, load_overlay
 from simulator.physics import Interval
 from simulator.scenario.agenda import Agenda
 from simulator.scenario.record import Decision, ModelRecord
