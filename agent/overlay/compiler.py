@@ -50,10 +50,10 @@ def _read(source: Path | bytes, name: str) -> tuple[bytes, str]:
 
 def _import(data: bytes, form: str, name: str) -> Graph:
     if form == "tflite":
-        from agent.overlay.import_tflite import import_tflite
+        from agent.overlay.importers.import_tflite import import_tflite
 
         return import_tflite(data, name)
-    from agent.overlay.import_onnx import import_onnx
+    from agent.overlay.importers.import_onnx import import_onnx
 
     return import_onnx(data, name)
 
@@ -109,7 +109,7 @@ def _gathered(graph: Graph) -> tuple[Step, ...]:
 
 
 def _part(foreign: Foreign, data: bytes, form: str) -> Part:
-    from agent.overlay.cut import cut
+    from agent.overlay.importers.cut import cut
 
     return Part(foreign, form, cut(data, form, foreign))
 

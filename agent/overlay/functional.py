@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay import arith
-from agent.overlay.building import inputs_of, outputs_of
 from agent.overlay.graph import Add, Conv, Foreign, Graph, Host, Int8, Layer, Pads, Pair, Pool, Tensor
 from agent.overlay.host import run_host
+from agent.overlay.importers.building import inputs_of, outputs_of
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 
 from agent.overlay.functional import GraphRunner
 from agent.overlay.graph import Graph
-from agent.overlay.import_onnx import import_onnx
-from agent.overlay.import_tflite import import_tflite
+from agent.overlay.importers.import_onnx import import_onnx
+from agent.overlay.importers.import_tflite import import_tflite
 from tests.bench.harness import Figure, main
 from tests.system import mlperf
 

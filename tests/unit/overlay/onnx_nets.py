@@ -11,10 +11,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from agent.overlay.cut import cut
 from agent.overlay.functional import run_graph
 from agent.overlay.graph import Foreign, Graph
-from agent.overlay.import_onnx import import_onnx
+from agent.overlay.importers.cut import cut
+from agent.overlay.importers.import_onnx import import_onnx
 
 Array = NDArray[Any]
 TYPES = {"float32": TensorProto.FLOAT, "uint8": TensorProto.UINT8, "int8": TensorProto.INT8}

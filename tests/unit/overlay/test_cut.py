@@ -10,8 +10,8 @@ import onnx
 import pytest
 
 from agent.errors import ModelLoadError
-from agent.overlay.cut import cut
 from agent.overlay.graph import Foreign
+from agent.overlay.importers.cut import cut
 from tests.unit.overlay import onnx_nets, tflite_nets
 
 MODELS = Path(__file__).resolve().parents[3] / "models"

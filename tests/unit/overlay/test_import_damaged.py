@@ -10,8 +10,8 @@ import pytest
 
 from agent.errors import ModelLoadError
 from agent.overlay.graph import Graph
-from agent.overlay.import_onnx import import_onnx
-from agent.overlay.import_tflite import import_tflite
+from agent.overlay.importers.import_onnx import import_onnx
+from agent.overlay.importers.import_tflite import import_tflite
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
 FILES: list[tuple[Callable[[bytes, str], Graph], Path]] = [

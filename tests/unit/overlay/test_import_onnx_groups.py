@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from agent.overlay.graph import Conv, Foreign
-from agent.overlay.import_onnx import import_onnx
+from agent.overlay.importers.import_onnx import import_onnx
 from tests.unit.overlay.onnx_nets import Array, Net, agree, kinds
 
 Made = tuple[str, Array]  # a dequantised tensor and its scale

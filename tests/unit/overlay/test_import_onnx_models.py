@@ -15,7 +15,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from agent.errors import ModelLoadError, UnsupportedModel
 from agent.overlay.functional import run_graph
 from agent.overlay.graph import Conv
-from agent.overlay.import_onnx import import_onnx
+from agent.overlay.importers.import_onnx import import_onnx
 from tests.unit.overlay.onnx_nets import LARGEST, Array, Net, agree, kinds, runtime
 
 MODELS = Path(__file__).resolve().parents[3] / "models"

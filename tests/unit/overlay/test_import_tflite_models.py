@@ -10,7 +10,7 @@ import pytest
 from agent.errors import ModelLoadError
 from agent.overlay.functional import run_graph
 from agent.overlay.graph import Conv
-from agent.overlay.import_tflite import import_tflite
+from agent.overlay.importers.import_tflite import import_tflite
 from tests.system import mlperf
 from tests.unit.overlay.onnx_nets import kinds
 from tests.unit.overlay.tflite_nets import interpreter, random_inputs, runtime

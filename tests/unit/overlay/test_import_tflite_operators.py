@@ -10,7 +10,7 @@ from ai_edge_litert import schema_py_generated as schema
 
 from agent.errors import UnsupportedModel
 from agent.overlay.graph import Conv
-from agent.overlay.import_tflite import import_tflite
+from agent.overlay.importers.import_tflite import import_tflite
 from tests.unit.overlay.onnx_nets import kinds
 from tests.unit.overlay.tflite_nets import (
     ACTIVATIONS,

@@ -11,7 +11,7 @@ import pytest
 from onnx import TensorProto, numpy_helper
 from onnx.backend.test.case import node as cases
 
-from agent.overlay.import_onnx import import_onnx
+from agent.overlay.importers.import_onnx import import_onnx
 from tests.unit.overlay.onnx_nets import golden, kinds, runtime
 
 MODULES = ("qlinearconv", "qlinearmatmul", "quantizelinear", "dequantizelinear")

@@ -13,10 +13,10 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
-from agent.overlay.cut import cut
 from agent.overlay.functional import run_graph
 from agent.overlay.graph import Foreign, Graph
-from agent.overlay.import_tflite import import_tflite
+from agent.overlay.importers.cut import cut
+from agent.overlay.importers.import_tflite import import_tflite
 
 Array = NDArray[Any]
 Steps = tuple[float, int]  # scale and zero point

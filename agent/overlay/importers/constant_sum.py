@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay import arith
-from agent.overlay.building import Builder, Output, Unfit, positions_of
 from agent.overlay.graph import Conv, Int8
-from agent.overlay.layers import arrangement
+from agent.overlay.importers.building import Builder, Output, Unfit, positions_of
+from agent.overlay.importers.layers import arrangement
 
 LARGEST_WEIGHT, SMALLEST_WEIGHT = 255, 16
 STEPS = (0, 1, -1, 2, -2)  # from the nearest bias

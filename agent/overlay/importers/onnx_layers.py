@@ -8,15 +8,16 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay import host, layers
+from agent.overlay import host
 from agent.overlay.arith import add_constants
-from agent.overlay.building import Builder, Output, Unfit
-from agent.overlay.constant_sum import constant_addition
 from agent.overlay.graph import Host, Pair
-from agent.overlay.layers import Weights
-from agent.overlay.onnx_match import Constant, Operand, Operation, Quant
-from agent.overlay.onnx_model import Model, Node
-from agent.overlay.onnx_windows import ceiled, window_of
+from agent.overlay.importers import layers
+from agent.overlay.importers.building import Builder, Output, Unfit
+from agent.overlay.importers.constant_sum import constant_addition
+from agent.overlay.importers.layers import Weights
+from agent.overlay.importers.onnx_match import Constant, Operand, Operation, Quant
+from agent.overlay.importers.onnx_model import Model, Node
+from agent.overlay.importers.onnx_windows import ceiled, window_of
 
 LAYOUT = "nchw"
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from agent.overlay.graph import Host
-from agent.overlay.onnx_model import DTYPES, Model, Node
+from agent.overlay.importers.onnx_model import DTYPES, Model, Node
 
 Attributes = dict[str, Any]
 INTEGERS = ("INT8", "UINT8", "INT16", "UINT16", "INT32", "UINT32", "INT64")

@@ -10,8 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import UnsupportedModel
-from agent.overlay.building import Builder, Order, Output, Unfit, Value, plane_order, positions_of, same
 from agent.overlay.graph import Add, Conv, Pads, Pair, Pool
+from agent.overlay.importers.building import (
+    Builder,
+    Order,
+    Output,
+    Unfit,
+    Value,
+    plane_order,
+    positions_of,
+    same,
+)
 
 SMALLEST_SCALE, LARGEST_SCALE = 2.0**-60, 2.0**30  # between which the hardware's float32 product holds
 LOWEST = -128  # of int8; what padding is to a maximum

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay import layers
 from agent.overlay.arith import MAX_RATIO, MAX_SHIFT, MIN_RATIO
-from agent.overlay.building import Builder, Output, Unfit
 from agent.overlay.graph import Pads, Pair
-from agent.overlay.layers import Weights, Window
-from agent.overlay.tflite_model import Model, Operator, Tensor
+from agent.overlay.importers import layers
+from agent.overlay.importers.building import Builder, Output, Unfit
+from agent.overlay.importers.layers import Weights, Window
+from agent.overlay.importers.tflite_model import Model, Operator, Tensor
 
 LAYOUT = "nhwc"
 SAME = 0  # schema.fbs, Padding

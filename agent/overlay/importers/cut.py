@@ -7,8 +7,8 @@ from typing import Any
 
 from agent.errors import ModelLoadError
 from agent.overlay.graph import Foreign
-from agent.overlay.onnx_model import DTYPES, Model, read_onnx
-from agent.overlay.tflite_model import tensor_names, unpack
+from agent.overlay.importers.onnx_model import DTYPES, Model, read_onnx
+from agent.overlay.importers.tflite_model import tensor_names, unpack
 
 IDENTIFIER = b"TFL3"
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.overlay import layers
-from agent.overlay.building import Unfit
 from agent.overlay.graph import Pads, Pair
-from agent.overlay.layers import Window
-from agent.overlay.onnx_model import Node
+from agent.overlay.importers import layers
+from agent.overlay.importers.building import Unfit
+from agent.overlay.importers.layers import Window
+from agent.overlay.importers.onnx_model import Node
 
 
 def window_of(node: Node, kernel: Pair, size: tuple[int, ...]) -> Window:

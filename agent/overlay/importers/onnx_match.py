@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay.building import Unfit
-from agent.overlay.onnx_model import MICROSOFT, Model, Node
+from agent.overlay.importers.building import Unfit
+from agent.overlay.importers.onnx_model import MICROSOFT, Model, Node
 
 BYTES = ("INT8", "UINT8")
 WEIGHTED = ("Conv", "Gemm", "MatMul")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from agent.errors import ModelLoadError, UnsupportedModel
-from agent.overlay import onnx_host, onnx_layers
-from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host
-from agent.overlay.onnx_match import BYTES, PLAIN, Operation, qlinear
-from agent.overlay.onnx_model import Model, Node, read_onnx
-from agent.overlay.onnx_qdq import between
+from agent.overlay.importers import onnx_host, onnx_layers
+from agent.overlay.importers.building import Builder, Unfit
+from agent.overlay.importers.onnx_match import BYTES, PLAIN, Operation, qlinear
+from agent.overlay.importers.onnx_model import Model, Node, read_onnx
+from agent.overlay.importers.onnx_qdq import between
 
 
 def import_onnx(source: bytes, name: str) -> Graph:

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.overlay.building import Unfit
-from agent.overlay.onnx_match import (
+from agent.overlay.importers.building import Unfit
+from agent.overlay.importers.onnx_match import (
     BYTES,
     VIEWS,
     WEIGHTED,
@@ -20,7 +20,7 @@ from agent.overlay.onnx_match import (
     parameters,
     quantised_weights,
 )
-from agent.overlay.onnx_model import Model, Node
+from agent.overlay.importers.onnx_model import Model, Node
 
 ACTIVATIONS = ("Relu", "Clip")
 CORES = frozenset({"Conv", "Gemm", "MatMul", "Add", "MaxPool", "GlobalAveragePool", "Softmax"})

@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from agent.errors import ModelLoadError, UnsupportedModel
-from agent.overlay import tflite_layers
-from agent.overlay.building import Builder, Unfit
 from agent.overlay.graph import Foreign, Graph, Host, Pads
-from agent.overlay.tflite_model import Model, Operator, Tensor, read_tflite
+from agent.overlay.importers import tflite_layers
+from agent.overlay.importers.building import Builder, Unfit
+from agent.overlay.importers.tflite_model import Model, Operator, Tensor, read_tflite
 
 LAYERS: dict[str, Callable[[Builder, tflite_layers.Call], None]] = {
     "CONV_2D": tflite_layers.convolution,
