@@ -90,16 +90,18 @@ def _serve(args: argparse.Namespace) -> int:
 def _deploy(args: argparse.Namespace) -> int:
     from agent.fleet.desired import with_model
     from agent.fleet.repository import Repository
+    from agent.package.verify import manifest_of
     from agent.types import DesiredModel
 
     name, at, version = args.package.partition("@")
     if not (name and at and version):
         raise UsageError(f"{args.package!r} is not MODEL@VERSION, e.g. digits@1.0.0")
-    budget = budget_of(args)
     with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
         packages = Repository(desk.home.packages, desk.home.command)
-        model = DesiredModel(name, version, packages.find(name, version), budget)
+        digest = packages.find(name, version)
+        budget = budget_of(args, lambda: manifest_of(packages.envelope(digest)).is_overlay)
+        model = DesiredModel(name, version, digest, budget)
         change = _edited(desk, targets, lambda content: with_model(content, model))
         if args.wait:
             return _publish_and_wait(args, desk, targets, change, model)

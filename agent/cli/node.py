@@ -203,16 +203,18 @@ def _last_placement(folders: Folders, model: str, down: DaemonNotRunning) -> dic
 def _deploy(args: argparse.Namespace) -> int:
     from agent.cli.progress import follow
     from agent.cli.views import runs
+    from agent.package.directory import PackageDir
+    from agent.package.verify import manifest_of
     from agent.types import to_jsonable
 
     package = args.package.absolute()
     if not package.is_dir():
         raise UsageError(f"{package} is not a folder; make a package: overlaid fleet pack MODEL -o {package}")
-    budget = to_jsonable(budget_of(args))
+    budget = budget_of(args, lambda: manifest_of(PackageDir(package).envelope()).is_overlay)
     folders = find_folders(args.config)
     # No time-out: a soak may take hours. The socket closes when the daemon goes away.
     answers = client.call(
-        folders.control_socket, "deploy", timeout_s=None, package=str(package), budget=budget
+        folders.control_socket, "deploy", timeout_s=None, package=str(package), budget=to_jsonable(budget)
     )
     with interrupted("the daemon goes on with the deployment: overlaid status"):
         done = follow(answers, package.name)

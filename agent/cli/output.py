@@ -135,12 +135,11 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--latency-p99",
         type=quantity("latency"),
-        required=True,
         metavar="20ms",
-        help="99th percentile latency bound",
+        help="99th percentile latency bound; every model needs it, an FPGA overlay does not",
     )
     parser.add_argument(
-        "--rate", type=quantity("rate"), required=True, metavar="10/s", help="intended request rate"
+        "--rate", type=quantity("rate"), metavar="10/s", help="intended request rate; needed as well"
     )
     parser.add_argument(
         "--power", type=quantity("power"), metavar="0.5W", help="bound on the model's own average power"
@@ -155,6 +154,7 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+NO_BOUND_MS = 3_600_000.0  # the largest that a budget takes
 _BUDGET_OPTIONS = {
     "latency_p99_ms": "--latency-p99 in ms",
     "rate_hz": "--rate in 1/s",
@@ -164,13 +164,21 @@ _BUDGET_OPTIONS = {
 }
 
 
-def budget_of(args: argparse.Namespace) -> Any:
-    """The Budget that ``add_budget``'s options describe; UsageError, naming the option, when out of range."""
+def budget_of(args: argparse.Namespace, is_overlay: Callable[[], bool]) -> Any:
+    """The Budget that ``add_budget``'s options describe; UsageError, naming the option, when out of range or missing.
+
+    ``is_overlay``, asked when one is missing: an FPGA overlay answers no requests and needs none.
+    """
     from agent.errors import UsageError
     from agent.types import Budget
 
+    bounds = {"--latency-p99": args.latency_p99, "--rate": args.rate}
+    missing = [option for option, value in bounds.items() if value is None]
+    if missing and not is_overlay():
+        raise UsageError(f"a model needs {' and '.join(missing)}, e.g. --latency-p99 20ms --rate 10/s")
+    latency_p99_ms = NO_BOUND_MS if args.latency_p99 is None else args.latency_p99
     try:
-        return Budget(args.latency_p99, args.rate, args.power, args.min_accuracy, args.priority)
+        return Budget(latency_p99_ms, args.rate or 0.0, args.power, args.min_accuracy, args.priority)
     except ValueError as error:
         field, _, text = str(error).partition(" ")
         raise UsageError(f"{_BUDGET_OPTIONS.get(field, field)} {text}") from error

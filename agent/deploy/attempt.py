@@ -12,7 +12,6 @@ from typing import Any, TypeVar
 
 from agent.deploy import phases
 from agent.deploy.journal import Deployment
-from agent.deploy.overlays import is_overlay
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     BlockError,
@@ -117,7 +116,7 @@ class Attempt:
     async def place(self, package: VerifiedPackage, running: Placement | None) -> Placement:
         """The rest; returns the committed placement. ``running``: the model's placement so far. Raises the named error
         that ended it."""
-        if is_overlay(package.manifest):
+        if package.manifest.is_overlay:
             return await self._install(package)
         async with self.measuring:
             placement, worker = await self._activate(package, running)

@@ -8,17 +8,11 @@ from pathlib import Path
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
 from agent.errors import PackageError, TrustError
-from agent.package.manifest import Manifest
 from agent.package.verify import verify_package
 from agent.types import OverlayRef, Placement
 
 FORMAT = "overlay"
 PROGRAMS = "npu"  # the backend that runs programs on an overlay
-
-
-def is_overlay(manifest: Manifest) -> bool:
-    """True for the package of an overlay: it is installed for programs to use and serves nobody itself."""
-    return all(variant.format == FORMAT for variant in manifest.variants)
 
 
 def delivered(res: Resources) -> Mapping[OverlayRef, Path]:

@@ -6,7 +6,6 @@ import logging
 import time
 
 from agent.deploy import phases
-from agent.deploy.overlays import is_overlay
 from agent.deploy.replace import Replacer
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service, reweighed
@@ -69,7 +68,7 @@ class _Restoring:
         """What serves now, or waits for its device."""
         res = self._res
         package = phases.installed_package(res, old.digest)
-        if is_overlay(package.manifest):
+        if package.manifest.is_overlay:
             return old  # programs load it when they are opened
         try:
             placement, worker = await self._on_what_is_left(package, old)

@@ -132,6 +132,11 @@ class Manifest(Part):
                     f"{where}: {spec.name!r} has {got} bytes, {self.golden.count} samples need {want}"
                 )
 
+    @property
+    def is_overlay(self) -> bool:
+        """True for the package of an FPGA overlay: installed for programs to use, it serves nobody itself."""
+        return all(variant.format == "overlay" for variant in self.variants)
+
     def encode(self) -> bytes:
         """The exact bytes that are signed."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()

@@ -5,7 +5,9 @@ The joint where a TUF repository replaces the manifest's own signature: everythi
 
 from __future__ import annotations
 
+import base64
 import hashlib
+import json
 from dataclasses import dataclass, field
 
 from agent.errors import BlockError, ManifestError
@@ -33,6 +35,16 @@ class VerifiedPackage:
 def digest_of(data: bytes) -> str:
     """SHA-256 in lower-case hex."""
     return hashlib.sha256(data).hexdigest()
+
+
+def manifest_of(envelope: bytes) -> Manifest:
+    """What a package says it is, its signature not checked: to tell people, never to act on. Raises ManifestError."""
+    try:
+        return parse_manifest(base64.b64decode(json.loads(envelope)["payload"], validate=True))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ManifestError(
+            "the package's envelope is damaged; pack it again: overlaid fleet pack"
+        ) from error
 
 
 def verify_package(envelope: bytes, keys: Keyring, expected_digest: str | None = None) -> VerifiedPackage:

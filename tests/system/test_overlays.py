@@ -44,7 +44,7 @@ def newer(it: Stage) -> Path:
 
 
 def deploy(it: Stage, what: str, *options: str) -> str:
-    done = it.fleet("deploy", what, "--node", "zynq", *(options or BUDGET), "--wait", check=False)
+    done = it.fleet("deploy", what, "--node", "zynq", *options, "--wait", check=False)
     return done.stdout + done.stderr
 
 
@@ -55,11 +55,16 @@ def device(node: Node, name: str = MODEL) -> str | None:
 
 def test_a_program_for_an_overlay_that_is_not_there_says_which(it: Stage, newer: Path) -> None:
     it.publish(ROOT / "models" / MODEL, "--overlay", str(newer))
-    said = " ".join(deploy(it, f"{MODEL}@1.0.0").split())
+    said = " ".join(deploy(it, f"{MODEL}@1.0.0", *BUDGET).split())
     assert (
         "needs overlay npu version 2 (16 x 16 MAC)" in said
         and "deploy a package of that overlay first" in said
     )
+
+
+def test_a_model_needs_a_budget(it: Stage) -> None:
+    said = deploy(it, f"{MODEL}@1.0.0", "--rate", "10/s")
+    assert "UsageError: a model needs --latency-p99, e.g. --latency-p99 20ms --rate 10/s" in said
 
 
 def test_the_overlay_comes_as_a_package_and_the_program_follows(it: Stage, zynq: Node, newer: Path) -> None:
@@ -97,7 +102,7 @@ def test_a_hung_core_is_bridged_by_the_cpu(it: Stage, zynq: Node) -> None:
 
 def test_another_overlay_beside_it_is_loaded_when_its_program_runs(it: Stage, zynq: Node) -> None:
     it.publish(ROOT / "models" / "digits", "--overlay", "npu-small")
-    deploy(it, "digits@1.0.0")
+    deploy(it, "digits@1.0.0", *BUDGET)
     chosen = json.loads(zynq.run("explain", "digits", "--json").stdout)["candidate"]
     assert (chosen["variant"], chosen["device"]) == ("npu-small", "fpga")
     ask = infer_body(np.zeros((1, 8, 8), np.float32))

@@ -7,7 +7,14 @@ import pytest
 
 from agent.errors import BadSignature, BlockError, ManifestError, MessageError, UnknownKey
 from agent.package.manifest import MAX_ENVELOPE_BYTES, Block
-from agent.package.verify import VerifiedPackage, check_block, check_identity, digest_of, verify_package
+from agent.package.verify import (
+    VerifiedPackage,
+    check_block,
+    check_identity,
+    digest_of,
+    manifest_of,
+    verify_package,
+)
 from agent.trust import PrivateKey, keyring, seal
 from tests.unit.package.samples import KEY, KEYS, sample
 
@@ -74,3 +81,11 @@ def test_blocks_of_wrong_size_or_content() -> None:
         check_block(block, b"dat")
     with pytest.raises(BlockError, match="does not match its digest"):
         check_block(block, b"dat4")
+
+
+def test_what_an_envelope_says_can_be_told_without_a_key() -> None:
+    one = sample()
+    assert manifest_of(one.envelope) == one.manifest
+    for damaged in (b"", b"{}", b"[1]", one.envelope[:-40], b'{"payload": "!"}', b'{"payload": "e30="}'):
+        with pytest.raises(ManifestError):
+            manifest_of(damaged)
