@@ -16,7 +16,7 @@ from agent.overlay.spec import SPEC_NAME, Overlay, parse_spec
 SELF_TEST_NAME = "selftest.npu"
 MAX_BYTES = 128 << 20  # of all files, unpacked; a bitstream of the largest Kria is 8 MB
 MAX_FILES = 64
-_WANTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:toml|npu|bit|bin|hwh|dtbo)")
+_WANTED = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}\.(?:toml|npu|bit|hwh)")
 _COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 _TIME = (1980, 1, 1, 0, 0, 0)  # the earliest that ZIP knows: equal contents give equal bytes
 
