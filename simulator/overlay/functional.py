@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from agent.errors import DeviceLost, OverlayLoadError, one_line
+from agent.errors import DeviceLost
 from agent.hal import Buffer
-from agent.overlay.spec import SPEC_NAME, Overlay, parse_spec
+from agent.overlay.spec import Overlay, read_spec
 from simulator.overlay.machine import Machine
 from simulator.overlay.memory import Memory
 
 
 def open_transport(folder: Path) -> FunctionalTransport:
     """The overlay whose ``overlay.toml`` lies in ``folder``. Raises OverlayLoadError."""
-    return FunctionalTransport(_read(folder))
+    return FunctionalTransport(read_spec(folder))
 
 
 class FunctionalTransport:
@@ -51,15 +51,8 @@ class FunctionalTransport:
 
     def reload(self, folder: Path) -> None:
         """See ``hal.ReloadableTransport.reload``."""
-        self._machine = Machine(_read(folder), self._core.memory)
+        self._machine = Machine(read_spec(folder), self._core.memory)
 
     def close(self) -> None:
         """See ``hal.OverlayTransport.close``."""
         self._machine = None
-
-
-def _read(folder: Path) -> Overlay:
-    try:
-        return parse_spec((folder / SPEC_NAME).read_bytes())
-    except OSError as error:
-        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error

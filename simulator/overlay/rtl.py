@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import DeviceLost, OverlayFault, OverlayLoadError, one_line
+from agent.errors import DeviceLost, OverlayFault, OverlayLoadError
 from agent.hal import Buffer
-from agent.overlay.spec import SPEC_NAME, Overlay, parse_spec
+from agent.overlay.spec import Overlay, read_spec
 from simulator.overlay.build import Progress, library
 from simulator.overlay.memory import Memory, NumpyBuffer
 
@@ -58,7 +58,7 @@ def open_transport(folder: Path) -> RtlTransport:
 
     Raises OverlayLoadError, and RuntimeUnavailable when Verilator or a C++ compiler is missing.
     """
-    return RtlTransport(_read(folder), progress=log.info)
+    return RtlTransport(read_spec(folder), progress=log.info)
 
 
 class RtlTransport:
@@ -133,7 +133,7 @@ class RtlTransport:
 
     def reload(self, folder: Path) -> None:
         """See ``hal.ReloadableTransport.reload``."""
-        spec = _read(folder)
+        spec = read_spec(folder)
         self.close()
         self._load(spec)
 
@@ -190,13 +190,6 @@ class MappedMemory(Memory):
 
     def _map(self, buffer: NumpyBuffer) -> None:
         self._library.twin_map(self._twin, buffer.address, buffer.nbytes, buffer.bytes.ctypes.data)
-
-
-def _read(folder: Path) -> Overlay:
-    try:
-        return parse_spec((folder / SPEC_NAME).read_bytes())
-    except OSError as error:
-        raise OverlayLoadError(f"{folder} holds no overlay: {one_line(error)}") from error
 
 
 @functools.cache

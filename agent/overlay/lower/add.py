@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from agent.overlay.graph import Add
-from agent.overlay.lower.ops import EDGE, Compute, Shape
+from agent.overlay.lower.ops import EDGE, OVERHEAD, Compute, Shape
 from agent.overlay.lower.views import Range, View, in_steps
 from agent.overlay.spec import Overlay
 
-OVERHEAD = 16  # cycles from a descriptor to the next one, about
 MOST = 4096  # words of one loop
 
 

@@ -6,11 +6,9 @@ from collections.abc import Sequence
 
 from agent.overlay.graph import Conv
 from agent.overlay.lower import weights as pack
-from agent.overlay.lower.ops import EDGE, Compute, Shape, weight_area
+from agent.overlay.lower.ops import EDGE, OVERHEAD, Compute, Shape, weight_area
 from agent.overlay.lower.views import Range, View, Window, ceil_div, split_evenly
 from agent.overlay.spec import Overlay
-
-OVERHEAD = 16  # cycles from a descriptor to the next one, about
 
 
 class DepthwiseOp:

@@ -9,6 +9,7 @@ from typing import Protocol
 from agent.overlay.lower.views import Area, Range, Space, View
 
 EDGE = 4095  # sizes that no coordinate reaches: no padding is read
+OVERHEAD = 16  # cycles from a descriptor of depthwise, pooling or addition to the next one, about
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,9 @@ import numpy as np
 
 from agent.overlay.graph import Pool
 from agent.overlay.lower import weights as pack
-from agent.overlay.lower.ops import EDGE, Compute, Shape, weight_area
+from agent.overlay.lower.ops import EDGE, OVERHEAD, Compute, Shape, weight_area
 from agent.overlay.lower.views import Range, View, Window
 from agent.overlay.spec import Overlay
-
-OVERHEAD = 16  # cycles from a descriptor to the next one, about
 
 
 class PoolOp:
