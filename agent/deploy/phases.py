@@ -36,7 +36,9 @@ def candidates_of(res: Resources, manifest: Manifest) -> tuple[tuple[Candidate, 
         plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
         for v in manifest.variants
     )
-    return plan.candidates_for(variants, res.board, overlays.delivered(res))
+    # Every manifest that is installed is verified for it: only for packages that need an overlay.
+    delivered = overlays.delivered(res) if any(v.overlay for v in variants) else ()
+    return plan.candidates_for(variants, res.board, delivered)
 
 
 def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]:
