@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.errors import UnsupportedModel
+from agent.errors import ModelLoadError, UnsupportedModel
 from agent.overlay.graph import Foreign, Graph, Host, Layer, Step, Tensor
 from agent.types import TensorSpec
 
 Order = NDArray[np.int64]
 MAX_ELEMENTS = 1 << 25
+
+
+@contextmanager
+def importing(kind: str) -> Iterator[None]:
+    """Read a file of this ``kind`` (ONNX, TFLite): what trips over a malformed operator ends in ModelLoadError."""
+    try:
+        with np.errstate(all="ignore"):  # what comes of senseless scales is refused by value
+            yield
+    except (LookupError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
+        raise ModelLoadError(
+            f"an operator of the {kind} file is malformed ({error}); export the model again"
+        ) from error
 
 
 class Unfit(Exception):

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from agent.errors import ModelLoadError, UnsupportedModel
+from agent.errors import UnsupportedModel
 from agent.overlay.graph import Foreign, Graph, Host
 from agent.overlay.importers import onnx_host, onnx_layers
-from agent.overlay.importers.building import Builder, Unfit
+from agent.overlay.importers.building import Builder, Unfit, importing
 from agent.overlay.importers.onnx_match import BYTES, PLAIN, Operation, qlinear
 from agent.overlay.importers.onnx_model import Model, Node, read_onnx
 from agent.overlay.importers.onnx_qdq import between
@@ -19,13 +17,8 @@ def import_onnx(source: bytes, name: str) -> Graph:
     Raises ModelLoadError (no ONNX file, or open sizes other than the batch) and UnsupportedModel (nothing in it is
     quantised).
     """
-    try:
-        with np.errstate(all="ignore"):  # what comes of senseless scales is refused by value
-            return _Import(read_onnx(source)).graph(name)
-    except (LookupError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        raise ModelLoadError(
-            f"an operator of the ONNX file is malformed ({error}); export the model again"
-        ) from error
+    with importing("ONNX"):
+        return _Import(read_onnx(source)).graph(name)
 
 
 class _Import:

@@ -9,7 +9,7 @@ import numpy as np
 from agent.errors import ModelLoadError, UnsupportedModel
 from agent.overlay.graph import Foreign, Graph, Host, Pads
 from agent.overlay.importers import tflite_layers
-from agent.overlay.importers.building import Builder, Unfit
+from agent.overlay.importers.building import Builder, Unfit, importing
 from agent.overlay.importers.tflite_model import Model, Operator, Tensor, read_tflite
 
 LAYERS: dict[str, Callable[[Builder, tflite_layers.Call], None]] = {
@@ -34,13 +34,8 @@ def import_tflite(source: bytes, name: str) -> Graph:
 
     Raises ModelLoadError (no TFLite file, or open sizes) and UnsupportedModel (nothing in it is quantised).
     """
-    try:
-        with np.errstate(all="ignore"):  # what comes of senseless scales is refused by value
-            return _Import(read_tflite(source)).graph(name)
-    except (LookupError, ArithmeticError, AttributeError, TypeError, ValueError) as error:
-        raise ModelLoadError(
-            f"an operator of the TFLite file is malformed ({error}); export the model again"
-        ) from error
+    with importing("TFLite"):
+        return _Import(read_tflite(source)).graph(name)
 
 
 class _Import:
