@@ -68,7 +68,7 @@ def test_without_a_manager_nothing_happens(address: str, monkeypatch: pytest.Mon
     ("limit", "pid", "expected"),
     [
         ("30000000", "", 15.0),
-        ("30000000", str(os.getpid()), 15.0),
+        pytest.param("30000000", str(os.getpid()), 15.0, id="this process"),
         ("30000000", "1", None),  # meant for another process: a worker inherits the variables
         ("30000000", "not a pid", None),
         ("0", "", None),
