@@ -36,7 +36,7 @@ demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this ma
 
 test: $(STAMP) debian  ## unit, contract and system tests (minutes)
 	@echo "== tests"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 3 --dist loadfile
 
 test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
 	@echo "== tests of the PYNQ path"

@@ -31,9 +31,9 @@ from agent.link.client import MqttLink, Will
 from agent.link.messages import Status
 from agent.link.outbox import Outbox
 from agent.package.store import Store
-from agent.serving.front_door import FrontDoor
+from agent.serving.door.front_door import FrontDoor
 from agent.serving.pool import MakeWorker, Pool, PoolEvent
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.telemetry import sampler
 from agent.telemetry.writer import Telemetry
 from agent.trust import PublicKey, keyring

@@ -27,7 +27,7 @@ from agent.errors import (
     WorkerError,
 )
 from agent.package.verify import VerifiedPackage
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.types import Phase, Placement, State, Verdict
 
 log = logging.getLogger("deploy")

@@ -37,7 +37,7 @@ from agent.errors import (
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
 from agent.placement import plan
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.types import (
     MAX_MODELS,
     Budget,

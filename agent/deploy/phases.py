@@ -22,7 +22,7 @@ from agent.hal import ModelFile
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
 from agent.placement import plan, profile
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict

@@ -11,7 +11,7 @@ from agent.deploy.resources import Resources
 from agent.deploy.service import Service, reweighed
 from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.verify import VerifiedPackage
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.serving.unwell import UNWELL
 from agent.types import Placement
 

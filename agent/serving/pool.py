@@ -14,10 +14,10 @@ from typing import Literal
 
 from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
-from agent.serving.listeners import listen_unix
-from agent.serving.process import OnConnection, OnStats, Worker
+from agent.serving.http.listeners import listen_unix
+from agent.serving.processes.process import OnConnection, OnStats, Worker
+from agent.serving.processes.restart import GIVEN_UP_S, Backoff
 from agent.serving.recent import Recent
-from agent.serving.restart import GIVEN_UP_S, Backoff
 from agent.serving.spec import WorkerSpec
 from agent.types import Candidate
 from agent.waiting import set_within

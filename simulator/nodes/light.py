@@ -12,7 +12,7 @@ from pathlib import Path
 from agent.devices.cpu import CpuDevice
 from agent.errors import GoldenMismatch
 from agent.serving.pool import MakeWorker
-from agent.serving.process import OnConnection, OnStats, Worker
+from agent.serving.processes.process import OnConnection, OnStats, Worker
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 from simulator.board import SimDevice

@@ -51,7 +51,7 @@ def _in_thread(work: Callable[[], T]) -> asyncio.Future[T]:
 
 def _compare(spec: WorkerSpec) -> str | None:
     from agent.devices.golden import compare
-    from agent.serving.checks import GoldenData
+    from agent.serving.worker.checks import GoldenData
 
     golden = GoldenData(spec.golden, spec.file)
     on_overlay = spec.candidate.backend in (backend.name for backend in FPGA_BACKENDS)

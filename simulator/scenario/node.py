@@ -16,7 +16,7 @@ from agent.deploy.replace import PROBE_S
 from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, DeviceLost, OverlaidError
 from agent.placement import plan
-from agent.serving.connections import MAX_CONNECTIONS
+from agent.serving.http.connections import MAX_CONNECTIONS
 from agent.types import Candidate, Verdict
 from simulator.board import SimDevice
 from simulator.cell import MemoryCell, Moment

@@ -21,7 +21,7 @@ import numpy as np
 import pytest
 
 from agent.errors import GoldenMismatch, ModelLoadError, TensorError, WorkerCrashed
-from agent.serving.front_door import FrontDoor
+from agent.serving.door.front_door import FrontDoor
 from agent.serving.pool import Pool, PoolEvent
 from agent.serving.spec import WorkerSpec
 from tests.system.serving_models import make_spec
@@ -378,7 +378,7 @@ def test_pipelined_requests_are_answered_in_order(tmp_path: Path) -> None:
 
 
 def test_a_slow_head_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agent.serving.connection.HEAD_S", 0.1)
+    monkeypatch.setattr("agent.serving.http.connection.HEAD_S", 0.1)
 
     async def steps(node: Node) -> None:
         answer = await asyncio.to_thread(raw, node, b"GET /v2 HT", False)
@@ -390,7 +390,7 @@ def test_a_slow_head_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 def test_connections_beyond_the_limit_are_turned_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.serving.connections.MAX_CONNECTIONS", 3)
+    monkeypatch.setattr("agent.serving.http.connections.MAX_CONNECTIONS", 3)
 
     async def steps(node: Node) -> None:
         held = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(3)]

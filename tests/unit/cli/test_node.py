@@ -27,8 +27,9 @@ def folders(tmp_path: Path) -> Folders:
 
 
 @pytest.fixture
-def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str]) -> Any:
+def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Run a command against the folders: (exit code, stdout, stderr)."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables as wide as they want
 
     def run(*args: str) -> tuple[int, str, str]:
         code = main([*args, "--config", str(folders.config)])

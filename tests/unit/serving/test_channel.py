@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from agent.errors import WorkerCrashed, WorkerError
-from agent.serving.channel import MAX_MESSAGE, MAX_WAITING, Channel, Message
+from agent.serving.processes.channel import MAX_MESSAGE, MAX_WAITING, Channel, Message
 
 
 class End:

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from agent.devices.tensors import DTYPES
-from agent.serving.codec import HEADER_LENGTH, Array, InferRequest, decode, encode
-from agent.serving.http import RequestError
+from agent.serving.http.messages import RequestError
+from agent.serving.protocol.codec import HEADER_LENGTH, Array, InferRequest, decode, encode
 from agent.types import TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 2))

@@ -16,8 +16,8 @@ import pytest
 from agent.devices.golden import compare
 from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
-from agent.serving.engine import Engine
 from agent.serving.spec import Golden, WorkerSpec
+from agent.serving.worker.engine import Engine
 from agent.types import Candidate, TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 2))

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.serving.connection import Connection
-from agent.serving.http import Head, Reply, RequestError, json_reply, parse_head
-from agent.serving.targets import Target, check_method, parse_target
+from agent.serving.http.connection import Connection
+from agent.serving.http.messages import Head, Reply, RequestError, json_reply, parse_head
+from agent.serving.protocol.targets import Target, check_method, parse_target
 
 
 def test_a_head_is_parsed() -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from agent.hal import ModelFile
 from agent.histogram import Histogram
+from agent.serving.processes.restart import Backoff
 from agent.serving.recent import Recent
-from agent.serving.restart import Backoff
 from agent.serving.spec import Golden, WorkerSpec
 from agent.types import Candidate, TensorSpec
 

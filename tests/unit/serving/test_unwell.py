@@ -16,8 +16,9 @@ import pytest
 
 from agent.errors import DeviceLost, DmaTimeout, InferenceError, OverlaidError, OverlayLoadError
 from agent.hal import Run
-from agent.serving import process, worker
 from agent.serving.pool import Pool, PoolEvent
+from agent.serving.processes import process
+from agent.serving.worker import service as worker
 from tests.unit.serving.test_engine import Doubler, make_spec
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})

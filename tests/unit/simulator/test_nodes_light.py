@@ -25,7 +25,7 @@ from agent.errors import (
     RuntimeUnavailable,
 )
 from agent.hal import ModelFile, Session
-from agent.serving.process import Worker
+from agent.serving.processes.process import Worker
 from agent.serving.spec import Golden, WorkerSpec
 from agent.types import Candidate, TensorSpec
 from simulator.cell import SharedCell

@@ -7,8 +7,8 @@ import logging
 import socket
 from collections.abc import Callable, Iterator
 
-from agent.serving.connection import HEAD_S, IDLE_S, Connection, Handler
-from agent.serving.http import RETRY, Reply, RequestError
+from agent.serving.http.connection import HEAD_S, IDLE_S, Connection, Handler
+from agent.serving.http.messages import RETRY, Reply, RequestError
 
 MAX_CONNECTIONS = 128
 MAX_ADOPTED = 2 * MAX_CONNECTIONS  # those that come from another process were already counted there

@@ -1,6 +1,6 @@
 """A worker process: loads one model, proves it on the golden vectors, serves it.
 
-``python -m agent.serving.worker FD``, FD being its end of the control channel. It ends when that channel does.
+``python -m agent.serving.worker.service FD``, FD being its end of the control channel. It ends when that channel does.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from pathlib import Path
 
 from agent.errors import OverlaidError, WorkerError
 from agent.hal import Session
-from agent.serving.api import ModelApi
-from agent.serving.channel import Channel, Message
-from agent.serving.connection import Connection
-from agent.serving.connections import Connections
-from agent.serving.engine import Engine
+from agent.serving.http.connection import Connection
+from agent.serving.http.connections import Connections
+from agent.serving.processes.channel import Channel, Message
 from agent.serving.spec import WorkerSpec
+from agent.serving.worker.api import ModelApi
+from agent.serving.worker.engine import Engine
 
 STATS_S = 1.0
 UNWELL_S = 1.0  # of each kind of error; one says it all

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from agent.serving.http import Head, RequestError
+from agent.serving.http.messages import Head, RequestError
 
 SERVER_ACTIONS = {"": "server", "/health/live": "live", "/health/ready": "ready"}
 MODEL_ACTIONS = {(): "metadata", ("ready",): "ready", ("infer",): "infer"}

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.devices.tensors import DTYPES, NAMES
-from agent.serving.http import Reply, RequestError
+from agent.serving.http.messages import Reply, RequestError
 from agent.types import TensorSpec
 
 Array = NDArray[Any]

@@ -13,9 +13,9 @@ from typing import Any, TypeVar
 from agent.devices.golden import compare
 from agent.errors import GoldenMismatch
 from agent.hal import Run, Session
-from agent.serving.checks import GoldenData
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
+from agent.serving.worker.checks import GoldenData
 
 INLINE_S = 0.005  # a thread costs ~0.2 ms per run, more than blocking the loop for a run this short
 _NUDGE = 1.05

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from agent import __version__
 from agent.errors import WorkerError
-from agent.serving.connection import Connection
-from agent.serving.connections import Connections
-from agent.serving.http import RETRY, Head, Reply, RequestError, json_reply
-from agent.serving.listeners import listen_tcp, listen_unix
+from agent.serving.http.connection import Connection
+from agent.serving.http.connections import Connections
+from agent.serving.http.listeners import listen_tcp, listen_unix
+from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
 from agent.serving.pool import Pool
-from agent.serving.process import Worker
-from agent.serving.targets import check_method, parse_target, server_metadata
+from agent.serving.processes.process import Worker
+from agent.serving.protocol.targets import check_method, parse_target, server_metadata
 
 log = logging.getLogger(__name__)
 

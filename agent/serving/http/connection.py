@@ -11,7 +11,7 @@ import enum
 from collections.abc import Callable
 from typing import Protocol, cast
 
-from agent.serving.http import MAX_HEAD, Head, Reply, RequestError, parse_head
+from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, parse_head
 
 HEAD_S = 5.0  # from the first byte to the end of a head
 IDLE_S = 75.0  # between requests

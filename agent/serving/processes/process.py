@@ -19,7 +19,7 @@ from typing import Any
 
 from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout, from_name
 from agent.histogram import Histogram
-from agent.serving.channel import Channel, Message
+from agent.serving.processes.channel import Channel, Message
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 
@@ -227,7 +227,7 @@ class Worker:
 def _spawn(control: int, threads: int) -> subprocess.Popen[bytes]:
     """Returns after exec; the worker's end is seen on the control channel."""
     return subprocess.Popen(
-        [sys.executable, "-m", "agent.serving.worker", str(control)],
+        [sys.executable, "-m", "agent.serving.worker.service", str(control)],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -13,13 +13,13 @@ from agent import __version__
 from agent.errors import OverlaidError, TensorError, one_line
 from agent.hal import Run
 from agent.histogram import Histogram
-from agent.serving.codec import HEADER_LENGTH, InferRequest, decode, encode
-from agent.serving.connection import Connection
-from agent.serving.engine import Engine
-from agent.serving.http import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.http.connection import Connection
+from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.protocol.codec import HEADER_LENGTH, InferRequest, decode, encode
+from agent.serving.protocol.targets import Target, check_method, parse_target, server_metadata
 from agent.serving.spec import WorkerSpec
-from agent.serving.targets import Target, check_method, parse_target, server_metadata
 from agent.serving.unwell import UNWELL
+from agent.serving.worker.engine import Engine
 from agent.types import TensorSpec
 
 CONTENT_TYPES = ("", "application/json", "application/octet-stream")

@@ -1,0 +1,1 @@
+"""What the daemon answers itself: one address for every model. Imports no numpy."""
