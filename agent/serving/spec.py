@@ -29,7 +29,8 @@ class Golden:
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """``digest``: the package's; ``board_folder``: see ``hal.Board``; ``max_body_bytes``: larger request bodies are
-    refused with 413."""
+    refused with 413; ``memory_mb``: the worker's data at most; ``instances``: runs at the same time; ``max_batch``:
+    requests that one run may answer."""
 
     model: str
     version: str
@@ -40,6 +41,9 @@ class WorkerSpec:
     file: ModelFile
     golden: Golden
     max_body_bytes: int
+    memory_mb: int = 1024
+    instances: int = 1
+    max_batch: int = 1
 
     def __str__(self) -> str:
         return f"{self.model}@{self.version} ({self.candidate})"
