@@ -15,7 +15,8 @@ from agent.hal import Run
 from agent.histogram import Histogram
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
-from agent.serving.protocol.codec import HEADER_LENGTH, InferRequest, decode, encode
+from agent.serving.protocol.request import HEADER_LENGTH, InferRequest, decode
+from agent.serving.protocol.response import encode
 from agent.serving.protocol.targets import Target, check_method, parse_target, server_metadata
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL

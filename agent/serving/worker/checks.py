@@ -11,7 +11,7 @@ import numpy as np
 from agent.devices.tensors import DTYPES
 from agent.errors import TensorError
 from agent.hal import ModelFile
-from agent.serving.protocol.codec import Array
+from agent.serving.protocol.request import Array
 from agent.serving.spec import Golden
 from agent.types import TensorSpec
 

@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from agent.devices.tensors import DTYPES
 from agent.serving.http.messages import RequestError
-from agent.serving.protocol.codec import HEADER_LENGTH, Array, InferRequest, decode, encode
+from agent.serving.protocol.request import HEADER_LENGTH, Array, InferRequest, Wanted, decode
+from agent.serving.protocol.response import encode
 from agent.types import TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 2))
@@ -53,7 +54,7 @@ def document(values: dict[str, Array], binary: bool, nested: bool) -> tuple[byte
 def test_requests_round_trip(values: dict[str, Array], binary: bool, nested: bool) -> None:
     body, length = document(values, binary, nested)
     request = decode(memoryview(bytearray(body)), length, specs(values), [Y])
-    assert request.id == "r1" and request.outputs == (("y", False),)
+    assert request.id == "r1" and request.outputs == (Wanted("y"),)
     for name, array in values.items():
         got = request.tensors[name]
         assert got.dtype == array.dtype and got.flags.c_contiguous and got.flags.aligned
@@ -62,7 +63,7 @@ def test_requests_round_trip(values: dict[str, Array], binary: bool, nested: boo
 
 @given(tensors(), st.booleans())
 def test_responses_round_trip(values: dict[str, Array], binary: bool) -> None:
-    request = InferRequest("r1", {}, tuple((name, binary) for name in values))
+    request = InferRequest("r1", {}, tuple(Wanted(name, binary) for name in values))
     reply = encode("m", "1", request, {name: np.array(array, order="F") for name, array in values.items()})
     body = b"".join(bytes(part) for part in reply.parts)
     split = int(reply.headers[HEADER_LENGTH]) if binary else len(body)
@@ -215,11 +216,11 @@ def test_batches_must_agree() -> None:
 
 
 def test_outputs_as_asked_for() -> None:
-    assert send(good()).outputs == (("x", False), ("y", False))
+    assert send(good()).outputs == (Wanted("x"), Wanted("y"))
     both = {**good(), "parameters": {"binary_data_output": True}}
-    assert send(both).outputs == (("x", True), ("y", True))
+    assert send(both).outputs == (Wanted("x", True), Wanted("y", True))
     mixed = {**both, "outputs": [{"name": "y", "parameters": {"binary_data": False}}, {"name": "x"}]}
-    assert send(mixed).outputs == (("y", False), ("x", True))
+    assert send(mixed).outputs == (Wanted("y"), Wanted("x", True))
 
 
 def test_floats_may_be_nan_and_infinite() -> None:

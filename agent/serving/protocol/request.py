@@ -11,13 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from agent.devices.tensors import DTYPES, NAMES
-from agent.serving.http.messages import Reply, RequestError
+from agent.devices.tensors import DTYPES
+from agent.serving.http.messages import RequestError
 from agent.types import TensorSpec
 
 Array = NDArray[Any]
@@ -30,16 +30,58 @@ HEADER_LENGTH = "Inference-Header-Content-Length"
 
 
 @dataclass(frozen=True, slots=True)
+class RegionSlice:
+    """Bytes of a registered shared-memory region."""
+
+    name: str
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """An output that was asked for. ``region``: where it is written, else it is sent: ``binary`` or as JSON.
+
+    ``classes``: 0 for the tensor itself, k for the k largest of each batch as "value:index" (classification).
+    """
+
+    name: str
+    binary: bool = False
+    region: RegionSlice | None = None
+    classes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class InferRequest:
-    """``outputs``: (name, binary?) in the order asked for."""
+    """``outputs``: in the order asked for. ``timeout_s``: None when the client set none. ``priority``: 1 is the most
+    urgent, 0 the model's default. ``batch``: the free first dimension of the inputs, 1 when none is free."""
 
     id: str | None
     tensors: Mapping[str, Array]
-    outputs: tuple[tuple[str, bool], ...]
+    outputs: tuple[Wanted, ...]
+    timeout_s: float | None = None
+    priority: int = 0
+    batch: int = 1
+
+
+class Regions(Protocol):
+    """The shared memory that one client may use. Both methods raise RequestError (unknown, out of bounds, not its)."""
+
+    def read(self, name: str, offset: int, nbytes: int, /) -> memoryview:
+        """``nbytes`` of the region."""
+        ...
+
+    def write(self, name: str, offset: int, array: Array, /) -> None:
+        """Put a C-contiguous array's bytes (uint8, one dimension) there."""
+        ...
 
 
 def decode(
-    body: memoryview, header_length: str | None, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+    body: memoryview,
+    header_length: str | None,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    regions: Regions | None = None,  # noqa: ARG001
 ) -> InferRequest:
     """Read a request for a model with these tensors. Binary tensors are views of ``body``.
 
@@ -59,32 +101,11 @@ def decode(
     missing = [name for name in specs if name not in tensors]
     if missing:
         raise _bad(f"inputs {missing} are missing")
-    if len({len(tensors[spec.name]) for spec in inputs if spec.dynamic}) > 1:
+    batches = {len(tensors[spec.name]) for spec in inputs if spec.dynamic}
+    if len(batches) > 1:
         raise _bad("the inputs have different batch sizes (first dimensions)")
-    return InferRequest(_identifier(document), tensors, _outputs(document, outputs))
-
-
-def encode(model: str, version: str, request: InferRequest, results: Mapping[str, Array]) -> Reply:
-    """The response: JSON, followed by the outputs that were asked for as binary."""
-    document: dict[str, Any] = {"model_name": model, "model_version": version}
-    if request.id is not None:
-        document["id"] = request.id
-    entries: list[dict[str, Any]] = []
-    parts: list[bytes | memoryview] = []
-    for name, binary in request.outputs:
-        array = np.ascontiguousarray(results[name]).reshape(np.shape(results[name]))
-        entry: dict[str, Any] = {"name": name, "datatype": NAMES[array.dtype], "shape": list(array.shape)}
-        if binary:
-            entry["parameters"] = {"binary_data_size": array.nbytes}
-            parts.append(array.reshape(-1).view(np.uint8).data)
-        else:
-            entry["data"] = array.reshape(-1).tolist()
-        entries.append(entry)
-    document["outputs"] = entries
-    head = json.dumps(document, separators=(",", ":")).encode()
-    if not parts:
-        return Reply(200, (head,))
-    return Reply(200, (head, *parts), "application/octet-stream", {HEADER_LENGTH: str(len(head))})
+    wanted = tuple(Wanted(name, binary) for name, binary in _outputs(document, outputs))
+    return InferRequest(_identifier(document), tensors, wanted, batch=batches.pop() if batches else 1)
 
 
 class _BinaryData:
