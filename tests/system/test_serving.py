@@ -114,7 +114,7 @@ def test_a_keep_alive_connection_serves_models_and_the_server(tmp_path: Path) ->
                 assert (answer["model_name"], answer["model_version"]) == ("double", "1.0")
                 assert ask(connection, "GET", "/v2/health/ready") == (200, {"ready": True})
                 assert infer(connection, "triple")[1]["outputs"][0]["data"] == [3, 6, 9, 12]
-                assert ask(connection, "GET", "/v2")[1]["extensions"] == ["binary_tensor_data"]
+                assert ask(connection, "GET", "/v2")[1]["extensions"][0] == "binary_tensor_data"
                 assert ask(connection, "GET", "/v2/models/triple/versions/1.0/ready")[0] == 200
                 metadata = ask(connection, "GET", "/v2/models/double")[1]
                 assert metadata["versions"] == ["1.0"]
@@ -311,10 +311,14 @@ def test_bad_requests_get_their_error_and_harm_nobody(tmp_path: Path) -> None:
         ("POST", path, BODY, {"Content_Encoding": "gzip"}, 415, "compressed"),
         ("GET", path, None, {}, 405, "POST"),
         ("POST", "/v2/health/live", b"hello", {}, 405, "GET"),
+        ("POST", "/v2/repository/index", b"[1]", {}, 400, "object"),
+        ("POST", "/v2/repository/index", b"{}", {"Content_Type": "text/plain"}, 415, "text/plain"),
+        ("POST", "/v2/repository/index", b" " * 65537, {}, 413, "65536"),
+        ("POST", "/v2/repository/models/double/unload", b"{}", {}, 503, "overlaid undeploy"),
         ("POST", "/v2/models/double/versions/9/infer", BODY, {}, 404, "1.0"),
         ("GET", "/v2/models/nothing", None, {}, 404, "not served"),
         ("GET", "/v2/models/double/nothing", None, {}, 404, "unknown"),
-        ("GET", "/", None, {}, 404, "/v2"),
+        ("GET", "/nothing", None, {}, 404, "/openapi.json"),
     ]
 
     def client(node: Node) -> None:
@@ -334,7 +338,7 @@ def test_bad_requests_get_their_error_and_harm_nobody(tmp_path: Path) -> None:
         )
         assert truncated.startswith(b"HTTP/1.1 400 ") and b"1 of 100 bytes" in truncated
         allow = raw(node, b"DELETE /v2/models/double HTTP/1.1\r\n\r\n")
-        assert allow.startswith(b"HTTP/1.1 405 ") and b"\r\nAllow: GET\r\n" in allow
+        assert allow.startswith(b"HTTP/1.1 405 ") and b"\r\nAllow: GET, HEAD, OPTIONS\r\n" in allow
 
     async def steps(node: Node) -> None:
         pid = node.pid("double")

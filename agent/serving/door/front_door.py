@@ -6,19 +6,22 @@ on the data path is client ↔ worker. A connection whose next request is for so
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import socket
+from collections.abc import Awaitable
 from pathlib import Path
 
-from agent import __version__
-from agent.errors import WorkerError
+from agent.errors import OverlaidError, WorkerError, one_line
+from agent.serving.door.calls import Call, body_memory
+from agent.serving.door.server_api import ServerApi
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.http.listeners import listen_tcp, listen_unix
-from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.http.messages import RETRY, Head, Reply, RequestError
 from agent.serving.pool import Pool
 from agent.serving.processes.process import Worker
-from agent.serving.protocol.targets import check_method, parse_target, server_metadata
+from agent.serving.protocol.targets import check_method, parse_target
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ class FrontDoor:
 
     def __init__(self, pool: Pool, http: str, unix_path: Path) -> None:
         self._pool = pool
+        self._api = ServerApi(pool)
+        self._tasks: set[asyncio.Task[None]] = set()
         self._http = http
         self._unix_path = unix_path
         self.address: tuple[str, int] | None = None
@@ -52,28 +57,28 @@ class FrontDoor:
         if self._connections is None:
             return  # it never listened: the socket's path is somebody else's
         self._pool.take_back = None
+        for task in self._tasks:
+            task.cancel()
         await self._connections.close()
         self._unix_path.unlink(missing_ok=True)
 
-    def on_head(self, connection: Connection, head: Head) -> Reply | None:
-        """Answer for the server, or pass the connection on."""
+    def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
+        """Ask for the body of a request to the server itself, or pass the connection on."""
         target = parse_target(head.path)
         if target.model is not None:
             self._pass_on(connection, self._worker(target.model))
             return None
-        check_method(head, target)
-        if target.action == "server":
-            return json_reply(server_metadata(__version__))
-        if target.action == "live":
-            return json_reply({"live": True})
-        waiting = [model for model in self._pool.models() if self._pool.worker(model) is None]
-        if waiting:
-            return json_reply({"ready": False, "waiting_for": waiting}, 503, RETRY)
-        return json_reply({"ready": True})
+        return check_method(head, target) or body_memory(head)
 
-    def on_body(self, *_: object) -> Reply | None:
-        """Never called: the front door reads no bodies."""
-        raise NotImplementedError("the front door reads no bodies")
+    def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
+        """Answer for the server, at once or later."""
+        answer = self._api.answer(Call(parse_target(head.path), head, body, connection))
+        if isinstance(answer, Reply):
+            return answer
+        task = asyncio.get_running_loop().create_task(_later(connection, answer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return None
 
     def on_lost(self, connection: Connection) -> None:
         """Closed, or with a worker now."""
@@ -101,3 +106,16 @@ class FrontDoor:
     def _take_back(self, sock: socket.socket, unread: bytes) -> None:
         if self._connections is not None:
             self._connections.adopt(sock, door=True, unread=unread)
+
+
+async def _later(connection: Connection, answer: Awaitable[Reply]) -> None:
+    try:
+        reply = await answer
+    except RequestError as error:
+        reply = error.reply()
+    except OverlaidError as error:
+        reply = RequestError(503, one_line(error), RETRY).reply()
+    except Exception as error:
+        log.exception("a request to the server failed")
+        reply = RequestError(500, f"{type(error).__name__} in the daemon; see its log").reply()
+    connection.reply(reply)

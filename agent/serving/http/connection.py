@@ -66,6 +66,7 @@ class Connection(asyncio.BufferedProtocol):
         self._blocked = False
         self._unsent = 0
         self._keep_alive = True
+        self._only_head = False  # the answer to HEAD has no body
         self._body = memoryview(b"")
         self._received = 0
         self._deadline = self._loop.time() + first_s
@@ -188,6 +189,7 @@ class Connection(asyncio.BufferedProtocol):
         self._keep_alive = False
         try:
             head = parse_head(bytes(self._buffer[:size]))
+            self._only_head = head.method == "HEAD"
             self._keep_alive = (
                 head.keep_alive and not head.has_body and not self._once
             )  # a refused body is not read
@@ -235,7 +237,8 @@ class Connection(asyncio.BufferedProtocol):
         self._state = _State.HEAD if self._keep_alive else _State.LINGER
         self._deadline = self._loop.time() + (IDLE_S if self._keep_alive else LINGER_S)
         # Not writelines(): in Python 3.12 and 3.13 it does not tell when the peer does not read.
-        parts = [reply.head(self._keep_alive), *reply.parts]
+        parts = [reply.head(self._keep_alive), *(() if self._only_head else reply.parts)]
+        self._only_head = False
         if sum(len(part) for part in parts) <= JOIN_BYTES:
             parts = [b"".join(parts)]
         for part in parts:

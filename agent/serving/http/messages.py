@@ -47,9 +47,8 @@ class Head:
 
     @property
     def has_body(self) -> bool:
-        """True when bytes may follow that are no request; also after HEAD, whose answers have a body here."""
-        unknown = self.content_length is None and self.method != "GET"
-        return self.chunked or unknown or bool(self.content_length)
+        """RFC 9112, 6.3: without a length and not chunked there is none."""
+        return self.chunked or bool(self.content_length)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,52 +1,82 @@
-"""Paths of the Open Inference Protocol V2 and what may be done with them."""
+"""Paths of the Open Inference Protocol V2 and of the pages beside it, and what may be done with them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from urllib.parse import unquote
 
-from agent.serving.http.messages import Head, RequestError
+from agent.serving.http.messages import Head, Reply, RequestError
 
-SERVER_ACTIONS = {"": "server", "/health/live": "live", "/health/ready": "ready"}
-MODEL_ACTIONS = {(): "metadata", ("ready",): "ready", ("infer",): "infer"}
+SERVER_ACTIONS = {
+    "/": "page",
+    "/status.json": "status",
+    "/openapi.json": "openapi",
+    "/metrics": "metrics",
+    "/v2": "server",
+    "/v2/health/live": "live",
+    "/v2/health/ready": "ready",
+    "/v2/models/stats": "all-stats",
+    "/v2/repository/index": "index",
+}
+MODEL_ACTIONS = {
+    (): "metadata",
+    ("ready",): "ready",
+    ("config",): "config",
+    ("stats",): "stats",
+    ("infer",): "infer",
+}
+LOADING = ("load", "unload")
+POSTED = frozenset({"infer", "index", *LOADING})
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``model`` is None for the server itself; ``action``: server, live, ready, metadata or infer."""
+    """What a request is for.
+
+    ``model``: whose worker answers it, None for the server itself. ``subject``: what an action of the server is about,
+    such as the name of a model to load.
+    """
 
     action: str
     model: str | None = None
     version: str | None = None
+    subject: str | None = None
 
 
 def parse_target(path: str) -> Target:
     """What a request path means; RequestError 404 when nothing."""
-    if not path.startswith("/v2"):
-        raise RequestError(404, f"{path[:200]!r} is unknown; the protocol's paths begin with /v2")
-    rest = path[len("/v2") :]
-    if rest in SERVER_ACTIONS:
-        return Target(SERVER_ACTIONS[rest])
-    parts = [unquote(part) for part in rest.split("/")]
-    if parts[:2] == ["", "models"] and len(parts) >= 3:
-        model, version, tail = parts[2], None, parts[3:]
+    if path in SERVER_ACTIONS:
+        return Target(SERVER_ACTIONS[path])
+    parts = tuple(unquote(part) for part in path.split("/"))
+    if parts[:3] == ("", "v2", "models") and len(parts) >= 4:
+        model, version, tail = parts[3], None, parts[4:]
         if len(tail) >= 2 and tail[0] == "versions":
             version, tail = tail[1], tail[2:]
-        action = MODEL_ACTIONS.get(tuple(tail))
+        action = MODEL_ACTIONS.get(tail)
         if action is not None:
             return Target(action, model, version)
-    raise RequestError(404, f"{path[:200]!r} is unknown; try /v2/models/NAME/infer or /v2/models/NAME")
+    if parts[:4] == ("", "v2", "repository", "models") and len(parts) == 6 and parts[5] in LOADING:
+        return Target(parts[5], subject=parts[4])
+    raise RequestError(
+        404,
+        f"{path[:200]!r} is unknown; try /v2/models/NAME/infer or /v2/models/NAME; /openapi.json lists all",
+    )
 
 
-def check_method(head: Head, target: Target) -> None:
-    """RequestError 405 with the allowed method, 501 for a chunked body."""
-    allowed = "POST" if target.action == "infer" else "GET"
-    if head.method != allowed:
-        raise RequestError(405, f"{head.method} is not allowed here; use {allowed}", {"Allow": allowed})
+def check_method(head: Head, target: Target) -> Reply | None:
+    """None when the method fits; the answer to OPTIONS. RequestError 405 with the allowed methods, 501 for a chunked
+    body."""
+    allowed = ("POST",) if target.action in POSTED else ("GET", "HEAD")
     if head.chunked:
         raise RequestError(501, "chunked bodies are not supported; send Content-Length")
+    if head.method in allowed:
+        return None
+    headers = {"Allow": ", ".join((*allowed, "OPTIONS"))}
+    if head.method == "OPTIONS":
+        return Reply(200, headers=headers)
+    raise RequestError(405, f"{head.method} is not allowed here; use {allowed[0]}", headers)
 
 
 def server_metadata(version: str) -> dict[str, object]:
     """The answer to GET /v2; extensions are those that work."""
-    return {"name": "overlaid", "version": version, "extensions": ["binary_tensor_data"]}
+    return {"name": "overlaid", "version": version, "extensions": ["binary_tensor_data", "model_repository"]}

@@ -68,7 +68,9 @@ class ModelApi:
             self._give_back(connection, True)
             return None
         self._check_target(target)
-        check_method(head, target)
+        answer = check_method(head, target)
+        if answer is not None:
+            return answer
         if target.action == "infer":
             return self._body(head)
         return self._describe(target)

@@ -55,6 +55,10 @@ def test_no_bytes_break_the_parser(data: bytes) -> None:
         ("/v2", Target("server")),
         ("/v2/health/live", Target("live")),
         ("/v2/health/ready", Target("ready")),
+        ("/v2/models/stats", Target("all-stats")),
+        ("/v2/models/m/stats", Target("stats", "m")),
+        ("/v2/repository/index", Target("index")),
+        ("/v2/repository/models/m/load", Target("load", subject="m")),
         ("/v2/models/m", Target("metadata", "m")),
         ("/v2/models/m/ready", Target("ready", "m")),
         ("/v2/models/m/infer", Target("infer", "m")),
@@ -67,7 +71,7 @@ def test_targets(path: str, target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v2x", "/v2/", "/v2/models", "/v2/models/m/", "/v2/models/m/infer/x"]
+    "path", ["/x", "/v1", "/v2x", "/v2/", "/v2/models", "/v2/models/m/", "/v2/models/m/infer/x"]
 )
 def test_unknown_targets(path: str) -> None:
     with pytest.raises(RequestError) as caught:
@@ -79,7 +83,7 @@ def test_methods_are_checked() -> None:
     head = parse_head(b"PUT /v2/models/m/infer HTTP/1.1\r\n\r\n")
     with pytest.raises(RequestError) as caught:
         check_method(head, Target("infer", "m"))
-    assert caught.value.status == 405 and caught.value.headers == {"Allow": "POST"}
+    assert caught.value.status == 405 and caught.value.headers == {"Allow": "POST, OPTIONS"}
 
 
 class Echo:
