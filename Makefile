@@ -29,7 +29,7 @@ $(PYNQ_STAMP): requirements-pynq.lock pyproject.toml | $(STAMP)
 	@touch $@
 
 debian:
-	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl
+	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx-light chromium
 
 demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this machine: deploy, serve, break, recover
 	@$(BIN)/python -m tests.demo
