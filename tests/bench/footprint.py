@@ -31,13 +31,13 @@ def measure() -> Mapping[str, Figure]:
         assert node.process is not None
         proc = Path(f"/proc/{node.process.pid}")
         return {
-            "daemon_rss_mb": Figure(_megabytes(proc / "status", "VmRSS"), "MB", at_most=56),
-            "daemon_pss_mb": Figure(_megabytes(proc / "smaps_rollup", "Pss"), "MB"),
+            "daemon_rss_mb": Figure(megabytes(proc / "status", "VmRSS"), "MB", at_most=56),
+            "daemon_pss_mb": Figure(megabytes(proc / "smaps_rollup", "Pss"), "MB"),
             "status_ms": Figure(statistics.median(_status_ms(node) for _ in range(RUNS)), "ms", at_most=200),
         }
 
 
-def _megabytes(file: Path, key: str) -> float:
+def megabytes(file: Path, key: str) -> float:
     """A ``key:  N kB`` line of /proc in MB (2**20 bytes)."""
     line = next(line for line in file.read_text().splitlines() if line.startswith(f"{key}:"))
     return int(line.split()[1]) / 1024
