@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import enum
+import os
+import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, parse_head
+from agent.serving.http.peers import peer_uid
 
 HEAD_S = 5.0  # from the first byte to the end of a head
 IDLE_S = 75.0  # between requests
@@ -55,6 +58,7 @@ class Connection(asyncio.BufferedProtocol):
         self, handler: Handler, door: bool, unread: bytes = b"", first_s: float = HEAD_S, once: bool = False
     ) -> None:
         self.door = door
+        self._peer_uid: int | None = None
         self._handler = handler
         self._once = once
         self._loop = asyncio.get_running_loop()
@@ -75,6 +79,15 @@ class Connection(asyncio.BufferedProtocol):
     def idle(self) -> bool:
         """Between requests, with every answer sent."""
         return self._state is _State.HEAD and not self._blocked
+
+    @property
+    def peer_uid(self) -> int:
+        """The user at the other end, looked up once; RequestError 403 when that cannot be told."""
+        if self._peer_uid is None:
+            fd = self._transport.get_extra_info("socket").fileno()
+            with socket.socket(fileno=os.dup(fd)) as sock:  # a loop's own socket objects cannot do all
+                self._peer_uid = peer_uid(sock)
+        return self._peer_uid
 
     def reply(self, reply: Reply) -> None:
         """Answer a request that ``on_body`` left open; nothing happens when the client has gone."""
