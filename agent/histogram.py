@@ -12,11 +12,16 @@ MAX_BUCKET = 36 * PER_OCTAVE  # 2**36 us is 19 hours
 
 @dataclass(slots=True)
 class Histogram:
-    """Counts by bucket index; bucket i covers [2**(i/8), 2**((i+1)/8)) microseconds."""
+    """Counts by bucket index; bucket i covers [2**(i/8), 2**((i+1)/8)) microseconds.
+
+    ``seconds``: the sum of what was added, where its sender tells.
+    """
 
     counts: dict[int, int] = field(default_factory=dict)
+    seconds: float = field(default=0.0, compare=False)
 
     def add(self, seconds: float) -> None:
+        self.seconds += seconds
         micros = seconds * 1e6
         index = 0 if micros < 1 else min(MAX_BUCKET, int(math.log2(micros) * PER_OCTAVE))
         self.counts[index] = self.counts.get(index, 0) + 1
@@ -28,6 +33,10 @@ class Histogram:
     @property
     def total(self) -> int:
         return sum(self.counts.values())
+
+    def below(self, octave: int) -> int:
+        """How many were shorter than ``2**octave`` microseconds."""
+        return sum(count for index, count in self.counts.items() if index < octave * PER_OCTAVE)
 
     def percentile_ms(self, fraction: float) -> float | None:
         """Upper edge, in ms, of the bucket that holds the percentile; None when empty."""
@@ -47,9 +56,9 @@ class Histogram:
         return sorted(self.counts.items())
 
     @classmethod
-    def of(cls, pairs: Iterable[tuple[int, int]]) -> Histogram:
+    def of(cls, pairs: Iterable[tuple[int, int]], seconds: float = 0.0) -> Histogram:
         """Inverse of ``pairs``; ValueError for indices or counts out of range."""
-        histogram = cls()
+        histogram = cls(seconds=seconds)
         for index, count in pairs:
             if not (0 <= index <= MAX_BUCKET and count >= 0):
                 raise ValueError(f"histogram bucket {index}: {count} is out of range")

@@ -17,7 +17,7 @@ from agent.histogram import Histogram
 from agent.serving.http.listeners import listen_unix
 from agent.serving.processes.process import OnConnection, OnStats, Worker
 from agent.serving.processes.restart import GIVEN_UP_S, Backoff
-from agent.serving.recent import Recent
+from agent.serving.recent import Recent, Second
 from agent.serving.spec import WorkerSpec
 from agent.types import Candidate
 from agent.waiting import set_within
@@ -48,7 +48,8 @@ class PoolEvent:
 
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
-    """A routed model. ``requests``, ``errors`` count since this version was routed; ``histogram``: five minutes."""
+    """A routed model. ``requests``, ``errors``, ``total`` (answered ones) count since this version was routed;
+    ``histogram``: five minutes; ``seconds``: two minutes. ``why``: the last crash, while there is no worker."""
 
     ready: bool
     pid: int | None
@@ -60,6 +61,9 @@ class WorkerStatus:
     errors: int
     histogram: Histogram
     memory_mb: float
+    total: Histogram = field(default_factory=Histogram)
+    seconds: tuple[Second, ...] = ()
+    why: str = ""
 
 
 @dataclass(slots=True)
@@ -70,6 +74,7 @@ class _Route:
     spec: WorkerSpec
     worker: Worker | None = None
     restarts: int = 0
+    why: str = ""
     recent: Recent = field(default_factory=Recent)
     backoff: Backoff = field(default_factory=Backoff)
     changing: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -183,7 +188,7 @@ class Pool:
         route = self._routes.get(model)
         if route is None:
             return None
-        worker = route.worker
+        worker, now = route.worker, time.monotonic()
         return WorkerStatus(
             ready=worker is not None,
             pid=worker.pid if worker else None,
@@ -193,8 +198,11 @@ class Pool:
             restarts=route.restarts,
             requests=route.recent.requests,
             errors=route.recent.errors,
-            histogram=route.recent.histogram(time.monotonic()),
+            histogram=route.recent.histogram(now),
+            total=route.recent.total,
+            seconds=route.recent.seconds(now),
             memory_mb=worker.memory_mb if worker else 0.0,
+            why="" if worker else route.why,
         )
 
     def models(self) -> list[str]:
@@ -271,8 +279,10 @@ class Pool:
         """Tell, and say how many seconds to wait before the next start."""
         delay = route.backoff.crashed(time.monotonic())
         self._emit("crashed", route.spec, cause)
+        route.why = cause
         if route.backoff.given_up:
-            self._emit("gave-up", route.spec, f"crashes again and again; next start in {delay:g} s: {cause}")
+            route.why = f"crashes again and again; next start in {delay:g} s: {cause}"
+            self._emit("gave-up", route.spec, route.why)
         return delay
 
     async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:

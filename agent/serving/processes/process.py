@@ -159,7 +159,7 @@ class Worker:
             if future is not None and not future.done():
                 future.set_result(message)
         elif head["op"] == "stats":
-            self._on_stats(self, Histogram.of(head["latency"]), int(head["errors"]))
+            self._on_stats(self, Histogram.of(head["latency"], float(head["seconds"])), int(head["errors"]))
         elif head["op"] == "unwell":
             error = from_name(str(head["name"]), str(head["text"]))
             if not isinstance(error, UNWELL):

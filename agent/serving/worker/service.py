@@ -165,7 +165,8 @@ class Service:
     def _send_stats(self) -> None:
         latency, errors = self._api.take_stats()
         if latency.total or errors:
-            self._channel.send({"op": "stats", "latency": latency.pairs(), "errors": errors})
+            fields = {"latency": latency.pairs(), "seconds": latency.seconds, "errors": errors}
+            self._channel.send({"op": "stats", **fields})
 
 
 def main() -> None:
