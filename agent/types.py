@@ -5,8 +5,10 @@ from __future__ import annotations
 import enum
 import math
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from agent.mqtt import NODE, check_filter, check_topic
 
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,62}")
@@ -161,6 +163,44 @@ class DesiredModel:
 
 
 @dataclass(frozen=True, slots=True)
+class Binding:
+    """Messages on ``input_topic`` (a filter) are run through ``model``, its answers published on ``output_topic``.
+
+    ``format``: of both payloads (docs/mqtt-inference.md). What is over ``max_rate_hz`` is dropped. ``qos``: of the
+    subscription and of what is published. ``{node}`` in a topic stands for the node's name.
+    """
+
+    __pydantic_config__ = STRICT
+
+    input_topic: str
+    model: str
+    output_topic: str
+    format: Literal["json", "raw"] = "json"
+    max_rate_hz: float | None = None
+    qos: Literal[0, 1] = 0
+
+    def __post_init__(self) -> None:
+        check_filter(self.input_topic, "input topic")
+        check_name(self.model, "model")
+        check_topic(self.output_topic, "output topic")
+        if self.max_rate_hz is not None:
+            _within("max_rate_hz", self.max_rate_hz, 0.001, 100_000)
+
+    def __str__(self) -> str:
+        return f"{self.input_topic} -> {self.model} -> {self.output_topic}"
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What a binding is replaced, removed and overridden by: its input and output topic."""
+        return self.input_topic, self.output_topic
+
+    def on_node(self, name: str) -> Binding:
+        """The binding as the node of this name runs it."""
+        topics = {key: getattr(self, key).replace(NODE, name) for key in ("input_topic", "output_topic")}
+        return replace(self, **topics)
+
+
+@dataclass(frozen=True, slots=True)
 class DesiredState:
     """What one target (a node or a group) shall run. ``expires`` and ``issued`` are Unix seconds."""
 
@@ -169,6 +209,7 @@ class DesiredState:
     expires: float
     models: tuple[DesiredModel, ...] = ()
     power_cap_w: float | None = None
+    bindings: tuple[Binding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -328,6 +369,26 @@ class ModelStatus:
 
 
 @dataclass(frozen=True, slots=True)
+class BindingStatus:
+    """One binding since it runs. ``why``: what it waits for, why it is refused, else what went wrong last.
+
+    received = answered + over_rate + dropped + errors + what is under way; ``dropped``: newer messages took their
+    place, or the connection was lost. ``p50_ms``, ``p99_ms``: message to answer over the last minutes.
+    """
+
+    binding: Binding
+    state: Literal["RUNNING", "WAITING", "REFUSED"]
+    why: str = ""
+    received: int = 0
+    answered: int = 0
+    over_rate: int = 0
+    dropped: int = 0
+    errors: int = 0
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Snapshot:
     """The node at one instant; behind ``overlaid status``. Times are Unix seconds."""
 
@@ -348,6 +409,7 @@ class Snapshot:
     models: tuple[ModelStatus, ...] = ()
     board: BoardInfo | None = None
     warnings: tuple[str, ...] = field(default=())
+    bindings: tuple[BindingStatus, ...] = ()
 
 
 def to_jsonable(value: Any) -> Any:

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from agent.bindings import check_bindings
 from agent.deploy import overlays, phases
 from agent.deploy.attempt import Attempt
 from agent.deploy.journal import Deployment
@@ -149,12 +150,17 @@ class Manager:
         self._on_change()
 
     def admit(self, target: str, state: DesiredState) -> None:
-        """MessageError when the node would have to run more models than it can report."""
+        """MessageError when the node would have to run more models than it can report, or bindings that do not go
+        together."""
         merged = effective({**self._res.journal.desired(), target: state}, self._node, self._groups)
         if len(merged.models) > MAX_MODELS:
             raise MessageError(
                 f"with its groups' this node would run {len(merged.models)} models, more than {MAX_MODELS}: refused"
             )
+        try:
+            check_bindings(merged.bindings)
+        except ValueError as error:
+            raise MessageError(f"with its groups', {error}: refused") from error
 
     def _read_desired(self) -> None:
         desired = self._res.journal.desired()

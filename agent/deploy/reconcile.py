@@ -6,7 +6,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.deploy.journal import Deployment
-from agent.types import Budget, DesiredModel, DesiredState, State
+from agent.types import Binding, Budget, DesiredModel, DesiredState, State
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +24,7 @@ class Effective:
 
     models: Mapping[str, Wanted]
     power_cap_w: float | None
+    bindings: tuple[Binding, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +49,25 @@ class Actions:
 
 
 def effective(desired: Mapping[str, DesiredState], node: str, groups: Sequence[str]) -> Effective:
-    """Merge by model: the node's own desired state wins over its groups', a group listed earlier over a later one.
+    """Merge by model, and by the topics of a binding: the node's own desired state wins over its groups', a group
+    listed earlier over a later one.
 
     The power cap is the node's own, else the lowest of the groups' (every one of them must hold).
     """
     models: dict[str, Wanted] = {}
+    bindings: dict[tuple[str, str], Binding] = {}
     for target in (node, *groups):
         state = desired.get(target)
-        for model in state.models if state else ():
-            models.setdefault(model.name, Wanted(model, target, state.revision if state else 0))
+        if state is None:
+            continue
+        for model in state.models:
+            models.setdefault(model.name, Wanted(model, target, state.revision))
+        for binding in (each.on_node(node.rpartition("/")[2]) for each in state.bindings):
+            bindings.setdefault(binding.key, binding)
     caps = [desired[group].power_cap_w for group in groups if group in desired]
     own = desired[node].power_cap_w if node in desired else None
     cap = own if own is not None else min((cap for cap in caps if cap is not None), default=None)
-    return Effective(models, cap)
+    return Effective(models, cap, tuple(bindings.values()))
 
 
 def reconcile(

@@ -10,11 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from agent.bindings import MAX_BINDINGS, check_bindings
 from agent.errors import Expired, MessageError, WrongTarget
 from agent.link.topics import OPS, Target
 from agent.trust import Keyring, PrivateKey, seal, unseal
 from agent.types import (
     MAX_MODELS,
+    Binding,
     BoardInfo,
     DesiredModel,
     DesiredState,
@@ -51,15 +53,24 @@ class Desired(Message):
     expires: float
     models: list[DesiredModel] = Field(default_factory=list, max_length=MAX_MODELS)
     power_cap_w: float | None = Field(None, gt=0)
+    bindings: list[Binding] = Field(default_factory=list, max_length=MAX_BINDINGS)
 
     def state(self) -> DesiredState:
         """As the value that ``deploy`` works on."""
-        return DesiredState(self.revision, self.issued, self.expires, tuple(self.models), self.power_cap_w)
+        return DesiredState(
+            self.revision,
+            self.issued,
+            self.expires,
+            tuple(self.models),
+            self.power_cap_w,
+            tuple(self.bindings),
+        )
 
     @model_validator(mode="after")
-    def _unique(self) -> Desired:
+    def _consistent(self) -> Desired:
         if len({model.name for model in self.models}) != len(self.models):
             raise ValueError("models: a name appears twice")
+        check_bindings(self.bindings)
         return self
 
     @classmethod
@@ -105,6 +116,16 @@ class ReportedModel(Message):
     p99_ms: float | None = None
 
 
+class ReportedBinding(Message):
+    """How a binding does; what it counts is the node's own to show."""
+
+    input_topic: str
+    model: Name
+    output_topic: str
+    state: Literal["RUNNING", "WAITING", "REFUSED"]
+    why: str = Field("", max_length=1000)
+
+
 class Reported(Message):
     """What the node runs; retained. ``why`` is set when the newest desired state was refused as a whole."""
 
@@ -114,6 +135,7 @@ class Reported(Message):
     models: list[ReportedModel] = Field(default_factory=list, max_length=MAX_MODELS)
     power_cap_w: float | None = None
     why: str = Field("", max_length=1000)
+    bindings: list[ReportedBinding] = Field(default_factory=list, max_length=MAX_BINDINGS)
 
 
 class Status(Message):

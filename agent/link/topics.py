@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.mqtt import ROOT as ROOT
 from agent.types import check_digest, check_name
 
-ROOT = "overlaid/v1"
 OPS = ("logs", "bench", "cancel", "restart")
 
 
