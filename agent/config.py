@@ -118,6 +118,7 @@ class Serving(Section):
     http: str = Field("127.0.0.1:8000", pattern=r"^(127\.0\.0\.1:\d{1,5}|)$")
     max_body_mb: int = Field(64, ge=1, le=1024)
     threads: int = Field(1, ge=1, le=256)
+    shared_memory: bool = False
 
     @field_validator("http")
     @classmethod
@@ -190,7 +191,7 @@ def _from_text(value: str, annotation: str) -> Any:
     """An environment variable as the type of its key; what does not fit is left for the validation to name."""
     if "tuple" in annotation:
         return [item.strip() for item in value.split(",") if item.strip()]
-    if "float" in annotation or "int" in annotation:
+    if any(kind in annotation for kind in ("float", "int", "bool")):
         with contextlib.suppress(ValueError):
             return json.loads(value)
     return value

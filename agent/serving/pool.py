@@ -7,7 +7,7 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -98,6 +98,8 @@ class Pool:
         self._closed = False
         # The front door takes back keep-alive connections whose next request is for someone else.
         self.take_back: Callable[[socket.socket, bytes], None] | None = None
+        # A worker that has just loaded is told of shared memory before it serves.
+        self.introduce: Callable[[Worker], Awaitable[None]] | None = None
 
     async def start(self, spec: WorkerSpec) -> Worker:
         """A new worker with the model loaded, serving nobody yet.
@@ -111,6 +113,7 @@ class Pool:
         self._workers.add(worker)
         try:
             await worker.start()
+            await self._introduce(worker)
         except BaseException:
             self._workers.discard(worker)
             raise
@@ -297,6 +300,15 @@ class Pool:
             self._workers.discard(worker)
             raise
         return worker
+
+    async def _introduce(self, worker: Worker) -> None:
+        if self.introduce is None:
+            return
+        try:
+            await self.introduce(worker)
+        except BaseException:
+            await worker.end()
+            raise
 
     def _path(self, model: str) -> Path:
         return self._dir / f"{model}.sock"

@@ -25,8 +25,11 @@ MODEL_ACTIONS = {
     ("stats",): "stats",
     ("infer",): "infer",
 }
+EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
 LOADING = ("load", "unload")
-POSTED = frozenset({"infer", "index", *LOADING})
+SHARED_MEMORY = ("", "v2", "systemsharedmemory")
+SHARED_MEMORY_ACTIONS = {"status": "shm-status", "register": "shm-register", "unregister": "shm-unregister"}
+POSTED = frozenset({"infer", "index", "shm-register", "shm-unregister", *LOADING})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +60,22 @@ def parse_target(path: str) -> Target:
             return Target(action, model, version)
     if parts[:4] == ("", "v2", "repository", "models") and len(parts) == 6 and parts[5] in LOADING:
         return Target(parts[5], subject=parts[4])
+    if parts[:3] == SHARED_MEMORY and (target := _shared_memory(parts[3:])):
+        return target
     raise RequestError(
         404,
         f"{path[:200]!r} is unknown; try /v2/models/NAME/infer or /v2/models/NAME; /openapi.json lists all",
     )
+
+
+def _shared_memory(tail: tuple[str, ...]) -> Target | None:
+    """``region/NAME/ACTION``, or ``status`` and ``unregister`` of all."""
+    action = SHARED_MEMORY_ACTIONS.get(tail[-1]) if tail else None
+    if action is None:
+        return None
+    if len(tail) == 3 and tail[0] == "region":
+        return Target(action, subject=tail[1])
+    return Target(action) if len(tail) == 1 and action != "shm-register" else None
 
 
 def check_method(head: Head, target: Target) -> Reply | None:
@@ -77,6 +92,7 @@ def check_method(head: Head, target: Target) -> Reply | None:
     raise RequestError(405, f"{head.method} is not allowed here; use {allowed[0]}", headers)
 
 
-def server_metadata(version: str) -> dict[str, object]:
+def server_metadata(version: str, shared_memory: bool) -> dict[str, object]:
     """The answer to GET /v2; extensions are those that work."""
-    return {"name": "overlaid", "version": version, "extensions": ["binary_tensor_data", "model_repository"]}
+    extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
+    return {"name": "overlaid", "version": version, "extensions": extensions}

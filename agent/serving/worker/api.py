@@ -21,6 +21,7 @@ from agent.serving.protocol.targets import Target, check_method, parse_target, s
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.serving.worker.engine import Engine
+from agent.serving.worker.regions import WorkerRegions
 from agent.types import TensorSpec
 
 CONTENT_TYPES = ("", "application/json", "application/octet-stream")
@@ -41,12 +42,14 @@ class ModelApi:
         give_back: Callable[[Connection, bool], None],
         forget: Callable[[Connection], None],
         unwell: Callable[[OverlaidError], None],
+        regions: WorkerRegions,
     ) -> None:
         self._spec = spec
         self._engine = engine
         self._give_back = give_back
         self._forget = forget
         self._unwell = unwell
+        self._regions = regions
         self._tasks: set[asyncio.Task[None]] = set()
         self.draining = False
         self.latency = Histogram()
@@ -98,9 +101,9 @@ class ModelApi:
         started = time.monotonic()
         session = self._engine.session
         length = head.headers.get(HEADER_LENGTH.lower())
-        request = decode(body, length, session.inputs, session.outputs)
+        request = decode(body, length, session.inputs, session.outputs, self._regions.of(connection))
         if self._engine.inline:
-            return self._answer(request, self._engine.run_now(request.tensors), started)
+            return self._answer(connection, request, self._engine.run_now(request.tensors), started)
         task = asyncio.get_running_loop().create_task(self._run(connection, request, started))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -108,17 +111,20 @@ class ModelApi:
 
     async def _run(self, connection: Connection, request: InferRequest, started: float) -> None:
         try:
-            reply = self._answer(request, await self._engine.run(request.tensors), started)
+            reply = self._answer(connection, request, await self._engine.run(request.tensors), started)
         except Exception as error:
             reply = self._failure(error)
         connection.reply(reply)
 
-    def _answer(self, request: InferRequest, run: Run, started: float) -> Reply:
-        reply = encode(self._spec.model, self._spec.version, request, run.outputs)
+    def _answer(self, connection: Connection, request: InferRequest, run: Run, started: float) -> Reply:
+        regions = self._regions.of(connection)
+        reply = encode(self._spec.model, self._spec.version, request, run.outputs, regions)
         self.latency.add(time.monotonic() - started)
         return reply
 
     def _failure(self, error: Exception) -> Reply:
+        if isinstance(error, RequestError):  # shared memory for an output that cannot be used
+            return error.reply()
         if isinstance(error, TensorError):
             return RequestError(400, one_line(error)).reply()
         self.errors += 1
