@@ -15,6 +15,7 @@ from agent import __version__, notify
 from agent.app.commands import Commands
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
+from agent.app.power import PowerLog
 from agent.app.reporter import Reporter
 from agent.app.uplink import Uplink
 from agent.app.wire import WireSource, group_targets, mqtt_settings, node_target
@@ -32,6 +33,7 @@ from agent.link.messages import Status
 from agent.link.outbox import Outbox
 from agent.package.store import Store
 from agent.serving.door.front_door import FrontDoor
+from agent.serving.door.node import Energy, NodeState
 from agent.serving.pool import MakeWorker, Pool, PoolEvent
 from agent.serving.processes.process import Worker
 from agent.telemetry import sampler
@@ -98,11 +100,17 @@ class Daemon:
         self.journal = Journal(state / "state.db", self.board.wall_time)
         self.store = Store(state / "store", config.store.max_mb << 20, self.board.before_write)
         self.pool = Pool(runtime, self._pool_event, make_worker)
-        self.front_door = FrontDoor(self.pool, config.serving.http, runtime / "http.sock")
-        self.power_w: float | None = None
+        self.front_door = FrontDoor(
+            self.pool,
+            config.serving.http,
+            runtime / "http.sock",
+            self._node_state,
+            config.serving.shared_memory,
+        )
+        self.power = PowerLog()
         self.node = node_target(config)
         self.wire = WireSource(config) if config.mqtt else None
-        self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power_w)
+        self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power.watts)
         self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []
@@ -251,5 +259,18 @@ class Daemon:
         self.reporter.changed()
 
     def _power(self, samples: Sequence[PowerSample]) -> None:
-        self.power_w = sum(sample.watts for sample in samples) if samples else None
+        self.power.add(samples)
         self.telemetry.power(samples)
+
+    def _node_state(self) -> NodeState:
+        """For the status page and /metrics."""
+        now = self.reporter.snapshot()
+        placements = [self.manager.placement(model.name) for model in now.models] if self.manager else []
+        energy = {
+            placement.model: Energy(measured.joules, measured.energy)
+            for placement in placements
+            if placement is not None
+            for verdict in placement.verdicts
+            if verdict.chosen and (measured := verdict.measurement) and measured.joules is not None
+        }
+        return NodeState(now, self.power.rails, self.power.totals, energy)

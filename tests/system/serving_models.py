@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ import onnx
 from onnx import TensorProto, helper
 
 from agent.hal import ModelFile
+from agent.serving.door.node import NodeState
 from agent.serving.spec import Golden, WorkerSpec
-from agent.types import Candidate, TensorSpec
+from agent.types import Candidate, Snapshot, TensorSpec
 
 INPUTS = (TensorSpec("x", "FP32", (-1, 4)),)
 OUTPUTS = (TensorSpec("y", "FP32", (-1, 4)),)
@@ -43,4 +46,26 @@ def make_spec(
         file=ModelFile(model, "onnx", INPUTS, OUTPUTS),
         golden=Golden(2, {"x": root / f"{name}-{version}.x"}, {"y": root / f"{name}-{version}.y"}, 1e-6, 0.0),
         max_body_bytes=1 << 20,
+    )
+
+
+def bare_node() -> NodeState:
+    """What a front door shows of a node that is nothing but a pool."""
+    return NodeState(
+        Snapshot(
+            time=time.time(),
+            node="bare",
+            site="test",
+            boot_id="0",
+            agent_version="0",
+            started=time.time(),
+            pid=os.getpid(),
+            broker="none",
+            broker_connected=False,
+            revision_seen=0,
+            revision_applied=0,
+            power_cap_w=None,
+            power_w=None,
+            http=None,
+        )
     )

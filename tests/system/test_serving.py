@@ -24,7 +24,7 @@ from agent.errors import GoldenMismatch, ModelLoadError, TensorError, WorkerCras
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.pool import Pool, PoolEvent
 from agent.serving.spec import WorkerSpec
-from tests.system.serving_models import make_spec
+from tests.system.serving_models import bare_node, make_spec
 
 BODY = {"inputs": [{"name": "x", "shape": [1, 4], "datatype": "FP32", "data": [1, 2, 3, 4]}]}
 
@@ -36,7 +36,7 @@ class Node:
         self.root = root
         self.events: list[PoolEvent] = []
         self.pool = Pool(root / "run", self.events.append)
-        self.door = FrontDoor(self.pool, "127.0.0.1:0", root / "run/http.sock")
+        self.door = FrontDoor(self.pool, "127.0.0.1:0", root / "run/http.sock", bare_node)
 
     async def __aenter__(self) -> Node:
         await self.door.start()

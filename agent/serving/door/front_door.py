@@ -9,12 +9,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from agent.errors import OverlaidError, WorkerError, one_line
 from agent.serving.door.calls import Call, body_memory
+from agent.serving.door.node import NodeState
 from agent.serving.door.server_api import ServerApi
+from agent.serving.door.shared_memory import SharedMemory
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.http.listeners import listen_tcp, listen_unix
@@ -27,11 +29,25 @@ log = logging.getLogger(__name__)
 
 
 class FrontDoor:
-    """``http``: ``127.0.0.1:PORT`` (port 0: any free one) or empty for none; ``unix_path``: a socket, mode 0660."""
+    """``http``: ``127.0.0.1:PORT`` (port 0: any free one) or empty for none; ``unix_path``: a socket, mode 0660.
 
-    def __init__(self, pool: Pool, http: str, unix_path: Path) -> None:
+    ``node``: what the status page and /metrics show of the node. ``shared_memory``: clients may register memory, by
+    calls and over ``shm.sock`` beside ``unix_path``.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        http: str,
+        unix_path: Path,
+        node: Callable[[], NodeState],
+        shared_memory: bool = False,
+    ) -> None:
         self._pool = pool
-        self._api = ServerApi(pool)
+        self._shared_memory = SharedMemory(unix_path.with_name("shm.sock") if shared_memory else None)
+        if self._shared_memory.on:
+            self._pool.introduce = self._shared_memory.table.introduce
+        self._api = ServerApi(pool, node, self._shared_memory)
         self._tasks: set[asyncio.Task[None]] = set()
         self._http = http
         self._unix_path = unix_path
@@ -50,12 +66,18 @@ class FrontDoor:
                 raise
             self.address = listener.getsockname()
             connections.listen(listener, door=True)
+        try:
+            await self._shared_memory.start()
+        except WorkerError:
+            await self.stop()
+            raise
         self._pool.take_back = self._take_back
 
     async def stop(self) -> None:
         """Close the listening sockets and the connections that are here (not those with the workers)."""
         if self._connections is None:
             return  # it never listened: the socket's path is somebody else's
+        await self._shared_memory.stop()
         self._pool.take_back = None
         for task in self._tasks:
             task.cancel()
@@ -90,6 +112,7 @@ class FrontDoor:
             raise RequestError(404, f"model {model[:64]!r} is not served here")
         worker = self._pool.worker(model)
         if worker is None:
+            self._api.unavailable[model] += 1
             raise RequestError(503, f"model {model!r} is being restarted; try again", RETRY)
         return worker
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
 
@@ -25,7 +26,7 @@ MODEL_ACTIONS = {
     ("stats",): "stats",
     ("infer",): "infer",
 }
-EXTENSIONS = ("binary_tensor_data", "model_repository", "model_configuration", "statistics")
+EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
 LOADING = ("load", "unload")
 SHARED_MEMORY = ("", "v2", "systemsharedmemory")
 SHARED_MEMORY_ACTIONS = {"status": "shm-status", "register": "shm-register", "unregister": "shm-unregister"}
@@ -92,7 +93,6 @@ def check_method(head: Head, target: Target) -> Reply | None:
     raise RequestError(405, f"{head.method} is not allowed here; use {allowed[0]}", headers)
 
 
-def server_metadata(version: str, shared_memory: bool) -> dict[str, object]:
-    """The answer to GET /v2; extensions are those that work."""
-    extensions = [*EXTENSIONS, *(["system_shared_memory"] if shared_memory else [])]
-    return {"name": "overlaid", "version": version, "extensions": extensions}
+def server_metadata(version: str, more: Sequence[str] = ()) -> dict[str, object]:
+    """The answer to GET /v2; extensions are those that work, ``more`` of them at the front door."""
+    return {"name": "overlaid", "version": version, "extensions": [*EXTENSIONS, *more]}
