@@ -7,14 +7,17 @@ between processes: ``hand_over`` passes its descriptor and its unread bytes on.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import enum
 import os
+import select
 import socket
 from collections.abc import Callable
 from typing import Protocol, cast
 
 from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, parse_head
 from agent.serving.http.peers import peer_uid
+from agent.serving.http.seat import ANSWERING, BUSY, IDLE, Seat
 
 HEAD_S = 5.0  # from the first byte to the end of a head
 IDLE_S = 75.0  # between requests
@@ -51,13 +54,22 @@ class _State(enum.Enum):
 class Connection(asyncio.BufferedProtocol):
     """``door``: it came through the front door, else through the model's own socket.
 
-    ``first_s``: until the first byte; ``once``: closed after one request.
+    ``first_s``: until the first byte; ``once``: closed after one request; ``seat``: where others see its state.
     """
 
     def __init__(
-        self, handler: Handler, door: bool, unread: bytes = b"", first_s: float = HEAD_S, once: bool = False
+        self,
+        handler: Handler,
+        door: bool,
+        unread: bytes = b"",
+        first_s: float = HEAD_S,
+        once: bool = False,
+        seat: Seat | None = None,
     ) -> None:
         self.door = door
+        self.seat = seat
+        self._states = seat.states if seat else bytearray(1)
+        self._slot = seat.slot if seat else 0
         self._peer_uid: int | None = None
         self._handler = handler
         self._once = once
@@ -84,10 +96,19 @@ class Connection(asyncio.BufferedProtocol):
     def peer_uid(self) -> int:
         """The user at the other end, looked up once; RequestError 403 when that cannot be told."""
         if self._peer_uid is None:
-            fd = self._transport.get_extra_info("socket").fileno()
-            with socket.socket(fileno=os.dup(fd)) as sock:  # a loop's own socket objects cannot do all
+            with self._duplicate() as sock:
                 self._peer_uid = peer_uid(sock)
         return self._peer_uid
+
+    @property
+    def hung_up(self) -> bool:
+        """The client has closed the connection. One that only ended its own sending may wait for its answer; over TCP
+        the two look alike until it is sent something."""
+        if self._state is _State.GONE or self._transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
+        return bool(poll.poll(0))
 
     def reply(self, reply: Reply) -> None:
         """Answer a request that ``on_body`` left open; nothing happens when the client has gone."""
@@ -102,14 +123,33 @@ class Connection(asyncio.BufferedProtocol):
         """
         if not self.idle:
             return False
-        send(self._transport.get_extra_info("socket").fileno(), bytes(self._buffer[: self._filled]))
+        send(self._fileno(), bytes(self._buffer[: self._filled]))
         self._state = _State.GONE
         self._transport.abort()
         return True
 
+    @property
+    def silent_until(self) -> float | None:
+        """When it would be closed for its silence, by the loop's clock; None when it may not be closed now."""
+        quiet = self.idle and not self._filled and not self._transport.is_closing()
+        return self._deadline if quiet else None
+
+    def close(self) -> None:
+        """Close when what waits is sent."""
+        self._transport.close()
+
     def abort(self) -> None:
         """Close without sending what waits."""
         self._transport.abort()
+
+    def leave(self, reply: Reply | None) -> None:
+        """Close, after an answer to what somebody else has read, unless that one began to answer."""
+        if reply is None:
+            self._state, self._deadline = _State.LINGER, self._loop.time() + LINGER_S
+            self._transport.write_eof()
+        else:
+            self._keep_alive = False
+            self._send(reply)
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed; called about every second."""
@@ -169,6 +209,9 @@ class Connection(asyncio.BufferedProtocol):
         self._advance()
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
+        if self.seat is not None and self._state is not _State.GONE:
+            with contextlib.suppress(OSError), self._duplicate() as sock:
+                sock.shutdown(socket.SHUT_RDWR)
         self._state = _State.GONE
         self._handler.on_lost(self)
 
@@ -191,6 +234,7 @@ class Connection(asyncio.BufferedProtocol):
                 self._transport.resume_reading()
 
     def _await_head(self) -> None:
+        self._states[self._slot] = BUSY if self._filled else IDLE
         if self._filled == MAX_HEAD:
             self._refuse(RequestError(431, f"the head of the request is larger than {MAX_HEAD} bytes"))
         elif self._filled and not self._partial:
@@ -198,6 +242,7 @@ class Connection(asyncio.BufferedProtocol):
             self._deadline = self._loop.time() + HEAD_S
 
     def _request(self, size: int) -> None:
+        self._states[self._slot] = BUSY
         self._partial = False
         self._keep_alive = False
         try:
@@ -247,6 +292,7 @@ class Connection(asyncio.BufferedProtocol):
         self._send(error.reply(), linger)
 
     def _send(self, reply: Reply, linger: bool = True) -> None:
+        self._states[self._slot] = ANSWERING
         self._state = _State.HEAD if self._keep_alive else _State.LINGER
         self._deadline = self._loop.time() + (IDLE_S if self._keep_alive else LINGER_S)
         # Not writelines(): in Python 3.12 and 3.13 it does not tell when the peer does not read.
@@ -262,6 +308,13 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write_eof()
         else:
             self._transport.close()
+
+    def _fileno(self) -> int:
+        return cast(int, self._transport.get_extra_info("socket").fileno())
+
+    def _duplicate(self) -> socket.socket:
+        """What a loop's own socket objects show of theirs cannot do all."""
+        return socket.socket(fileno=os.dup(self._fileno()))
 
     def _take(self, size: int) -> None:
         """Drop the first bytes of the buffer."""

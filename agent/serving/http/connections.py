@@ -6,13 +6,18 @@ import asyncio
 import logging
 import socket
 from collections.abc import Callable, Iterator
+from typing import Protocol
 
-from agent.serving.http.connection import HEAD_S, IDLE_S, Connection, Handler
+from agent.serving.http.connection import IDLE_S, Connection, Handler
 from agent.serving.http.messages import RETRY, Reply, RequestError
+from agent.serving.http.seat import Seat
 
-MAX_CONNECTIONS = 128
-MAX_ADOPTED = 2 * MAX_CONNECTIONS  # those that come from another process were already counted there
-MAX_OPEN = 3 * MAX_CONNECTIONS  # with those that are being turned away
+MAX_CONNECTIONS = (
+    128  # then silent ones are closed for new ones, or, where all are at work, new ones turned away
+)
+MAX_OPEN = (
+    4 * MAX_CONNECTIONS
+)  # with those that come from another process, which counts them, or are turned away
 SWEEP_S = 1.0
 MAX_ACCEPTS = 16  # per wake-up, so that one flood does not starve the rest
 PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
@@ -20,11 +25,24 @@ PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
 log = logging.getLogger(__name__)
 
 
+class Seats(Protocol):
+    """Who gives connections their seats; each is closed once."""
+
+    def open(self, fd: int) -> Seat | None:
+        """The seat of a connection that was accepted here; None when none can be had."""
+        ...
+
+    def close(self, seat: Seat) -> None:
+        """Its connection is closed."""
+        ...
+
+
 class Connections:
     """Makes a Connection of every socket. ``on_lost`` of the handler must call ``forget``."""
 
-    def __init__(self, handler: Handler) -> None:
+    def __init__(self, handler: Handler, seats: Seats | None = None) -> None:
         self._handler = handler
+        self._seats = seats
         self._loop = asyncio.get_running_loop()
         self._open: set[Connection] = set()
         self._starting: set[asyncio.Task[None]] = set()
@@ -50,13 +68,23 @@ class Connections:
             listener.close()
         self._listeners.clear()
 
-    def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"") -> None:
+    def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"", seat: Seat | None = None) -> None:
         """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
-        self._add(sock, door, unread, IDLE_S, MAX_ADOPTED)
+        if len(self) >= MAX_CONNECTIONS:
+            self._make_room()
+        self._add(sock, Connection(self._handler, door, unread, IDLE_S, seat=seat))
+
+    def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
+        """Answer a request that was read elsewhere, unless somebody began to; then close."""
+        connection = Connection(_Full(self.forget), door=True)
+        self._add(sock, connection, lambda: connection.leave(reply))
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed or elsewhere."""
         self._open.discard(connection)
+        seat, connection.seat = connection.seat, None
+        if seat is not None and self._seats is not None:
+            self._seats.close(seat)
 
     async def close(self) -> None:
         """Close everything at once."""
@@ -69,25 +97,45 @@ class Connections:
             self._sweeping.cancel()
         await asyncio.sleep(0)  # let the transports close their sockets
 
-    def _add(self, sock: socket.socket, door: bool, unread: bytes, first_s: float, limit: int) -> None:
+    def _accepted(self, sock: socket.socket, door: bool) -> None:
+        welcome = len(self) < MAX_CONNECTIONS or self._make_room()
+        seat = self._seats.open(sock.fileno()) if welcome and self._seats else None
+        if not welcome or (self._seats and not seat):
+            self._add(sock, Connection(_Full(self.forget), door, once=True))
+        else:
+            self._add(sock, Connection(self._handler, door, seat=seat))
+
+    def _make_room(self) -> bool:
+        """Close the connection that would be the next to be closed for its silence; False when none is silent.
+
+        So those who connect and say nothing push each other out, then those that were not used for the longest time.
+        """
+        silent = [(until, connection) for connection in self._open if (until := connection.silent_until)]
+        if not silent:
+            return False
+        min(silent, key=lambda pair: pair[0])[1].close()
+        return True
+
+    def _add(
+        self, sock: socket.socket, connection: Connection, then: Callable[[], None] = lambda: None
+    ) -> None:
         if len(self) >= MAX_OPEN:
             sock.close()
+            self.forget(connection)
             return
-        full = len(self) >= limit
-        handler: Handler = _Full(self.forget) if full else self._handler
-        connection = Connection(handler, door, unread, first_s, once=full)
         self._open.add(connection)
-        task = self._loop.create_task(self._start(sock, connection))
+        task = self._loop.create_task(self._start(sock, connection, then))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    async def _start(self, sock: socket.socket, connection: Connection) -> None:
+    async def _start(self, sock: socket.socket, connection: Connection, then: Callable[[], None]) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: connection, sock)
         except (OSError, ValueError):  # gone already, or not a stream socket
             sock.close()
-            self._open.discard(connection)
+            self.forget(connection)
             return
+        then()
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -103,7 +151,7 @@ class Connections:
                 self._loop.remove_reader(fd)
                 self._loop.call_later(PAUSE_S, self._accept_again, fd)
                 return
-            self._add(sock, door, b"", HEAD_S, MAX_CONNECTIONS)
+            self._accepted(sock, door)
 
     def _accept_again(self, fd: int) -> None:
         if fd in self._listeners:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from agent.errors import WorkerCrashed, WorkerError
+from agent.errors import WorkerCrashed, WorkerError, one_line
 
 MAX_MESSAGE = 128 * 1024  # a packet must fit the default socket buffer of Linux (208 KiB)
 MAX_WAITING = 256
@@ -35,11 +35,23 @@ class Message:
         """The message's first descriptor as a socket; ValueError when it brought none."""
         if not self.fds:
             raise ValueError("a message that needs a descriptor came without one")
-        return socket.socket(fileno=self.fds.pop(0))
+        return as_socket(self.fds.pop(0))
+
+
+def as_socket(fd: int) -> socket.socket:
+    """Takes a descriptor over; ValueError, and it is closed, when it is no socket's."""
+    try:
+        return socket.socket(fileno=fd)
+    except OSError as error:
+        os.close(fd)
+        raise ValueError("a descriptor that should be a socket is none") from error
 
 
 class Channel:
-    """One end, on the running event loop. ``on_closed``: the other end is gone or talks nonsense; called once."""
+    """One end, on the running event loop. ``on_closed``: the other end is gone or talks nonsense; called once.
+
+    ``nonsense`` then says what was not understood, if that was it.
+    """
 
     def __init__(
         self, sock: socket.socket, on_message: Callable[[Message], None], on_closed: Callable[[], None]
@@ -52,6 +64,7 @@ class Channel:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(sock.fileno(), self._readable)
         self.closed = False
+        self.nonsense = ""
 
     def send(self, head: dict[str, Any], payload: bytes = b"", fds: Sequence[int] = ()) -> None:
         """Send or queue; the caller keeps its descriptors.
@@ -108,16 +121,21 @@ class Channel:
         except OSError:
             self._lost()
             return
-        fds = _descriptors(ancillary)
+        fds = _descriptors(ancillary)  # fewer than were sent when this process may not have more
+        if not data:
+            _close_all(fds)
+            self._lost()
+            return
         try:
-            if not data or flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
-                raise ValueError("end of the channel")
+            if flags & socket.MSG_TRUNC:
+                raise ValueError(f"a message of more than {MAX_MESSAGE} bytes")
             head, _, payload = data.partition(b"\n")
             fields = json.loads(head)
             if not isinstance(fields, dict):
-                raise ValueError("not an object")
+                raise ValueError("a message that is no object")
             self._on_message(Message(fields, payload, fds))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
+            self.nonsense = f"{type(error).__name__}: {one_line(error)}"
             self._lost()
         finally:
             _close_all(fds)
