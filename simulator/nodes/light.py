@@ -93,6 +93,10 @@ class LightWorker(Worker):
                 self._device.check_lost(started)
         return runs
 
+    async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:  # noqa: ARG002
+        """Not measured: nobody is served."""
+        return {}
+
     def _reserve(self, end: float, most: int, runs: list[float]) -> float:
         """Reserve one run at least, at most ``most`` and none that begins after ``end``; when the last one ends."""
         self._device.check_lost()

@@ -6,6 +6,7 @@ import array
 import asyncio
 import contextlib
 import itertools
+import json
 import logging
 import os
 import signal
@@ -93,6 +94,20 @@ class Worker:
         runs = min(max_runs, MAX_PROFILE_RUNS)
         answer = await self.ask("profile", 2 * seconds + CHECK_S, seconds=seconds, max_runs=runs)
         return array.array("d", answer.payload).tolist()
+
+    async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:
+        """Device seconds of runs that answer so many requests; a size that takes longer than ``limit_s`` is the last.
+
+        Raises InferenceError for a model whose answers depend on each other.
+        """
+        answer = await self.ask("batch", 2 * seconds + CHECK_S, seconds=seconds, limit_s=limit_s)
+        times = json.loads(answer.payload)
+        return {int(size): [float(value) for value in values] for size, values in times.items()}
+
+    async def describe(self) -> dict[str, Any]:
+        """The model's ``metadata``, Triton's ``config`` of it, and ``statistics``, an element of ``model_stats``."""
+        about: dict[str, Any] = json.loads((await self.ask("describe", ANSWER_S)).payload)
+        return about
 
     async def serve(self, listener: socket.socket) -> None:
         """Accept from the model's socket, and take connections that the front door passes."""

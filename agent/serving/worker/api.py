@@ -2,29 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import Any
-
-import numpy as np
 
 from agent import __version__
 from agent.errors import OverlaidError, TensorError, one_line
-from agent.hal import Run
 from agent.histogram import Histogram
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
-from agent.serving.protocol.request import HEADER_LENGTH, InferRequest, decode
+from agent.serving.protocol.body import body_limit, body_memory, compressed, plain_body
+from agent.serving.protocol.request import HEADER_LENGTH, Decoder, InferRequest
 from agent.serving.protocol.response import encode
 from agent.serving.protocol.targets import Target, check_method, parse_target, server_metadata
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
+from agent.serving.worker import description
+from agent.serving.worker.batches import Tensors
 from agent.serving.worker.engine import Engine
-from agent.serving.worker.regions import WorkerRegions
-from agent.types import TensorSpec
-
-CONTENT_TYPES = ("", "application/json", "application/octet-stream")
+from agent.serving.worker.job import Job, Outcome
+from agent.serving.worker.regions import ClientRegions, WorkerRegions
 
 
 class ModelApi:
@@ -33,6 +31,8 @@ class ModelApi:
     ``give_back(connection, elsewhere)`` returns one to the daemon: while ``draining``, or because its next request is
     for someone else. ``unwell(error)`` hears of runs that failed for the device. ``latency`` (seconds from the complete
     request to its answer) and ``errors`` (failed runs) add up until they are taken.
+
+    A request runs at once when runs are short and it is its turn, else it waits (``Engine``) and is answered later.
     """
 
     def __init__(
@@ -50,7 +50,9 @@ class ModelApi:
         self._forget = forget
         self._unwell = unwell
         self._regions = regions
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._decoder = Decoder(engine.inputs, engine.outputs)
+        self._limit = body_limit(engine.inputs, spec.max_body_bytes)
+        self._jobs: dict[Connection, Job] = {}  # what each client waits for
         self.draining = False
         self.latency = Histogram()
         self.errors = 0
@@ -75,20 +77,45 @@ class ModelApi:
         if answer is not None:
             return answer
         if target.action == "infer":
-            return self._body(head)
+            return body_memory(head, self._limit)
         return self._describe(target)
 
     def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
-        """Run the model on a complete request."""
+        """Run the model on a complete request, now or when it is its turn."""
+        began_ns = time.monotonic_ns()
+        engine, regions = self._engine, self._regions.of(connection)
+        length = head.headers.get(HEADER_LENGTH.lower())
+        request = self._decoder.decode(plain_body(head, body, self._limit), length, regions)
+        decoding_ns = time.monotonic_ns() - began_ns
         try:
-            return self._infer(connection, head, body)
-        except RequestError:
-            raise
+            if engine.inline and (request.timeout_s is None or request.timeout_s >= engine.run_s):
+                run = engine.run_now(request.tensors)
+                infer_ns = int(run.wall_s * 1e9)
+                reply, encoding_ns = self._answer(
+                    head, request, regions, run.outputs, 0, decoding_ns, infer_ns
+                )
+                engine.statistics.executed(request.batch, decoding_ns, infer_ns, encoding_ns)
+                return reply
+            job = Job(
+                request.tensors,
+                request.batch,
+                partial(self._finish, connection, head, request, regions),
+                partial(getattr, connection, "hung_up"),
+                request.priority,
+                request.timeout_s,
+                decoding_ns,
+            )
+            engine.submit(job)
         except Exception as error:
-            return self._failure(error)
+            return self._failure(error, time.monotonic_ns() - began_ns)
+        self._jobs[connection] = job
+        return None
 
     def on_lost(self, connection: Connection) -> None:
-        """The connection is closed or back with the daemon."""
+        """The connection is closed or back with the daemon: nobody waits for its answer."""
+        job = self._jobs.pop(connection, None)
+        if job is not None:
+            self._engine.cancel(job)
         self._forget(connection)
 
     def take_stats(self) -> tuple[Histogram, int]:
@@ -97,33 +124,58 @@ class ModelApi:
         self.latency, self.errors = Histogram(), 0
         return taken
 
-    def _infer(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
-        started = time.monotonic()
-        session = self._engine.session
-        length = head.headers.get(HEADER_LENGTH.lower())
-        request = decode(body, length, session.inputs, session.outputs, self._regions.of(connection))
-        if self._engine.inline:
-            return self._answer(connection, request, self._engine.run_now(request.tensors), started)
-        task = asyncio.get_running_loop().create_task(self._run(connection, request, started))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return None
+    def metadata(self) -> dict[str, Any]:
+        """The protocol's model metadata."""
+        return description.metadata(self._spec, self._engine.inputs, self._engine.outputs)
 
-    async def _run(self, connection: Connection, request: InferRequest, started: float) -> None:
+    def config(self) -> dict[str, Any]:
+        """Triton's model configuration."""
+        return description.config(self._spec, self._engine.inputs, self._engine.outputs)
+
+    def statistics(self) -> dict[str, Any]:
+        """An element of Triton's ``model_stats``."""
+        return self._engine.statistics.entry(self._spec.model, self._spec.version)
+
+    def _finish(
+        self,
+        connection: Connection,
+        head: Head,
+        request: InferRequest,
+        regions: ClientRegions,
+        outcome: Outcome,
+        queue_ns: int,
+        infer_ns: int,
+    ) -> None:
+        decoding_ns = self._jobs.pop(connection).decoding_ns
         try:
-            reply = self._answer(connection, request, await self._engine.run(request.tensors), started)
+            if isinstance(outcome, Exception):
+                raise outcome
+            reply, _ = self._answer(head, request, regions, outcome, queue_ns, decoding_ns, infer_ns)
         except Exception as error:
-            reply = self._failure(error)
+            reply = self._failure(error, queue_ns + decoding_ns + infer_ns)
         connection.reply(reply)
 
-    def _answer(self, connection: Connection, request: InferRequest, run: Run, started: float) -> Reply:
-        regions = self._regions.of(connection)
-        reply = encode(self._spec.model, self._spec.version, request, run.outputs, regions)
-        self.latency.add(time.monotonic() - started)
-        return reply
+    def _answer(
+        self,
+        head: Head,
+        request: InferRequest,
+        regions: ClientRegions,
+        outputs: Tensors,
+        queue_ns: int,
+        input_ns: int,
+        infer_ns: int,
+    ) -> tuple[Reply, int]:
+        """The reply, and the nanoseconds that writing it took."""
+        began_ns = time.monotonic_ns()
+        reply = compressed(head, encode(self._spec.model, self._spec.version, request, outputs, regions))
+        encoding_ns = time.monotonic_ns() - began_ns
+        self.latency.add((queue_ns + input_ns + infer_ns + encoding_ns) / 1e9)
+        self._engine.statistics.succeeded(request.batch, queue_ns, input_ns, infer_ns, encoding_ns)
+        return reply, encoding_ns
 
-    def _failure(self, error: Exception) -> Reply:
-        if isinstance(error, RequestError):  # shared memory for an output that cannot be used
+    def _failure(self, error: Exception, after_ns: int) -> Reply:
+        self._engine.statistics.failed(after_ns)
+        if isinstance(error, RequestError):  # turned away, too late, or shared memory that cannot be used
             return error.reply()
         if isinstance(error, TensorError):
             return RequestError(400, one_line(error)).reply()
@@ -144,21 +196,6 @@ class ModelApi:
         if target.version not in (None, self._spec.version):
             raise RequestError(404, f"{self._spec.model!r} is served in version {self._spec.version!r} only")
 
-    def _body(self, head: Head) -> memoryview:
-        """Memory for the body; RequestError 411, 413 or 415 before a byte of it is read."""
-        kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-        if kind not in CONTENT_TYPES:
-            raise RequestError(415, f"Content-Type {kind[:64]!r} is not supported; send application/json")
-        if head.headers.get("content-encoding", "identity").lower() != "identity":
-            raise RequestError(415, "compressed bodies are not supported; send the body as it is")
-        if head.content_length is None:
-            raise RequestError(411, "the request has no Content-Length")
-        if head.content_length > self._spec.max_body_bytes:
-            raise RequestError(
-                413, f"the body has {head.content_length} bytes; this model takes {self._spec.max_body_bytes}"
-            )
-        return np.empty(head.content_length, np.uint8).data
-
     def _describe(self, target: Target) -> Reply:
         if target.model is None:
             if target.action == "server":
@@ -166,16 +203,8 @@ class ModelApi:
             return json_reply({"live": True} if target.action == "live" else {"ready": True})
         if target.action == "ready":
             return json_reply({"name": self._spec.model, "ready": True})
-        return json_reply(
-            {
-                "name": self._spec.model,
-                "versions": [self._spec.version],
-                "platform": f"{self._spec.candidate.backend}_{self._spec.file.format}",
-                "inputs": [_tensor(spec) for spec in self._engine.session.inputs],
-                "outputs": [_tensor(spec) for spec in self._engine.session.outputs],
-            }
-        )
-
-
-def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.dtype, "shape": list(spec.shape)}
+        if target.action == "config":
+            return json_reply(self.config())
+        if target.action == "stats":
+            return json_reply({"model_stats": [self.statistics()]})
+        return json_reply(self.metadata())

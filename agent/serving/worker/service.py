@@ -8,6 +8,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import json
 import ctypes
 import os
 import resource
@@ -46,6 +47,8 @@ class Service:
             "load": self._load,
             "check": self._check,
             "profile": self._profile,
+            "batch": self._batch,
+            "describe": self._describe,
             "serve": self._serve,
             "drain": self._drain,
             "stop": self._stop,
@@ -90,15 +93,14 @@ class Service:
         started = time.monotonic()
         self._spec = WorkerSpec.from_json(message.payload)
 
-        def load() -> Session:
+        def load() -> list[Session]:
             from agent.devices.board import open_board
 
             candidate = self._spec.candidate
             device = open_board(self._spec.board, self._spec.board_folder).device(candidate.device)
-            return device.open(self._spec.file, candidate.backend)
+            return [device.open(self._spec.file, candidate.backend) for _ in range(self._spec.instances)]
 
-        session = await self._loop.run_in_executor(None, load)
-        self._engine = Engine(session)
+        self._engine = Engine(await self._loop.run_in_executor(None, load), self._spec.max_batch)
         self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget, self._unwell)
         self._connections = Connections(self._api)
         self._loop.call_later(STATS_S, self._report)
@@ -112,6 +114,16 @@ class Service:
         seconds, runs = float(message.head["seconds"]), int(message.head["max_runs"])
         times = await self._engine.profile(self._spec, seconds, runs)
         return {}, array.array("d", times).tobytes()
+
+    async def _batch(self, message: Message) -> Answer:
+        seconds, limit_s = float(message.head["seconds"]), float(message.head["limit_s"])
+        times = await self._engine.batch_times(self._spec, seconds, limit_s)
+        return {}, json.dumps(times).encode()
+
+    async def _describe(self, _: Message) -> Answer:
+        api = self._api
+        about = {"metadata": api.metadata(), "config": api.config(), "statistics": api.statistics()}
+        return {}, json.dumps(about).encode()
 
     async def _serve(self, _: Message) -> Answer:
         self._connections.stop_listening()

@@ -18,6 +18,7 @@ from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
 from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.worker.engine import Engine
+from agent.serving.worker.job import Job
 from agent.types import Candidate, TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 2))
@@ -58,6 +59,23 @@ def make_spec(root: Path, answers: Any) -> WorkerSpec:
     )  # fmt: skip
 
 
+def job(value: float, samples: int = 1, **options: Any) -> tuple[Job, asyncio.Future[Any]]:
+    """A request and what it is told: the outputs or an error."""
+    told: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    tensors = {"x": np.full((samples, 2), value, np.float32)}
+    options.setdefault("gone", lambda: False)
+    return Job(tensors, samples, lambda outcome, *_: told.set_result(outcome), **options), told
+
+
+async def ask(engine: Engine, value: float, **options: Any) -> Any:
+    """As a worker asks: at once when runs are inline."""
+    if engine.inline:
+        return engine.run_now({"x": np.full((1, 2), value, np.float32)}).outputs
+    request, told = job(value, **options)
+    engine.submit(request)
+    return await told
+
+
 def test_runs_that_a_device_lets_wait_are_not_inline(tmp_path: Path) -> None:
     class Silent(Doubler):
         def run(self, tensors: Mapping[str, Any]) -> Run:
@@ -65,20 +83,23 @@ def test_runs_that_a_device_lets_wait_are_not_inline(tmp_path: Path) -> None:
                 raise DmaTimeout("no interrupt within 1 s")
             return super().run(tensors)
 
-    engine = Engine(Silent(0.0001))
-    asyncio.run(engine.check(make_spec(tmp_path, 2 * np.arange(6))))
-    for harmless in (np.full((1, 2), -1.0, np.float32), np.full((1, 2), 1.0, np.float32)):
-        with contextlib.suppress(InferenceError):
-            engine.run_now({"x": harmless})
-    assert engine.inline
-    with pytest.raises(DmaTimeout):
-        engine.run_now({"x": np.full((1, 2), 10.0, np.float32)})
-    assert not engine.inline
+    async def run() -> None:
+        engine = Engine([Silent(0.0001)])
+        await engine.check(make_spec(tmp_path, 2 * np.arange(6)))
+        for harmless in (np.full((1, 2), -1.0, np.float32), np.full((1, 2), 1.0, np.float32)):
+            with contextlib.suppress(InferenceError):
+                engine.run_now({"x": harmless})
+        assert engine.inline
+        with pytest.raises(DmaTimeout):
+            engine.run_now({"x": np.full((1, 2), 10.0, np.float32)})
+        assert not engine.inline
+
+    asyncio.run(run())
 
 
 def test_short_runs_are_inline_and_long_ones_are_not(tmp_path: Path) -> None:
     async def run(wall_s: float) -> bool:
-        engine = Engine(Doubler(wall_s))
+        engine = Engine([Doubler(wall_s)])
         assert not engine.inline
         await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
         return engine.inline
@@ -90,14 +111,16 @@ def test_short_runs_are_inline_and_long_ones_are_not(tmp_path: Path) -> None:
 def test_a_model_that_becomes_slow_leaves_the_loop(tmp_path: Path) -> None:
     async def run() -> None:
         session = Doubler(0.001)
-        engine = Engine(session)
+        engine = Engine([session])
         await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
         session.wall_s = 0.5
-        engine.run_now({"x": np.ones((1, 2), np.float32)})
-        assert engine.inline  # one slow run is no trend
+        loop_thread = threading.get_ident()
+        await ask(engine, 1.0)
+        await ask(engine, 1.0)
+        assert session.threads[-1] == loop_thread  # one slow run is no trend
         for _ in range(50):
-            engine.run_now({"x": np.ones((1, 2), np.float32)})
-        assert not engine.inline
+            await ask(engine, 1.0)
+        assert session.threads[-1] != loop_thread and not engine.inline
 
     asyncio.run(run())
 
@@ -105,14 +128,10 @@ def test_a_model_that_becomes_slow_leaves_the_loop(tmp_path: Path) -> None:
 def test_runs_in_the_thread_are_one_at_a_time_and_keep_their_errors(tmp_path: Path) -> None:
     async def run() -> None:
         session = Doubler(0.1)
-        engine = Engine(session)
-        values = [np.full((1, 2), value, np.float32) for value in (1, -1, 3)]
-        results = await asyncio.gather(
-            *(engine.run({"x": value}) for value in values), return_exceptions=True
-        )
-        assert isinstance(results[0], Run) and isinstance(results[2], Run)
-        assert isinstance(results[1], InferenceError)
-        assert results[2].outputs["y"][0, 0] == 6
+        engine = Engine([session])
+        one, negative, three = await asyncio.gather(*(ask(engine, value) for value in (1, -1, 3)))
+        assert one["y"][0, 0] == 2 and three["y"][0, 0] == 6
+        assert isinstance(negative, InferenceError)
         assert len(set(session.threads)) == 1 and threading.get_ident() not in session.threads
 
     asyncio.run(run())
@@ -120,7 +139,7 @@ def test_runs_in_the_thread_are_one_at_a_time_and_keep_their_errors(tmp_path: Pa
 
 def test_profile_gives_device_time(tmp_path: Path) -> None:
     async def run() -> None:
-        engine = Engine(Doubler(0.002))
+        engine = Engine([Doubler(0.002)])
         spec = make_spec(tmp_path, [0, 2, 4, 6, 8, 10])
         assert await engine.profile(spec, 60.0, 5) == [0.001] * 5
         assert await engine.profile(spec, 0.0, 5) == [0.001]
@@ -129,21 +148,25 @@ def test_profile_gives_device_time(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+async def check(spec: WorkerSpec) -> None:
+    await Engine([Doubler(0.001)]).check(spec)
+
+
 def test_golden_mismatch_says_where_and_how_much(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, [0, 2, 4, 6, 8, 12])
     with pytest.raises(
         GoldenMismatch, match=r"sample 3 of 3: output 'y': 1 of 2 values differ, worst at \[0, 1\]"
     ):
-        asyncio.run(Engine(Doubler(0.001)).check(spec))
+        asyncio.run(check(spec))
 
 
 def test_golden_files_must_fit_their_tensors(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, [0, 2, 4])
     with pytest.raises(TensorError, match="'y' has 12 bytes; 3 samples of FP32"):
-        asyncio.run(Engine(Doubler(0.001)).check(spec))
+        asyncio.run(check(spec))
     (tmp_path / "y").unlink()
     with pytest.raises(TensorError, match="No such file"):
-        asyncio.run(Engine(Doubler(0.001)).check(spec))
+        asyncio.run(check(spec))
 
 
 @pytest.mark.parametrize(
