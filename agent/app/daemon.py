@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from agent import __version__, notify
+from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
@@ -117,6 +118,7 @@ class Daemon:
         self.link: MqttLink | None = None
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
+        self.bindings: Bindings | None = None
         self.manager: Manager | None = None
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -167,7 +169,7 @@ class Daemon:
             str(self.node),
             tuple(str(group) for group in group_targets(config)),
             self.wire,
-            self.reporter.changed,
+            self._changed,
             config.power.cap_w,
         )
 
@@ -200,6 +202,20 @@ class Daemon:
         uplink = Uplink(self.node, self.boot_id, database, outbox, config.telemetry.publish_s)
         self._spawn(outbox.run(self.link))
         self._spawn(uplink.run())
+        bindings = self.bindings = Bindings(
+            mqtt_settings(config, "bindings"),
+            lambda: manager.effective.bindings,
+            self.pool.socket_of,
+            lambda text, model: self.telemetry.event("binding", text, model),
+            self.reporter.changed,
+        )
+        self.reporter.bindings = bindings.statuses
+        self._spawn(bindings.run())
+
+    def _changed(self) -> None:
+        self.reporter.changed()
+        if self.bindings is not None:
+            self.bindings.look()
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         self.tasks.append(asyncio.get_running_loop().create_task(work))

@@ -17,10 +17,10 @@ from agent.control import snapshot
 from agent.deploy.manager import Manager
 from agent.errors import StoreError
 from agent.link.client import MqttLink
-from agent.link.messages import Capabilities, Reported, ReportedModel, Status
+from agent.link.messages import Capabilities, Reported, ReportedBinding, ReportedModel, Status
 from agent.link.topics import Target
 from agent.telemetry.writer import Telemetry
-from agent.types import MAX_MODELS, BoardInfo, ModelStatus, Snapshot
+from agent.types import MAX_MODELS, BindingStatus, BoardInfo, ModelStatus, Snapshot
 from agent.validation import explain_validation
 from agent.waiting import set_within
 
@@ -50,6 +50,7 @@ class Reporter:
         self._last_models: tuple[ReportedModel, ...] = ()
         self._last_head: tuple[object, ...] = ()
         self._why = ""
+        self.bindings: Callable[[], tuple[BindingStatus, ...]] = tuple
         self.connected = False
         self.link_problem = ""
 
@@ -104,7 +105,8 @@ class Reporter:
         if self._link is None or not self.connected:
             return
         models = tuple(_reported(status) for status in now.models[:MAX_MODELS])
-        head = (now.revision_seen, now.revision_applied, now.power_cap_w, self._why)
+        bindings = [_reported_binding(status) for status in now.bindings]
+        head = (now.revision_seen, now.revision_applied, now.power_cap_w, self._why, bindings)
         if head == self._last_head and _news(models) == _news(self._last_models):
             return
         self._last_head, self._last_models = head, models
@@ -115,6 +117,7 @@ class Reporter:
             models=list(models),
             power_cap_w=now.power_cap_w,
             why=self._why,
+            bindings=bindings,
         )
         self._link.publish(self._node.reported, reported.encode(), 1, retain=True)
 
@@ -147,6 +150,7 @@ class Reporter:
             models=manager.statuses() if manager else (),
             board=self._board,
             warnings=tuple(warnings),
+            bindings=self.bindings(),
         )
 
     def write_snapshot(self) -> None:
@@ -179,6 +183,18 @@ def _reported(status: ModelStatus) -> ReportedModel:
         running_version=status.running_version,
         p50_ms=status.p50_ms,
         p99_ms=status.p99_ms,
+    )
+
+
+def _reported_binding(status: BindingStatus) -> ReportedBinding:
+    binding = status.binding
+    return ReportedBinding(
+        input_topic=binding.input_topic,
+        model=binding.model,
+        output_topic=binding.output_topic,
+        state=status.state,
+        # What went wrong last may change with each message: that is for the node's own status, and telemetry.
+        why="" if status.state == "RUNNING" else status.why[:1000],
     )
 
 

@@ -1,4 +1,5 @@
-"""Links to the broker: one persistent session for state and commands, a clean-start one while blocks are fetched."""
+"""Links to the broker: one persistent session for state and commands, clean-start ones while blocks are fetched and
+while bindings run."""
 
 from __future__ import annotations
 
@@ -23,8 +24,8 @@ def group_targets(config: Config) -> tuple[Target, ...]:
     return tuple(Target(config.node.site, group, group=True) for group in config.node.groups)
 
 
-def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
-    """Settings of the control session, or of the data session; ConfigError without [mqtt]."""
+def mqtt_settings(config: Config, purpose: str = "") -> MqttSettings:
+    """Settings of the control session, or of a clean one for another purpose; ConfigError without [mqtt]."""
     mqtt = config.mqtt
     if mqtt is None:
         raise ConfigError("no [mqtt] section: this node has no broker")
@@ -32,15 +33,15 @@ def mqtt_settings(config: Config, *, data: bool = False) -> MqttSettings:
         host=mqtt.host,
         port=mqtt.port,
         # NATS refuses dots in client ids; names hold no underscore, so this is unambiguous.
-        client_id="_".join(("overlaid", config.node.site, config.node.name, *(["data"] if data else []))),
+        client_id="_".join(("overlaid", config.node.site, config.node.name, *([purpose] if purpose else []))),
         username=mqtt.username,
         password=mqtt.read_password(),
         ca=mqtt.ca,
         cert=mqtt.cert,
         key=mqtt.key,
         keepalive_s=mqtt.keepalive_s,
-        # A persistent session on the data connection would bring stale blocks after a reconnect.
-        clean_session=data,
+        # A persistent session there would bring stale blocks, or what sensors said long ago, after a reconnect.
+        clean_session=bool(purpose),
     )
 
 
@@ -75,7 +76,7 @@ class WireSource:
         self._lingering.clear()
 
     def _listen(self, digest: str) -> Feed:
-        settings = mqtt_settings(self._config, data=True)
+        settings = mqtt_settings(self._config, "data")
         return BlockFetcher(settings, self._config.node.site, counters=self.counters).listen(digest)
 
     def _linger(self, digest: str, feed: Feed) -> None:

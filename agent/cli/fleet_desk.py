@@ -1,20 +1,23 @@
-"""What the operator's commands share: their parser, the operator's folder, targets."""
+"""What the operator's commands share: their parser, the operator's folder, targets, publishing a change."""
 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from agent.cli import output
-from agent.cli.output import Commands
+from agent.cli.output import Commands, print_json
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from agent.fleet.actions import Desk
+    from agent.fleet.actions import Change, Desk
+    from agent.fleet.desired import Content
     from agent.link.topics import Target
+    from agent.types import DesiredState
 
 
 def add_command(
@@ -76,3 +79,46 @@ def open_desk(args: argparse.Namespace) -> Iterator[Desk]:
     key = load_key(home, COMMANDS)
     with Operator(home.database) as operator:
         yield Desk(home, settings.fleet.site, settings.mqtt, operator, key)
+
+
+def edited(desk: Desk, targets: list[Target], edit: Callable[[Content], Content]) -> Change:
+    """The edit as a change of a target; tried on all of them first, so that a wrong one changes none."""
+    from agent.fleet.desired import EMPTY, content_of
+
+    for target in targets:
+        latest = desk.operator.latest(target)
+        with named(desk, target):
+            edit(content_of(latest) if latest else EMPTY)
+    return lambda target: desk.operator.revise(target, edit)
+
+
+@contextlib.contextmanager
+def named(desk: Desk, target: Target) -> Iterator[None]:
+    """A refusal says for which target, and where to look."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{target}: {error}; what runs where: {desk.home.command('status')}") from error
+
+
+def publish(args: argparse.Namespace, desk: Desk, targets: list[Target], change: Change) -> int:
+    """Publish the change to the targets and say what each shall run now."""
+    from agent.fleet.actions import apply
+
+    states = asyncio.run(apply(desk, targets, change))
+    if args.json:
+        print_json({"published": _rows(states)})
+        return 0
+    for target, state in states.items():
+        models = ", ".join(f"{model.name} {model.version}" for model in state.models) or "no models"
+        cap = "" if state.power_cap_w is None else f", at most {state.power_cap_w:g} W"
+        print(f"{target}: revision {state.revision} published: {models}{cap}")
+        for binding in state.bindings:
+            print(output.one_cell(f"  bound: {binding}"))
+    return 0
+
+
+def _rows(states: Mapping[Target, DesiredState]) -> list[dict[str, Any]]:
+    from agent.types import to_jsonable
+
+    return [{"target": str(target), **to_jsonable(state)} for target, state in states.items()]

@@ -1,14 +1,23 @@
-"""``overlaid fleet``: serve, deploy, undeploy, rollback, power-cap; with fleet_follow's status, watch and command."""
+"""``overlaid fleet``: serve, deploy, undeploy, rollback, power-cap; with fleet_bind's bind and unbind, and
+fleet_follow's status, watch and command."""
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from agent.cli import fleet_follow
-from agent.cli.fleet_desk import add_command, add_targets, open_desk, seconds, targets_of
+from agent.cli import fleet_bind, fleet_follow
+from agent.cli.fleet_desk import (
+    add_command,
+    add_targets,
+    edited,
+    named,
+    open_desk,
+    publish,
+    seconds,
+    targets_of,
+)
 from agent.cli.output import (
     Commands,
     add_budget,
@@ -22,13 +31,10 @@ from agent.cli.output import (
 from agent.errors import UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from agent.fleet.actions import Change, Desk
-    from agent.fleet.desired import Content
     from agent.fleet.follow import Outcome
     from agent.link.topics import Target
-    from agent.types import DesiredModel, DesiredState
+    from agent.types import DesiredModel
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -65,6 +71,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     add_targets(cap)
     add_json(cap)
 
+    fleet_bind.register(commands)
     fleet_follow.register(commands)
 
 
@@ -102,10 +109,10 @@ def _deploy(args: argparse.Namespace) -> int:
         digest = packages.find(name, version)
         budget = budget_of(args, lambda: manifest_of(packages.envelope(digest)).is_overlay)
         model = DesiredModel(name, version, digest, budget)
-        change = _edited(desk, targets, lambda content: with_model(content, model))
+        change = edited(desk, targets, lambda content: with_model(content, model))
         if args.wait:
             return _publish_and_wait(args, desk, targets, change, model)
-        return _publish(args, desk, targets, change)
+        return publish(args, desk, targets, change)
 
 
 def _undeploy(args: argparse.Namespace) -> int:
@@ -113,8 +120,8 @@ def _undeploy(args: argparse.Namespace) -> int:
 
     with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
-        change = _edited(desk, targets, lambda content: without_model(content, args.model))
-        return _publish(args, desk, targets, change)
+        change = edited(desk, targets, lambda content: without_model(content, args.model))
+        return publish(args, desk, targets, change)
 
 
 def _power_cap(args: argparse.Namespace) -> int:
@@ -122,8 +129,8 @@ def _power_cap(args: argparse.Namespace) -> int:
 
     with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
-        change = _edited(desk, targets, lambda content: with_power_cap(content, args.watts))
-        return _publish(args, desk, targets, change)
+        change = edited(desk, targets, lambda content: with_power_cap(content, args.watts))
+        return publish(args, desk, targets, change)
 
 
 def _rollback(args: argparse.Namespace) -> int:
@@ -132,49 +139,9 @@ def _rollback(args: argparse.Namespace) -> int:
     with open_desk(args) as desk:
         targets = targets_of(args, desk.site)
         for target in targets:
-            with _named(desk, target):
+            with named(desk, target):
                 earlier(map(content_of, desk.operator.history(target)))
-        return _publish(args, desk, targets, desk.operator.roll_back)
-
-
-def _edited(desk: Desk, targets: list[Target], edit: Callable[[Content], Content]) -> Change:
-    """The edit as a change of a target; tried on all of them first, so that a wrong one changes none."""
-    from agent.fleet.desired import EMPTY, content_of
-
-    for target in targets:
-        latest = desk.operator.latest(target)
-        with _named(desk, target):
-            edit(content_of(latest) if latest else EMPTY)
-    return lambda target: desk.operator.revise(target, edit)
-
-
-@contextlib.contextmanager
-def _named(desk: Desk, target: Target) -> Iterator[None]:
-    """A refusal says for which target, and where to look."""
-    try:
-        yield
-    except UsageError as error:
-        raise UsageError(f"{target}: {error}; what runs where: {desk.home.command('status')}") from error
-
-
-def _publish(args: argparse.Namespace, desk: Desk, targets: list[Target], change: Change) -> int:
-    from agent.fleet.actions import apply
-
-    states = asyncio.run(apply(desk, targets, change))
-    if args.json:
-        print_json({"published": _rows(states)})
-    else:
-        for target, state in states.items():
-            models = ", ".join(f"{model.name} {model.version}" for model in state.models) or "no models"
-            cap = "" if state.power_cap_w is None else f", at most {state.power_cap_w:g} W"
-            print(f"{target}: revision {state.revision} published: {models}{cap}")
-    return 0
-
-
-def _rows(states: Mapping[Target, DesiredState]) -> list[dict[str, Any]]:
-    from agent.types import to_jsonable
-
-    return [{"target": str(target), **to_jsonable(state)} for target, state in states.items()]
+        return publish(args, desk, targets, desk.operator.roll_back)
 
 
 def _publish_and_wait(

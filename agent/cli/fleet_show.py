@@ -123,8 +123,20 @@ def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, det
             head.append(span(time.time() - view.heard))
         rows += [[*head, *row] for row in _model_rows(view, _wanted(view, desk))]
     print_table(columns, rows)
+    _print_bindings(views)
     if detail:
         _print_detail(views[0], desk)
+
+
+def _print_bindings(views: Sequence[NodeView]) -> None:
+    rows = [
+        (view.node, binding.input_topic, binding.model, binding.output_topic, binding.state, binding.why)
+        for view in views
+        for binding in (view.reported.bindings if view.reported else ())
+    ]
+    if rows:
+        print()
+        print_table(("NODE", "FROM", "MODEL", "TO", "BINDING", "WHY"), rows)
 
 
 def _model_rows(view: NodeView, wanted: int) -> list[list[object]]:

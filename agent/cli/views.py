@@ -28,6 +28,7 @@ def show_status(snapshot: Values) -> None:
     print()
     if not snapshot["models"]:
         print("no models; deploy one: overlaid deploy PACKAGE --latency-p99 20ms --rate 10/s")
+        _show_bindings(snapshot["bindings"])
         return
     columns = (
         "MODEL",
@@ -42,6 +43,43 @@ def show_status(snapshot: Values) -> None:
         "WHY",
     )
     print_table(columns, [_status_row(model) for model in snapshot["models"]])
+    _show_bindings(snapshot["bindings"])
+
+
+def _show_bindings(statuses: Sequence[Values]) -> None:
+    if not statuses:
+        return
+    columns = (
+        "FROM",
+        "MODEL",
+        "TO",
+        "BINDING",
+        "RECEIVED",
+        "ANSWERED",
+        "OVER RATE",
+        "DROPPED",
+        "ERRORS",
+        "P50 MS",
+        "WHY",
+    )
+    rows = [
+        [
+            each["binding"]["input_topic"],
+            each["binding"]["model"],
+            each["binding"]["output_topic"],
+            each["state"],
+            each["received"],
+            each["answered"],
+            each["over_rate"],
+            each["dropped"],
+            each["errors"],
+            number(each["p50_ms"]),
+            each["why"],
+        ]
+        for each in statuses
+    ]
+    print()
+    print_table(columns, rows)
 
 
 def _status_row(model: Values) -> list[object]:

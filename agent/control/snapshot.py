@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ControlError, StoreError
-from agent.types import ModelStatus, Snapshot, to_jsonable
+from agent.types import Binding, BindingStatus, ModelStatus, Snapshot, to_jsonable
 
 MAX_BYTES = 4 << 20
 
@@ -57,17 +57,19 @@ def check(value: Any) -> dict[str, Any]:
     for key in ("time", "started"):
         if isinstance(snapshot[key], bool) or not isinstance(snapshot[key], (int, float)):
             raise ValueError(f"{key} is not a number")
-    for key in ("models", "warnings"):
+    for key in ("models", "warnings", "bindings"):
         if not isinstance(snapshot[key], list):
             raise ValueError(f"{key} is not a list")
     for model in snapshot["models"]:
         _keys(model, ModelStatus, "model")
         if not isinstance(model["candidate"], (dict, type(None))):
             raise ValueError("candidate is not an object")
+    for status in snapshot["bindings"]:
+        _keys(_keys(status, BindingStatus, "binding")["binding"], Binding, "binding")
     return snapshot
 
 
-def _keys(value: Any, kind: type[Snapshot] | type[ModelStatus], what: str) -> dict[str, Any]:
+def _keys(value: Any, kind: type[Any], what: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError(f"{what} is not an object")
     missing = [name for name in kind.__dataclass_fields__ if name not in value]

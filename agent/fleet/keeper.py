@@ -9,7 +9,8 @@ from agent.errors import LinkError, MessageError, OverlaidError, one_line
 from agent.fleet.log import Log
 from agent.fleet.operator import Operator
 from agent.link.messages import Desired, open_signed, sign
-from agent.link.topics import ROOT, Target
+from agent.link.topics import Target
+from agent.mqtt import ROOT
 from agent.trust import PrivateKey, keyring
 
 Publish = Callable[[str, bytes], Awaitable[None]]

@@ -19,7 +19,8 @@ from agent.fleet.gathering import Gathering
 from agent.fleet.log import Log
 from agent.link.blocks import encode_frame
 from agent.link.messages import BlockRequest, parse
-from agent.link.topics import ROOT, block_data
+from agent.link.topics import block_data
+from agent.mqtt import ROOT
 from agent.types import check_digest
 from agent.waiting import set_within
 

@@ -11,13 +11,14 @@ from agent.link.messages import (
     Capabilities,
     Message,
     Reported,
+    ReportedBinding,
     ReportedModel,
     Result,
     Status,
     TelemetryBatch,
     parse,
 )
-from agent.link.topics import ROOT
+from agent.mqtt import ROOT
 from agent.types import check_name
 
 _KINDS: Mapping[str, type[Message]] = {
@@ -155,11 +156,23 @@ def _reported_changes(view: NodeView, heard: Heard, new: Reported) -> Iterator[E
             yield _event(heard, "model", describe_model(model, progress=False), model)
     for gone in sorted({model.name for model in old.models} - {model.name for model in new.models}):
         yield plain("removed", f"{gone} removed", gone)
+    yield from _binding_changes(heard, old, new)
     if new.power_cap_w != old.power_cap_w:
         cap = "none" if new.power_cap_w is None else f"{new.power_cap_w:g} W"
         yield plain("power_cap_w", f"power cap {cap}", new.power_cap_w)
     if new.revision_applied != old.revision_applied:
         yield plain("applied", f"revision {new.revision_applied} applied", new.revision_applied)
+
+
+def _binding_changes(heard: Heard, old: Reported, new: Reported) -> Iterator[Event]:
+    for binding in new.bindings:
+        if binding not in old.bindings:
+            yield _event(heard, "binding", describe_binding(binding), binding)
+    bound = {(binding.input_topic, binding.output_topic) for binding in new.bindings}
+    for binding in old.bindings:
+        if (binding.input_topic, binding.output_topic) not in bound:
+            text = f"{binding.input_topic} -> {binding.output_topic} unbound"
+            yield _event(heard, "unbound", text, binding)
 
 
 def _look(model: ReportedModel | None) -> tuple[object, ...] | None:
@@ -198,6 +211,12 @@ def describe_model(model: ReportedModel, *, progress: bool = True) -> str:
     if model.running_version not in (None, model.version):
         parts.insert(1, f"still serving {model.running_version}")
     return ", ".join(part for part in parts if part)
+
+
+def describe_binding(binding: ReportedBinding) -> str:
+    """One line: what is bound, and how it does."""
+    why = f": {binding.why}" if binding.why else ""
+    return f"{binding.input_topic} -> {binding.model} -> {binding.output_topic}: {binding.state}{why}"
 
 
 def describe_capabilities(capabilities: Capabilities) -> str:

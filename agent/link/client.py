@@ -161,6 +161,7 @@ class MqttLink:
             self.on_disconnect(reason)
 
     def _deliver(self, message: Message) -> None:
+        self._network.handled += 1
         self._network.handled_bytes += len(message.payload)
         if self.on_message is not None and not self._stopping:
             self.on_message(message)

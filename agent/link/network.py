@@ -39,9 +39,10 @@ from agent.link.values import (
 
 MAX_INFLIGHT = 100  # QoS 1 on the wire; the rest waits in our queue
 MAX_WRITING = 16  # QoS 0 in paho's queue
-MAX_BACKLOG_BYTES = (
-    8 << 20
-)  # received but not handled; beyond it the socket is not read, so that the broker waits
+# Received but not handled; beyond either the socket is not read, so that the broker waits. Few messages, because those
+# of another connection wait behind them for the event loop.
+MAX_BACKLOG_BYTES = 8 << 20
+MAX_BACKLOG = 256
 CONNECT_TIMEOUT_S = 10.0
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ class Network:
         self._observer = observer
         self._thread = threading.Thread(target=self._run, name=f"mqtt-{settings.client_id}", daemon=True)
         # Handed over by other threads.
-        self.handled_bytes = 0
+        self.handled = self.handled_bytes = 0
         self._calls: deque[Callable[[], None]] = deque()
         self._queues: tuple[deque[Outgoing], deque[Outgoing]] = (deque(), deque())  # by QoS
         self._stop = threading.Event()
@@ -79,7 +80,7 @@ class Network:
         self._connection = 0
         self._online_since: float | None = None
         self._reason: str | None = None
-        self._received_bytes = 0
+        self._received = self._received_bytes = 0
         self._inflight: dict[int, tuple[Outgoing, MQTTMessageInfo]] = {}
         self._writing: deque[tuple[Outgoing, MQTTMessageInfo]] = deque()
         self._acknowledged: list[int] = []
@@ -209,7 +210,10 @@ class Network:
 
     def _poll(self, client: Client, sock: Any, timeout_s: float | None = None) -> tuple[bool, bool]:
         """Wait for the socket or a wake-up; says whether to read and whether to write."""
-        full = self._received_bytes - self.handled_bytes > MAX_BACKLOG_BYTES
+        full = (
+            self._received_bytes - self.handled_bytes > MAX_BACKLOG_BYTES
+            or self._received - self.handled > MAX_BACKLOG
+        )
         pending = not full and hasattr(sock, "pending") and sock.pending() > 0  # decrypted, unseen by poll
         if timeout_s is None:
             timeout_s = 0.0 if pending else 0.01 if full else min(5.0, self._settings.keepalive_s / 2)
@@ -342,6 +346,7 @@ class Network:
             log.warning("dropped %d bytes on %s: more than %d", size, topic[:200], MAX_PAYLOAD_BYTES)
             acknowledge()
             return
+        self._received += 1
         self._received_bytes += size
         self._observer.received(Message(topic, bytes(message.payload), message.retain, acknowledge))
 

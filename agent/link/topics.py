@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.mqtt import ROOT as ROOT
+from agent.mqtt import ROOT
 from agent.types import check_digest, check_name
 
 OPS = ("logs", "bench", "cancel", "restart")

@@ -220,6 +220,10 @@ class Pool:
         """Models that are about to be routed: until then they are unavailable, not unknown (503, not 404)."""
         self._expected = set(models)
 
+    def socket_of(self, model: str) -> Path | None:
+        """The path of a routed model's own socket; None when it is not routed."""
+        return self._path(model) if model in self._routes else None
+
     def worker(self, model: str) -> Worker | None:
         """The worker that serves ``model`` now; None while it is restarted or when it is not routed."""
         route = self._routes.get(model)

@@ -12,7 +12,7 @@ from agent.fleet.views import Heard, NodeView, node_filters
 from agent.link.blocks import DIGEST_BYTES
 from agent.link.client import Message, MqttLink
 from agent.link.messages import Reported
-from agent.link.topics import ROOT
+from agent.mqtt import ROOT
 
 KINDS = ("status", "reported", "capabilities")
 
