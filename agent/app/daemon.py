@@ -36,7 +36,6 @@ from agent.package.store import Store
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.door.node import Energy, NodeState
 from agent.serving.pool import MakeWorker, Pool, PoolEvent
-from agent.serving.processes.process import Worker
 from agent.telemetry import sampler
 from agent.telemetry.writer import Telemetry
 from agent.trust import PublicKey, keyring
@@ -89,7 +88,7 @@ class Daemon:
     def __init__(
         self,
         config: Config,
-        make_worker: MakeWorker = Worker,
+        make_worker: MakeWorker | None = None,
         probe: Callable[[str, Path], BoardInfo] = probe_board,
     ) -> None:
         """Many simulated nodes in one process (``overlaid sim nodes``) bring workers and probing without processes."""

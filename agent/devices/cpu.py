@@ -7,7 +7,9 @@ nothing else with it.
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import importlib
 import importlib.util
 import json
 import os
@@ -38,6 +40,11 @@ def _prove_onnx() -> str:
     return prove()
 
 
+def _warm_onnx() -> None:
+    importlib.import_module("agent.devices.onnx_cpu")
+    importlib.import_module("onnxruntime")
+
+
 def _open_litert(model: ModelFile) -> Session:
     from agent.devices.litert_cpu import LiteRtSession
 
@@ -48,6 +55,15 @@ def _prove_litert() -> str:
     from agent.devices.litert_cpu import prove
 
     return prove()
+
+
+def _warm_litert() -> None:
+    from agent.devices.litert_cpu import MODULES
+
+    for package in MODULES:
+        with contextlib.suppress(ImportError):
+            importlib.import_module(f"{package}.interpreter")
+            return
 
 
 def _open_program(model: ModelFile) -> Session:
@@ -62,23 +78,31 @@ def _prove_program() -> str:
     return prove()
 
 
+def _warm_program() -> None:
+    importlib.import_module("agent.devices.program")
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """A runtime: what it opens, the packages that can provide it and the extra that installs them."""
+    """A runtime: what it opens, the packages that can provide it and the extra that installs them.
+
+    ``warm`` imports what ``open`` needs, and neither opens a model nor starts a thread.
+    """
 
     formats: tuple[str, ...]
     open: Callable[[ModelFile], Session]
     prove: Callable[[], str]
+    warm: Callable[[], None]
     packages: tuple[str, ...]
     extra: str
 
 
 BACKENDS = {
-    "onnxruntime": Backend(("onnx",), _open_onnx, _prove_onnx, ("onnxruntime",), "onnx"),
+    "onnxruntime": Backend(("onnx",), _open_onnx, _prove_onnx, _warm_onnx, ("onnxruntime",), "onnx"),
     "litert": Backend(
-        ("tflite",), _open_litert, _prove_litert, ("ai_edge_litert", "tflite_runtime"), "litert"
+        ("tflite",), _open_litert, _prove_litert, _warm_litert, ("ai_edge_litert", "tflite_runtime"), "litert"
     ),
-    "program": Backend(("npu",), _open_program, _prove_program, ("numpy",), "npu"),
+    "program": Backend(("npu",), _open_program, _prove_program, _warm_program, ("numpy",), "npu"),
 }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import socket
 import time
@@ -15,6 +16,7 @@ from typing import Literal
 from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
 from agent.serving.http.listeners import listen_unix
+from agent.serving.processes.nursery import Nursery
 from agent.serving.processes.process import OnConnection, OnStats, Worker
 from agent.serving.processes.restart import GIVEN_UP_S, Backoff
 from agent.serving.recent import Recent, Second
@@ -86,11 +88,12 @@ class Pool:
     """``runtime_dir/models/<name>.sock`` are the models' own sockets. Use from one event loop."""
 
     def __init__(
-        self, runtime_dir: Path, on_event: Callable[[PoolEvent], None], make_worker: MakeWorker = Worker
+        self, runtime_dir: Path, on_event: Callable[[PoolEvent], None], make_worker: MakeWorker | None = None
     ) -> None:
         self._dir = runtime_dir / "models"
         self._on_event = on_event
-        self._make_worker = make_worker
+        self._nursery = Nursery()
+        self._make_worker = make_worker or functools.partial(Worker, spawn=self._nursery.start)
         self._routes: dict[str, _Route] = {}
         self._workers: set[Worker] = set()
         self._retired: set[Worker] = set()  # replaced, not ended yet
@@ -185,6 +188,7 @@ class Pool:
             await self.unroute(model)
         await asyncio.gather(*(worker.stop() for worker in self._workers))
         self._workers.clear()
+        await self._nursery.close()
 
     def status(self, model: str) -> WorkerStatus | None:
         """None for a model that is not routed."""

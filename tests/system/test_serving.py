@@ -186,6 +186,7 @@ def test_unmodified_tritonclient(tmp_path: Path) -> None:
 def test_a_killed_worker_costs_503_for_its_model_only_and_comes_back(tmp_path: Path) -> None:
     async def steps(node: Node) -> None:
         first = node.pid("double")
+        away = (tmp_path / "double-1.0.onnx").rename(tmp_path / "away")
         os.kill(first, signal.SIGKILL)
         await node.until(lambda: node.pool.worker("double") is None)
 
@@ -208,13 +209,15 @@ def test_a_killed_worker_costs_503_for_its_model_only_and_comes_back(tmp_path: P
 
         waiting = asyncio.create_task(asyncio.to_thread(queued))
         await asyncio.to_thread(while_down)
+        away.rename(tmp_path / "double-1.0.onnx")
+        await node.pool.restart("double")
         assert (await waiting)[0] == 200  # the model's own socket queues connections
         await node.until(lambda: node.pool.worker("double") is not None)
         with connected(node) as connection:
             assert (await asyncio.to_thread(infer, connection, "double"))[0] == 200
         status = node.pool.status("double")
         assert status is not None and status.restarts == 1 and status.pid != first
-        crash, restarted = [event for event in node.events if event.kind != "stats"]
+        crash, *_, restarted = [event for event in node.events if event.kind != "stats"]
         assert crash.kind == "crashed" and "SIGKILL" in crash.text and restarted.kind == "restarted"
 
     scenario(tmp_path, steps)

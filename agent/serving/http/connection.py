@@ -74,7 +74,8 @@ class Connection(asyncio.BufferedProtocol):
         self._handler = handler
         self._once = once
         self._loop = asyncio.get_running_loop()
-        self._buffer = bytearray(MAX_HEAD)
+        # One byte more than it comes with: uvloop may read before the first look at what is there.
+        self._buffer = bytearray(max(MAX_HEAD, len(unread)) + 1)
         self._buffer[: len(unread)] = unread
         self._filled = len(unread)
         self._state = _State.NEW
@@ -235,7 +236,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _await_head(self) -> None:
         self._states[self._slot] = BUSY if self._filled else IDLE
-        if self._filled == MAX_HEAD:
+        if self._filled >= MAX_HEAD:
             self._refuse(RequestError(431, f"the head of the request is larger than {MAX_HEAD} bytes"))
         elif self._filled and not self._partial:
             self._partial = True

@@ -11,16 +11,15 @@ import logging
 import os
 import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout, from_name
 from agent.histogram import Histogram
 from agent.serving.processes.channel import Channel, Message
+from agent.serving.processes.spawn import Spawned, start_cold
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 
@@ -33,6 +32,7 @@ MAX_PROFILE_RUNS = 8192  # their times must fit one control message
 log = logging.getLogger(__name__)
 
 
+Spawn = Callable[[WorkerSpec], Awaitable[Spawned]]
 OnStats = Callable[["Worker", Histogram, int], None]
 OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
 OnUnwell = Callable[["Worker", OverlaidError], None]
@@ -45,7 +45,9 @@ class Worker:
     ``on_unwell`` hears of every failure that speaks of the device, while starting or serving.
     """
 
-    def __init__(self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection) -> None:
+    def __init__(
+        self, spec: WorkerSpec, on_stats: OnStats, on_connection: OnConnection, spawn: Spawn = start_cold
+    ) -> None:
         self.spec = spec
         self.pid = 0
         self.load_s = 0.0
@@ -54,6 +56,7 @@ class Worker:
         self.cause = ""
         self._on_stats = on_stats
         self._on_connection = on_connection
+        self._spawn = spawn
         self.on_unwell: OnUnwell = lambda _worker, _error: None
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
@@ -67,15 +70,13 @@ class Worker:
         Raises the worker's own error (ModelLoadError, TensorError, RuntimeUnavailable, DeviceMismatch, DeviceLost …),
         WorkerCrashed or WorkerTimeout; no process is left then.
         """
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            try:
-                self._process = _spawn(theirs.fileno(), self.spec.file.threads)
-            except OSError as error:
-                ours.close()
-                raise WorkerCrashed(f"cannot start a process for {self.spec}: {error}") from error
+        try:
+            spawned = await self._spawn(self.spec)
+        except OSError as error:
+            raise WorkerCrashed(f"cannot start a process for {self.spec}: {error}") from error
+        self._process, self._stderr = spawned.process, spawned.stderr
         self.pid = self._process.pid
-        self._channel = Channel(ours, self._received, self._closed.set)
+        self._channel = Channel(spawned.control, self._received, self._closed.set)
         self._watch_stderr()
         self._reaper = asyncio.create_task(self._reap(), name=f"reap {self.spec.model}")
         try:
@@ -196,9 +197,8 @@ class Worker:
             await asyncio.sleep(0.002)
         while self._read_stderr():
             pass
-        assert self._process.stderr is not None
-        asyncio.get_running_loop().remove_reader(self._process.stderr.fileno())
-        self._process.stderr.close()
+        asyncio.get_running_loop().remove_reader(self._stderr)
+        os.close(self._stderr)
         self.cause = self._crash_text()
         for future in self._answers.values():
             if not future.done():
@@ -214,21 +214,17 @@ class Worker:
         return f"worker of {self.spec} {how}{last}"
 
     def _watch_stderr(self) -> None:
-        assert self._process.stderr is not None
-        fd = self._process.stderr.fileno()
-        os.set_blocking(fd, False)
-        asyncio.get_running_loop().add_reader(fd, self._read_stderr)
+        os.set_blocking(self._stderr, False)
+        asyncio.get_running_loop().add_reader(self._stderr, self._read_stderr)
 
     def _read_stderr(self) -> bool:
         """False when there is no more for now, or at the end."""
-        assert self._process.stderr is not None
-        fd = self._process.stderr.fileno()
         try:
-            data = os.read(fd, 65536)
+            data = os.read(self._stderr, 65536)
         except BlockingIOError:
             return False
         if not data:
-            asyncio.get_running_loop().remove_reader(fd)
+            asyncio.get_running_loop().remove_reader(self._stderr)
         *lines, self._partial = (self._partial + data).split(b"\n") if data else (self._partial, b"")
         self._partial = self._partial[-4096:]
         for line in lines:
@@ -237,27 +233,6 @@ class Worker:
                 self._tail.append(text[:200])
                 log.warning("%s: %s", self.spec.model, text)
         return bool(data)
-
-
-def _spawn(control: int, threads: int) -> subprocess.Popen[bytes]:
-    """Returns after exec; the worker's end is seen on the control channel."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "agent.serving.worker.service", str(control)],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        pass_fds=[control],
-        cwd="/",  # `python -m` imports from its directory first
-        env=_environment(threads),
-    )
-
-
-def _environment(threads: int) -> dict[str, str]:
-    """The daemon's environment without the broker's password; maths libraries start ``threads`` threads."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
-    for key in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-        environment[key] = str(threads)
-    return environment
 
 
 def _signal_name(number: int) -> str:

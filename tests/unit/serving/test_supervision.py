@@ -12,15 +12,15 @@ from agent.serving.spec import Golden, WorkerSpec
 from agent.types import Candidate, TensorSpec
 
 
-def test_backoff_doubles_and_gives_up_after_five_crashes_in_a_minute() -> None:
+def test_backoff_begins_at_once_doubles_and_gives_up_after_five_crashes_in_a_minute() -> None:
     backoff = Backoff()
-    assert [backoff.crashed(now) for now in (0.0, 1.0, 2.0, 3.0)] == [0.1, 0.2, 0.4, 0.8]
+    assert [backoff.crashed(now) for now in (0.0, 1.0, 2.0, 3.0)] == [0.0, 0.1, 0.2, 0.4]
     assert not backoff.given_up
     assert backoff.crashed(4.0) == 60.0 and backoff.given_up
     backoff.started(70.0)
     assert backoff.crashed(71.0) == 60.0  # still: it was not stable for a minute
     backoff.started(140.0)
-    assert backoff.crashed(201.0) == 0.1 and not backoff.given_up
+    assert backoff.crashed(201.0) == 0.0 and not backoff.given_up
 
 
 def test_backoff_is_at_most_ten_seconds_for_rare_crashes() -> None:

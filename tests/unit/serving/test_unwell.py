@@ -6,7 +6,6 @@ import asyncio
 import http.client
 import itertools
 import json
-import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from agent.errors import DeviceLost, DmaTimeout, InferenceError, OverlaidError, 
 from agent.hal import Run
 from agent.serving.pool import Pool, PoolEvent
 from agent.serving.processes import process
+from agent.serving.processes.spawn import Spawned, ends
 from agent.serving.worker import service as worker
 from tests.unit.serving.test_engine import Doubler, make_spec
 
@@ -58,9 +58,6 @@ class Process:
     def __init__(self, pid: int, service: worker.Service) -> None:
         self.pid, self._service = pid, service
         self.returncode: int | None = None
-        reading, writing = os.pipe()
-        os.close(writing)
-        self.stderr = os.fdopen(reading, "rb")
 
     def poll(self) -> int | None:
         return self.returncode
@@ -76,11 +73,14 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     """A board with one device, and workers that are no processes."""
     device, pids = Device(), itertools.count(1000)
 
-    def spawn(control: int, _: int) -> Process:
-        return Process(next(pids), worker.Service(socket.socket(fileno=os.dup(control))))
+    async def spawn(*_: object) -> Spawned:
+        with ends() as (ours, theirs):
+            service = worker.Service(theirs.control.dup())
+            return Spawned(Process(next(pids), service), ours.control, ours.stderr)
 
     monkeypatch.setattr("agent.devices.board.open_board", lambda *_: device)
-    monkeypatch.setattr(process, "_spawn", spawn)
+    monkeypatch.setattr("agent.serving.processes.nursery.Nursery.start", spawn)
+    monkeypatch.setattr(worker, "limit_memory", lambda _: None)
     monkeypatch.setattr(worker.Service, "_orphaned", lambda _: None)
     return device
 
