@@ -14,7 +14,7 @@ import numpy as np
 
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RequestError
-from agent.serving.protocol.request import Array
+from agent.serving.protocol.data import Array
 
 
 @dataclass(slots=True)
