@@ -16,13 +16,15 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 # Values that arrive from outside are validated by pydantic where they enter; this module does not import it.
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 MAX_MODELS = 256  # on one node
+MAX_INSTANCES = 16  # of one model
 SELF_TEST = "self-test"  # the backend of an FPGA that opens the package of an overlay
 RESERVED_NAMES = frozenset({"group", "blocks"})
 
-# Bytes per element of the Open Inference Protocol's datatypes; BYTES (strings) comes with the full protocol.
+# Bytes per element of the Open Inference Protocol's datatypes; of BYTES (strings) the length before each, an unsigned
+# 32-bit little-endian integer.
 DTYPE_SIZES = {
     "BOOL": 1, "INT8": 1, "UINT8": 1, "INT16": 2, "UINT16": 2, "FP16": 2,
-    "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8,
+    "INT32": 4, "UINT32": 4, "FP32": 4, "INT64": 8, "UINT64": 8, "FP64": 8, "BYTES": 4,
 }  # fmt: skip
 
 
@@ -114,7 +116,13 @@ class TensorSpec:
         """The shape with the free dimension replaced by ``batch``."""
         return tuple(batch if size == -1 else size for size in self.shape)
 
+    def fits(self, size: int, samples: int) -> bool:
+        """Whether so many bytes can be ``samples`` tensors of batch 1: strings are as long as they like."""
+        least = samples * self.nbytes()
+        return size >= least if self.dtype == "BYTES" else size == least
+
     def nbytes(self, batch: int = 1) -> int:
+        """Bytes in binary form; the least of them for BYTES."""
         return math.prod(self.concrete(batch)) * DTYPE_SIZES[self.dtype]
 
 
@@ -147,7 +155,8 @@ def _within(what: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """One model of a desired state. ``digest`` is the SHA-256 of the signed manifest's exact bytes."""
+    """One model of a desired state. ``digest`` is the SHA-256 of the signed manifest's exact bytes; ``instances``: runs
+    at a time, on a CPU."""
 
     __pydantic_config__ = STRICT
 
@@ -155,11 +164,13 @@ class DesiredModel:
     version: str
     digest: str
     budget: Budget
+    instances: int = 1
 
     def __post_init__(self) -> None:
         check_name(self.name, "model")
         check_version(self.version)
         check_digest(self.digest)
+        _within("instances", self.instances, 1, MAX_INSTANCES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,7 +261,8 @@ class Measurement:
     ``p99_ms`` is the upper confidence bound of the 99th percentile; ``confidence`` says how sure (0..1).
     ``joules`` is what a run costs above the loaded model's idling, ``holding_w`` what keeping it loaded costs, and
     ``rest_w`` what the node drew without it. ``energy`` tags them: "measured", "estimated", "simulated" or "missing"
-    (then they are None).
+    (then they are None). ``max_batch``: requests that one run may answer, because that pays; ``batch_gain``: requests
+    answered in the same time, as a multiple, when runs of more than one do so best; None where that was not measured.
     """
 
     candidate: Candidate
@@ -266,6 +278,8 @@ class Measurement:
     energy: str = "missing"
     holding_w: float | None = None
     rest_w: float | None = None
+    max_batch: int = 1
+    batch_gain: float | None = None
 
     def average_w(self, rate_hz: float) -> float | None:
         """Watts that the model adds to the node at this rate; None without an energy figure."""
@@ -284,7 +298,7 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The decision for one model and every candidate's verdict."""
+    """The decision for one model and every candidate's verdict. ``instances``: as in DesiredModel."""
 
     model: str
     version: str
@@ -294,6 +308,13 @@ class Placement:
     reason: str
     verdicts: tuple[Verdict, ...]
     decided: float
+    instances: int = 1
+
+    @property
+    def max_batch(self) -> int:
+        """See ``Measurement``; 1 where the candidate was not measured."""
+        measured = (v.measurement for v in self.verdicts if v.candidate == self.candidate and v.measurement)
+        return next((m.max_batch for m in measured), 1)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,17 @@ from agent.hal.device import Tensors
 
 
 def compare(got: Tensors, want: Tensors, atol: float, rtol: float) -> str | None:
-    """None when every output agrees (``|got - want| <= atol + rtol * |want|``), else which differs most and how."""
+    """None when every output agrees (``|got - want| <= atol + rtol * |want|``; strings are equal), else which differs
+    most and how."""
     for name, expected in want.items():
         actual = got[name]
         if actual.shape != expected.shape:
             return f"output {name!r} has shape {list(actual.shape)}, golden is {list(expected.shape)}"
+        if expected.dtype == np.object_:
+            different = int(np.count_nonzero(actual != expected))
+            if different:
+                return f"output {name!r}: {different} of {expected.size} strings differ"
+            continue
         wide, target = actual.astype(np.float64), expected.astype(np.float64)
         allowed = atol + rtol * np.abs(target)
         with np.errstate(invalid="ignore"):
@@ -31,8 +37,10 @@ def compare(got: Tensors, want: Tensors, atol: float, rtol: float) -> str | None
 
 
 def worst_difference(got: Tensors, want: Tensors) -> float:
-    """The largest absolute difference over all outputs that agree."""
+    """The largest absolute difference over all outputs that agree; 0 for strings."""
     return max(
         float(np.max(np.abs(got[name].astype(np.float64) - expected.astype(np.float64)), initial=0.0))
+        if expected.dtype != np.object_
+        else 0.0
         for name, expected in want.items()
     )

@@ -118,12 +118,17 @@ class LiteRtSession:
 
 
 def _found(detail: dict[str, Any]) -> Found:
-    # numpy.bytes_ (strings) and complex types have no place in the protocol's fixed-size datatypes.
-    dtype = NAMES.get(np.dtype(detail["dtype"]))
+    # Complex types have no place in the protocol's datatypes.
+    kind = np.dtype(detail["dtype"])
+    if kind.kind in "SO":
+        raise ModelLoadError(
+            f"tensor {detail['name']!r} holds strings, which LiteRT does not exchange in numpy arrays as numbers; "
+            "export the model as ONNX, or without its text processing"
+        )
+    dtype = NAMES.get(kind)
     if dtype is None:
         raise ModelLoadError(
-            f"tensor {detail['name']!r} is a {np.dtype(detail['dtype'])}; "
-            f"only {', '.join(NAMES.values())} can be served"
+            f"tensor {detail['name']!r} is a {kind}; only {', '.join(NAMES.values())} can be served"
         )
     signature = detail["shape_signature"]
     shape = signature if len(signature) else detail["shape"]

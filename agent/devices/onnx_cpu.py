@@ -12,8 +12,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from agent.devices.tensors import Found, agree, check_inputs
-from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, one_line
+from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, TensorError, one_line
 from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
 
@@ -30,6 +33,7 @@ DTYPES = {
     "tensor(bool)": "BOOL", "tensor(int8)": "INT8", "tensor(uint8)": "UINT8", "tensor(int16)": "INT16",
     "tensor(uint16)": "UINT16", "tensor(float16)": "FP16", "tensor(int32)": "INT32", "tensor(uint32)": "UINT32",
     "tensor(float)": "FP32", "tensor(int64)": "INT64", "tensor(uint64)": "UINT64", "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
 }  # fmt: skip
 
 
@@ -58,19 +62,25 @@ class OnnxSession:
         self.inputs = agree(model.inputs, [_found(node) for node in self._session.get_inputs()], "input")
         self.outputs = agree(model.outputs, [_found(node) for node in self._session.get_outputs()], "output")
         self._names = [spec.name for spec in self.outputs]
+        self._texts = [spec.name for spec in self.inputs if spec.dtype == "BYTES"]
+        self._text_outputs = [spec.name for spec in self.outputs if spec.dtype == "BYTES"]
 
     def run(self, tensors: Tensors) -> Run:
         """See ``hal.Session.run``."""
         if self._session is None:
             raise InferenceError("the session is closed; open the model again")
         check_inputs(self.inputs, tensors)
+        if self._texts:
+            tensors = {**tensors, **{name: _texts(name, tensors[name]) for name in self._texts}}
         started = time.perf_counter()
         try:
             arrays = self._session.run(self._names, tensors)
         except Exception as error:
             raise InferenceError(f"ONNX Runtime failed: {one_line(error)}") from error
         seconds = time.perf_counter() - started
-        return Run(dict(zip(self._names, arrays, strict=True)), seconds, seconds)
+        outputs = dict(zip(self._names, arrays, strict=True))
+        outputs.update({name: _bytes(outputs[name]) for name in self._text_outputs})
+        return Run(outputs, seconds, seconds)
 
     def close(self) -> None:
         """See ``hal.Session.close``."""
@@ -95,6 +105,26 @@ def load(model: Path | bytes, threads: int) -> Any:
             "remove other onnxruntime packages from the environment"
         )
     return session
+
+
+def _texts(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """ONNX's strings are UTF-8; the runtime takes them as ``str``."""
+    try:
+        return _objects([item.decode() for item in array.reshape(-1)], array.shape)
+    except (UnicodeDecodeError, AttributeError):
+        raise TensorError(
+            f"input {name!r}: ONNX's strings are text, every element must be bytes of UTF-8"
+        ) from None
+
+
+def _bytes(array: NDArray[Any]) -> NDArray[Any]:
+    return _objects([item.encode() for item in array.reshape(-1)], array.shape)
+
+
+def _objects(items: list[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    array = np.empty(len(items), np.object_)
+    array[:] = items
+    return array.reshape(shape)
 
 
 def _found(node: Any) -> Found:

@@ -5,22 +5,28 @@ Imports numpy: for workers and the operator's side, not for the daemon.
 
 from __future__ import annotations
 
+import math
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from agent.errors import ModelLoadError, TensorError
 from agent.hal.device import Tensors
 from agent.types import TensorSpec
 
-# Open Inference Protocol datatypes as numpy holds them.
+# Open Inference Protocol datatypes as numpy holds them; the objects of BYTES (strings) are ``bytes``.
 DTYPES = {
     "BOOL": np.dtype(np.bool_), "INT8": np.dtype(np.int8), "UINT8": np.dtype(np.uint8),
     "INT16": np.dtype(np.int16), "UINT16": np.dtype(np.uint16), "FP16": np.dtype(np.float16),
     "INT32": np.dtype(np.int32), "UINT32": np.dtype(np.uint32), "FP32": np.dtype(np.float32),
     "INT64": np.dtype(np.int64), "UINT64": np.dtype(np.uint64), "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
 }  # fmt: skip
+_LENGTH = struct.Struct("<I")
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -82,6 +88,30 @@ def check_inputs(specs: Sequence[TensorSpec], tensors: Tensors) -> int:
                 "copy it with numpy.ascontiguousarray"
             )
     return batch or 1
+
+
+def pack_strings(array: NDArray[Any]) -> bytes:
+    """The binary form of a BYTES tensor: of each element its length (see ``DTYPE_SIZES``), then its bytes."""
+    return b"".join([part for item in array.reshape(-1) for part in (_LENGTH.pack(len(item)), item)])
+
+
+def unpack_strings(data: bytes | memoryview, shape: Sequence[int]) -> NDArray[Any]:
+    """Inverse of ``pack_strings``. Raises TensorError when ``data`` is not exactly so many strings."""
+    data, count = bytes(data), math.prod(shape)
+    if count * _LENGTH.size > len(data):
+        raise TensorError(f"{len(data)} bytes are too few for {count} strings with their lengths")
+    items, at = [], 0
+    for _ in range(count):
+        start = at + _LENGTH.size
+        if start > len(data):
+            break
+        at = start + _LENGTH.unpack_from(data, start - _LENGTH.size)[0]
+        items.append(data[start:at])
+    if len(items) != count or at != len(data):
+        raise TensorError(f"the lengths of {count} strings do not add up to {len(data)} bytes")
+    array = np.empty(count, np.object_)
+    array[:] = items
+    return array.reshape(shape)
 
 
 def _text(spec: TensorSpec) -> str:

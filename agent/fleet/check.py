@@ -63,8 +63,8 @@ def _run_samples(
     count = len(next(iter(inputs.values())))
     worst = 0.0
     for sample in range(count):
-        run = session.run({name: array[sample] for name, array in inputs.items()})
-        want = {name: array[sample] for name, array in outputs.items()}
+        run = session.run({name: array[sample, ...] for name, array in inputs.items()})
+        want = {name: array[sample, ...] for name, array in outputs.items()}
         problem = compare(run.outputs, want, variant.golden.atol, variant.golden.rtol)
         if problem is not None:
             raise GoldenMismatch(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.devices.tensors import pack_strings
 from agent.errors import ModelLoadError, UsageError
 from agent.fleet.boundaries import tensor_boundaries
 from agent.fleet.check import Agreement, check_variant
@@ -180,7 +181,7 @@ def _write_files(
 
 
 def _add_array(writer: _Writer, name: str, array: Array) -> str:
-    return writer.add(name, array.tobytes(), [])
+    return writer.add(name, pack_strings(array) if array.dtype == object else array.tobytes(), [])
 
 
 def _add_model(writer: _Writer, variant: SourceVariant, path: Path) -> str:

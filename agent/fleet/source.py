@@ -139,7 +139,8 @@ def load_golden(path: Path, spec: TensorSpec, count: int) -> Array:
     """``count`` samples from a .npy file as (count, *sample), little endian, C order.
 
     The file's shape is that, or without the sample's leading 1: [16, 1, 8, 8] holds 16 samples of [-1, 1, 8, 8].
-    Raises TensorError. Pickled objects are never loaded.
+    Strings are text or bytes of a fixed length (dtypes U and S), which cannot end in NUL; what comes back are ``bytes``
+    objects. Raises TensorError. Pickled objects are never loaded.
     """
     try:
         array = np.load(path, allow_pickle=False, mmap_mode="r")
@@ -152,9 +153,16 @@ def load_golden(path: Path, spec: TensorSpec, count: int) -> Array:
         raise TensorError(f"{path} is an archive of arrays; a golden file holds one (numpy.save)")
     sample = spec.concrete()
     allowed = [(count, *sample)] + ([(count, *sample[1:])] if sample[:1] == (1,) else [])
-    if array.dtype.newbyteorder("=") != DTYPES[spec.dtype] or array.shape not in allowed:
+    strings = spec.dtype == "BYTES" and array.dtype.kind in "SU"
+    if not (strings or array.dtype.newbyteorder("=") == DTYPES[spec.dtype]) or array.shape not in allowed:
         got = f"{NAMES.get(array.dtype.newbyteorder('='), array.dtype)} {list(array.shape)}"
         raise TensorError(
             f"{path}: {spec.name!r} needs {count} samples, {spec.dtype} {list(allowed[-1])}; the file holds {got}"
+        )
+    if strings:
+        return (
+            np.char.encode(array, "utf-8").astype(object).reshape(count, *sample)
+            if array.dtype.kind == "U"
+            else (array.astype(object).reshape(count, *sample))
         )
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(count, *sample)

@@ -53,7 +53,7 @@ class Session(Protocol):
     outputs: tuple[TensorSpec, ...]
 
     def run(self, tensors: Tensors) -> Run:
-        """Run once. Every input must be there, C-contiguous, of the spec's dtype and shape.
+        """Run once. Every input must be there, C-contiguous, of the spec's dtype and shape (BYTES: objects, ``bytes``).
 
         Raises TensorError (does not fit), InferenceError (the runtime failed).
         """

@@ -50,7 +50,7 @@ class File(Part):
 class GoldenInputs(Part):
     """``count`` samples; each tensor's file holds them one after another, C order, little endian.
 
-    A free first dimension is 1 in a sample.
+    A free first dimension is 1 in a sample. Of a string its length comes first: 4 bytes, unsigned.
     """
 
     count: int = Field(ge=1, le=1024)
@@ -125,11 +125,11 @@ class Manifest(Part):
                 f"{where}: tensors {sorted(golden)} are not {sorted(spec.name for spec in specs)}"
             )
         for spec in specs:
-            want = self.golden.count * spec.nbytes()
             got = self._file(golden[spec.name], where).size
-            if got != want:
+            if not spec.fits(got, self.golden.count):
                 raise ValueError(
-                    f"{where}: {spec.name!r} has {got} bytes, {self.golden.count} samples need {want}"
+                    f"{where}: {spec.name!r} has {got} bytes, {self.golden.count} samples need "
+                    f"{self.golden.count * spec.nbytes()}"
                 )
 
     @property

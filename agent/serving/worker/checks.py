@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from agent.devices.tensors import DTYPES
+from agent.devices.tensors import DTYPES, unpack_strings
 from agent.errors import TensorError
 from agent.hal import ModelFile
-from agent.serving.protocol.request import Array
+from agent.serving.protocol.data import Array
 from agent.serving.spec import Golden
 from agent.types import TensorSpec
 
@@ -28,11 +28,11 @@ class GoldenData:
 
     def inputs(self, sample: int) -> dict[str, Array]:
         """Input tensors of one sample (batch 1)."""
-        return {name: array[sample] for name, array in self._inputs.items()}
+        return {name: array[sample, ...] for name, array in self._inputs.items()}
 
     def outputs(self, sample: int) -> dict[str, Array]:
         """What must come out, up to the tolerance."""
-        return {name: array[sample] for name, array in self._outputs.items()}
+        return {name: array[sample, ...] for name, array in self._outputs.items()}
 
 
 def _read(files: Mapping[str, Path], spec: TensorSpec, count: int) -> Any:
@@ -44,10 +44,15 @@ def _read(files: Mapping[str, Path], spec: TensorSpec, count: int) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise TensorError(f"golden file {path} of tensor {spec.name!r}: {error.strerror}") from error
-    want = count * spec.nbytes()
-    if len(data) != want:
+    if not spec.fits(len(data), count):
         raise TensorError(
             f"golden file of tensor {spec.name!r} has {len(data)} bytes; {count} samples of {spec.dtype} "
-            f"{list(spec.concrete())} have {want}; pack the model again"
+            f"{list(spec.concrete())} have {count * spec.nbytes()}; pack the model again"
         )
-    return np.frombuffer(data, DTYPES[spec.dtype]).reshape((count, *spec.concrete()))
+    shape = (count, *spec.concrete())
+    if spec.dtype != "BYTES":
+        return np.frombuffer(data, DTYPES[spec.dtype]).reshape(shape)
+    try:
+        return unpack_strings(data, shape)
+    except TensorError as error:
+        raise TensorError(f"golden file of tensor {spec.name!r}: {error}; pack the model again") from error

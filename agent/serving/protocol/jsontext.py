@@ -1,0 +1,90 @@
+"""JSON of requests: fast where it is ordinary, strict where it is not.
+
+orjson reads a tensor's numbers 5 times and writes them 18 times faster than the standard library, but it keeps the last
+of two equal keys and knows no NaN and Infinity, literals that RFC 8259 leaves out and that servers of this protocol
+exchange all the same. What it does not take, or might have taken wrongly, the standard library decides.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+import orjson
+
+from agent.serving.http.messages import RequestError
+
+MAX_DEPTH = 32
+MAX_VALUES = 10_000  # beside the tensors' data
+MAX_ELEMENTS = 4_000_000  # in all: each may take 80 bytes of memory
+
+
+def parse_object(data: bytes) -> dict[str, Any]:
+    """A request's JSON object. Raises RequestError 400, 413 for more than memory may be spent on."""
+    if len(data) > MAX_ELEMENTS and sum(map(data.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
+        raise RequestError(
+            413, f"the request's JSON has more than {MAX_ELEMENTS} values; send its tensors as binary data"
+        )
+    try:
+        document = orjson.loads(data)
+    except ValueError:
+        document = _strictly(data)
+    colons = _survey(document)
+    # Outside of strings there is a colon for each key: when one more is in the text, a key was there twice. One that is
+    # written as an escape, or lies in the strings of a tensor, makes the numbers differ as well.
+    if data.count(b":") != colons or (b"\\" in data and b"\\u003" in data):
+        _survey(document := _strictly(data))
+    if not isinstance(document, dict):
+        raise RequestError(400, "the request must be a JSON object")
+    return document
+
+
+def _strictly(data: bytes) -> Any:
+    try:
+        return _DECODER.decode(str(data, "utf-8"))
+    except RecursionError:
+        _too_deep()
+    except ValueError as error:
+        raise RequestError(400, f"not valid JSON: {error}") from error
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result = dict(pairs)
+    if len(result) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    return result
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
+
+
+def _survey(document: Any) -> int:
+    """Colons in the keys and strings, and one for each key; RequestError when it is too deep or too much.
+
+    Lists called "data" are left out: they may be long, and their depth is checked against the tensor's shape.
+    """
+    colons = seen = 0
+    waiting = [(document, MAX_DEPTH)]
+    while waiting:
+        value, levels = waiting.pop()
+        if isinstance(value, str):
+            colons += value.count(":")
+            continue
+        if isinstance(value, dict):
+            colons += len(value) + sum(key.count(":") for key in value)
+            inner = [item for key, item in value.items() if key != "data" or not isinstance(item, list)]
+        elif isinstance(value, list):
+            inner = value
+        else:
+            continue
+        if levels == 0:
+            _too_deep()
+        seen += len(inner)
+        if seen > MAX_VALUES:
+            raise RequestError(400, f"the request's JSON has more than {MAX_VALUES} values beside its data")
+        waiting += [(item, levels - 1) for item in inner]
+    return colons
+
+
+def _too_deep() -> NoReturn:
+    raise RequestError(400, f"JSON deeper than {MAX_DEPTH} levels")
