@@ -197,7 +197,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is _State.BODY:
             got, want = self._received, len(self._body)
             self._refuse(RequestError(400, f"the body ended after {got} of {want} bytes"), linger=False)
-        return self._state is _State.BUSY  # a client may half-close and wait for its answer
+        self._advance()  # uvloop may see the end before the first look at what the connection brought
+        return self._state is _State.BUSY or self._blocked  # a client may half-close and wait for its answer
 
     def pause_writing(self) -> None:
         self._blocked = True
