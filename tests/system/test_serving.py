@@ -317,7 +317,7 @@ def test_bad_requests_get_their_error_and_harm_nobody(tmp_path: Path) -> None:
         ("POST", "/v2/repository/index", b"[1]", {}, 400, "object"),
         ("POST", "/v2/repository/index", b"{}", {"Content_Type": "text/plain"}, 415, "text/plain"),
         ("POST", "/v2/repository/index", b" " * 65537, {}, 413, "65536"),
-        ("POST", "/v2/repository/models/double/unload", b"{}", {}, 503, "overlaid undeploy"),
+        ("POST", "/v2/repository/models/double/unload", b"{}", {}, 403, "overlaid undeploy"),
         ("POST", "/v2/models/double/versions/9/infer", BODY, {}, 404, "1.0"),
         ("GET", "/v2/models/nothing", None, {}, 404, "not served"),
         ("GET", "/v2/models/double/nothing", None, {}, 404, "unknown"),

@@ -94,7 +94,7 @@ class ServerApi:
 
     def _refuse_loading(self, call: Call) -> Reply:
         raise RequestError(
-            503,
+            403,
             f"model {str(call.target.subject)[:64]!r} is loaded and unloaded by what this node is told to run; use "
             "`overlaid deploy`, `overlaid undeploy` or `overlaid fleet deploy`",
         )
