@@ -26,7 +26,13 @@ MODEL_ACTIONS = {
     ("stats",): "stats",
     ("infer",): "infer",
 }
-EXTENSIONS = ("binary_tensor_data", "model_configuration", "statistics")
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "model_configuration",
+    "schedule_policy",
+    "statistics",
+)
 LOADING = ("load", "unload")
 SHARED_MEMORY = ("", "v2", "systemsharedmemory")
 SHARED_MEMORY_ACTIONS = {"status": "shm-status", "register": "shm-register", "unregister": "shm-unregister"}
