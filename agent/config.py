@@ -113,11 +113,12 @@ class Trust(Section):
 
 
 class Serving(Section):
-    """``http`` is a loopback address; other addresses go through a reverse proxy."""
+    """``http`` is a loopback address; other addresses go through a reverse proxy. MB are MiB."""
 
     http: str = Field("127.0.0.1:8000", pattern=r"^(127\.0\.0\.1:\d{1,5}|)$")
     max_body_mb: int = Field(64, ge=1, le=1024)
     threads: int = Field(1, ge=1, le=256)
+    worker_memory_mb: int = Field(1024, ge=128, le=1_000_000)
     shared_memory: bool = False
 
     @field_validator("http")

@@ -154,6 +154,7 @@ class Daemon:
             board_folder=config.paths.runtime,
             threads=config.serving.threads,
             max_body_bytes=config.serving.max_body_mb << 20,
+            worker_memory_mb=config.serving.worker_memory_mb,
             soak_s=config.deploy.soak_s,
             profile_s=config.deploy.profile_s,
             download_timeout_s=config.deploy.download_timeout_s,

@@ -151,7 +151,14 @@ def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) 
             variant.golden.rtol,
         ),
         max_body_bytes=res.settings.max_body_bytes,
+        memory_mb=_memory_mb(res, candidate),
     )
+
+
+def _memory_mb(res: Resources, candidate: Candidate) -> int:
+    """No limit on a GPU, whose driver reserves address space for all of the device's memory."""
+    kinds = {device.id: device.kind for device in res.board.devices}
+    return 0 if kinds.get(candidate.device) == "gpu" else res.settings.worker_memory_mb
 
 
 async def place(

@@ -58,6 +58,7 @@ class Settings:
     board_folder: Path
     threads: int
     max_body_bytes: int
+    worker_memory_mb: int
     soak_s: float
     profile_s: float
     download_timeout_s: float

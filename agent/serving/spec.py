@@ -29,7 +29,7 @@ class Golden:
 @dataclass(frozen=True, slots=True)
 class WorkerSpec:
     """``digest``: the package's; ``board_folder``: see ``hal.Board``; ``max_body_bytes``: larger request bodies are
-    refused with 413; ``memory_mb``: the worker's data at most; ``instances``: runs at the same time; ``max_batch``:
+    refused with 413; ``memory_mb``: MiB of data at most (0: any); ``instances``: runs at the same time; ``max_batch``:
     requests that one run may answer."""
 
     model: str

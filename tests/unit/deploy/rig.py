@@ -227,7 +227,7 @@ class Rig:
         self.journal = Journal(folder / "state.db")
         self.telemetry = Telemetry(folder / "telemetry.db", 8)
         self.store = Store(folder / "store", 1 << 24)
-        settings = Settings("local", folder, 1, 1 << 20, 0.05, 0.1, 5.0, 5.0)
+        settings = Settings("local", folder, 1, 1 << 20, 256, 0.05, 0.1, 5.0, 5.0)
         resources = Resources(
             self.store,
             self.pool,  # type: ignore[arg-type]
