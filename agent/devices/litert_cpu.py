@@ -122,8 +122,8 @@ def _found(detail: dict[str, Any]) -> Found:
     kind = np.dtype(detail["dtype"])
     if kind.kind in "SO":
         raise ModelLoadError(
-            f"tensor {detail['name']!r} holds strings, which LiteRT does not exchange in numpy arrays as numbers; "
-            "export the model as ONNX, or without its text processing"
+            f"tensor {detail['name']!r} holds strings; they are served from ONNX models only: export it as ONNX, or "
+            "leave the text processing out"
         )
     dtype = NAMES.get(kind)
     if dtype is None:

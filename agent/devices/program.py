@@ -73,6 +73,9 @@ class ProgramSession:
         ProgramError for a file that is none, ModelLoadError; what ``open_engine`` raises.
         """
         program = self._program = _read(model, spec)
+        strings = [tensor.name for tensor in (*program.inputs, *program.outputs) if tensor.dtype == "BYTES"]
+        if strings:
+            raise ModelLoadError(f"tensors {strings} hold strings; they are served from ONNX models only")
         self._free = {spec.name for spec in program.inputs if spec.dynamic}
         self.inputs = agree(model.inputs, [_found(spec) for spec in program.inputs], "input")
         self.outputs = agree(model.outputs, [_found(spec) for spec in program.outputs], "output")

@@ -160,9 +160,6 @@ def load_golden(path: Path, spec: TensorSpec, count: int) -> Array:
             f"{path}: {spec.name!r} needs {count} samples, {spec.dtype} {list(allowed[-1])}; the file holds {got}"
         )
     if strings:
-        return (
-            np.char.encode(array, "utf-8").astype(object).reshape(count, *sample)
-            if array.dtype.kind == "U"
-            else (array.astype(object).reshape(count, *sample))
-        )
+        items = np.char.encode(array, "utf-8") if array.dtype.kind == "U" else array
+        return items.astype(object).reshape(count, *sample)
     return np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(count, *sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import http
 import json
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ import httptools
 from agent.errors import OverlaidError
 
 MAX_HEAD = 16 * 1024
+KNOWN_HEADS = 64  # remembered: a client's requests begin with the same bytes again and again
 JSON = "application/json"
 RETRY = {"Retry-After": "1"}
 
@@ -62,14 +64,13 @@ class Reply:
 
     def head(self, keep_alive: bool) -> bytes:
         """Status line and headers, ready to send."""
-        length = sum(len(part) for part in self.parts)
-        lines = [f"HTTP/1.1 {self.status} {_reason(self.status)}", f"Content-Length: {length}"]
+        length = sum(map(len, self.parts))
+        text = f"{_status_line(self.status)}\r\nContent-Length: {length}\r\n"
         if length:
-            lines.append(f"Content-Type: {self.content_type}")
-        lines.extend(f"{name}: {value}" for name, value in self.headers.items())
-        if not keep_alive:
-            lines.append("Connection: close")
-        return "\r\n".join([*lines, "\r\n"]).encode("latin-1")
+            text += f"Content-Type: {self.content_type}\r\n"
+        for name, value in self.headers.items():
+            text += f"{name}: {value}\r\n"
+        return (text + ("\r\n" if keep_alive else "Connection: close\r\n\r\n")).encode("latin-1")
 
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:
@@ -96,6 +97,7 @@ class _Collector:
         self.complete = True
 
 
+@functools.lru_cache(KNOWN_HEADS)
 def parse_head(data: bytes) -> Head:
     """Parse a head up to and with its empty line; RequestError 400 when it is none."""
     collector = _Collector()
@@ -125,5 +127,6 @@ def _keeps_alive(version: str, connection: str) -> bool:
     return "close" not in options and (version == "1.1" or "keep-alive" in options)
 
 
-def _reason(status: int) -> str:
-    return http.HTTPStatus(status).phrase
+@functools.cache
+def _status_line(status: int) -> str:
+    return f"HTTP/1.1 {status} {http.HTTPStatus(status).phrase}"
