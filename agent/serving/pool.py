@@ -9,98 +9,64 @@ import logging
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Protocol
 
-from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
+from agent.errors import OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
+from agent.serving.events import Kind, PoolEvent, WorkerStatus
 from agent.serving.http.listeners import listen_unix
+from agent.serving.http.messages import RETRY, Reply, RequestError
+from agent.serving.http.seat import BUSY, IDLE
+from agent.serving.processes.custody import Orphan
 from agent.serving.processes.nursery import Nursery
 from agent.serving.processes.process import OnConnection, OnStats, Worker
-from agent.serving.processes.restart import GIVEN_UP_S, Backoff
-from agent.serving.recent import Recent, Second
+from agent.serving.processes.restart import Backoff
+from agent.serving.processes.vitals import PATIENCE, Patience
+from agent.serving.recent import Recent
+from agent.serving.route import Route
 from agent.serving.spec import WorkerSpec
-from agent.types import Candidate
-from agent.waiting import set_within
 
 log = logging.getLogger(__name__)
 
 MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection], Worker]
-Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
+
+__all__ = ["Door", "MakeWorker", "Pool", "PoolEvent", "WorkerStatus"]
 
 
-@dataclass(frozen=True, slots=True)
-class PoolEvent:
-    """``stats``: latencies (seconds of request handling) and failed requests since the last one, each second at most.
+class Door(Protocol):
+    """What the front door does for the pool."""
 
-    crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
-    unwell: a worker that serves or starts failed for its device's sake, with ``failure``.
-    """
+    def take_back(self, sock: socket.socket, unread: bytes) -> None:
+        """A keep-alive connection whose next request is for someone else, or whose worker is gone."""
+        ...
 
-    kind: Kind
-    model: str
-    version: str
-    candidate: Candidate
-    text: str = ""
-    histogram: Histogram | None = None
-    errors: int = 0
-    failure: OverlaidError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerStatus:
-    """A routed model. ``requests``, ``errors``, ``total`` (answered ones) count since this version was routed;
-    ``histogram``: five minutes; ``seconds``: two minutes. ``why``: the last crash, while there is no worker."""
-
-    ready: bool
-    pid: int | None
-    version: str
-    digest: str
-    candidate: Candidate
-    restarts: int
-    requests: int
-    errors: int
-    histogram: Histogram
-    memory_mb: float
-    total: Histogram = field(default_factory=Histogram)
-    seconds: tuple[Second, ...] = ()
-    why: str = ""
-
-
-@dataclass(slots=True)
-class _Route:
-    """A served model: its socket, its worker (None while it is restarted)."""
-
-    listener: socket.socket
-    spec: WorkerSpec
-    worker: Worker | None = None
-    restarts: int = 0
-    why: str = ""
-    recent: Recent = field(default_factory=Recent)
-    backoff: Backoff = field(default_factory=Backoff)
-    changing: asyncio.Lock = field(default_factory=asyncio.Lock)
-    retry_now: asyncio.Event = field(default_factory=asyncio.Event)
-    supervisor: asyncio.Task[None] | None = None
+    def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
+        """A connection whose worker is gone: answer its request (None: that had begun), then close it."""
+        ...
 
 
 class Pool:
     """``runtime_dir/models/<name>.sock`` are the models' own sockets. Use from one event loop."""
 
     def __init__(
-        self, runtime_dir: Path, on_event: Callable[[PoolEvent], None], make_worker: MakeWorker | None = None
+        self,
+        runtime_dir: Path,
+        on_event: Callable[[PoolEvent], None],
+        make_worker: MakeWorker | None = None,
+        patience: Patience = PATIENCE,
     ) -> None:
         self._dir = runtime_dir / "models"
         self._on_event = on_event
         self._nursery = Nursery()
         self._make_worker = make_worker or functools.partial(Worker, spawn=self._nursery.start)
-        self._routes: dict[str, _Route] = {}
+        self._patience = patience
+        self._routes: dict[str, Route] = {}
         self._workers: set[Worker] = set()
         self._retired: set[Worker] = set()  # replaced, not ended yet
         self._expected: set[str] = set()
         self._closed = False
-        # The front door takes back keep-alive connections whose next request is for someone else.
-        self.take_back: Callable[[socket.socket, bytes], None] | None = None
+        self.door: Door | None = None
         # A worker that has just loaded is told of shared memory before it serves.
         self.introduce: Callable[[Worker], Awaitable[None]] | None = None
 
@@ -112,7 +78,7 @@ class Pool:
         if self._closed:
             raise WorkerError("the daemon is stopping: no worker is started any more")
         worker = self._make_worker(spec, self._stats, self._returned)
-        worker.on_unwell = self._unwell
+        worker.on_unwell, worker.on_orphans = self._unwell, self._orphaned
         self._workers.add(worker)
         try:
             await worker.start()
@@ -145,8 +111,7 @@ class Pool:
             if self._routes.get(model) is not route:
                 return
             del self._routes[model]
-            self._close_listener(model, route.listener)
-            await _cancel(route.supervisor)
+            await self._close_route(model, route)
             if route.worker is not None:
                 await self.stop(route.worker)
 
@@ -197,7 +162,7 @@ class Pool:
             return None
         worker, now = route.worker, time.monotonic()
         return WorkerStatus(
-            ready=worker is not None,
+            ready=not route.trouble,
             pid=worker.pid if worker else None,
             version=route.spec.version,
             digest=route.spec.digest,
@@ -209,7 +174,7 @@ class Pool:
             total=route.recent.total,
             seconds=route.recent.seconds(now),
             memory_mb=worker.memory_mb if worker else 0.0,
-            why="" if worker else route.why,
+            why=route.trouble,
         )
 
     def models(self) -> list[str]:
@@ -233,10 +198,16 @@ class Pool:
         route = self._routes.get(model)
         return route.worker if route else None
 
+    def trouble(self, model: str) -> str:
+        """Why a model that is served (``serves``) cannot answer now; empty when it can."""
+        route = self._routes.get(model)
+        return route.trouble if route else f"model {model!r} is being loaded; try again"
+
     async def _take_over(self, model: str, worker: Worker) -> Worker | None:
         route = self._routes.get(model)
         if route is None:
-            route = _Route(listen_unix(self._path(model)), worker.spec)
+            listener = listen_unix(self._path(model))
+            route = Route(listener, worker.spec, self._start_checked, self._emit, self._patience)
         async with route.changing:
             if route.listener.fileno() < 0:
                 raise WorkerError(f"model {model!r} was removed meanwhile; deploy it again")
@@ -244,57 +215,16 @@ class Pool:
                 await worker.serve(route.listener)
             except OverlaidError:
                 if model not in self._routes:
-                    self._close_listener(model, route.listener)
+                    await self._close_route(model, route)
                 raise
             self._routes[model] = route
-            old, route.worker, route.spec = route.worker, worker, worker.spec
             self._retired.discard(worker)
-            route.backoff.started(time.monotonic())
-            if old is worker:
-                return old
-            supervisor, route.supervisor = route.supervisor, self._watch(route, worker)
-            await _cancel(supervisor)
-            if old is not None:
+            old = await route.serve_by(worker)
+            if old is not None and old is not worker:
                 self._retired.add(old)
                 with contextlib.suppress(WorkerError):  # it may have died just now: nothing to drain
                     await old.drain()
         return old
-
-    def _watch(self, route: _Route, worker: Worker) -> asyncio.Task[None]:
-        return asyncio.create_task(self._supervise(route, worker), name=f"watch {worker.spec.model}")
-
-    async def _supervise(self, route: _Route, worker: Worker) -> None:
-        """Wait for the worker's end, then start it anew until one serves."""
-        await worker.gone.wait()
-        route.worker = None
-        self._workers.discard(worker)
-        fresh, delay = None, self._crashed(route, worker.cause)
-        while fresh is None:
-            route.retry_now.clear()
-            await set_within(route.retry_now, delay)
-            try:
-                fresh = await self._start_checked(route.spec, route.listener)
-            except (
-                DeviceLost
-            ):  # told already; whoever was told moves the model, or asks for a restart in good time
-                delay = GIVEN_UP_S
-            except (OverlaidError, OSError) as error:  # OSError: no descriptor or no process to be had
-                delay = self._crashed(route, f"start failed: {one_line(error)}")
-        route.worker = fresh
-        route.restarts += 1
-        route.backoff.started(time.monotonic())
-        route.supervisor = self._watch(route, fresh)
-        self._emit("restarted", route.spec, f"serves again as process {fresh.pid}")
-
-    def _crashed(self, route: _Route, cause: str) -> float:
-        """Tell, and say how many seconds to wait before the next start."""
-        delay = route.backoff.crashed(time.monotonic())
-        self._emit("crashed", route.spec, cause)
-        route.why = cause
-        if route.backoff.given_up:
-            route.why = f"crashes again and again; next start in {delay:g} s: {cause}"
-            self._emit("gave-up", route.spec, route.why)
-        return delay
 
     async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:
         """A worker whose golden vectors agree, serving on ``listener`` if there is one; none is left on an error."""
@@ -321,8 +251,8 @@ class Pool:
     def _path(self, model: str) -> Path:
         return self._dir / f"{model}.sock"
 
-    def _close_listener(self, model: str, listener: socket.socket) -> None:
-        listener.close()
+    async def _close_route(self, model: str, route: Route) -> None:
+        await route.close()
         with contextlib.suppress(OSError):
             self._path(model).unlink()
 
@@ -340,14 +270,33 @@ class Pool:
         self, worker: Worker, connection: socket.socket, unread: bytes, door: bool, elsewhere: bool
     ) -> None:
         """A worker gives a connection back: it drains, or (``elsewhere``) the next request is not for its model."""
-        successor = self.worker(worker.spec.model)
+        route = self._routes.get(worker.spec.model)
+        successor = route.worker if route else None
         if not elsewhere and successor is not None and successor is not worker:
             with connection, contextlib.suppress(WorkerError):
                 successor.pass_connection(connection.fileno(), unread, door)
-        elif door and self.take_back is not None:
-            self.take_back(connection, unread)
+        elif door and self.door is not None:
+            self.door.take_back(connection, unread)
+        elif not door and route is not None and successor is None:
+            route.wait(connection, unread)
         else:
             connection.close()
+
+    def _orphaned(self, worker: Worker, orphans: list[Orphan]) -> None:
+        """A worker is gone: nobody whose request was there waits in vain, nobody else notices."""
+        self._workers.discard(worker)
+        route = self._routes.get(worker.spec.model)
+        if route is not None:
+            route.lost(worker)
+        text = f"the worker of {worker.spec} {worker.fate} while it had this request; try again"
+        reply = RequestError(503, text, RETRY).reply()
+        for orphan in orphans:
+            if orphan.state == IDLE:
+                self._returned(worker, orphan.sock, b"", orphan.door, False)
+            elif self.door is not None:
+                self.door.dismiss(orphan.sock, reply if orphan.state == BUSY else None)
+            else:
+                orphan.sock.close()
 
     def _emit(
         self,
@@ -363,10 +312,3 @@ class Pool:
             self._on_event(event)
         except Exception:  # a listener's fault must not cost a worker
             log.exception("listener of pool events failed")
-
-
-async def _cancel(task: asyncio.Task[None] | None) -> None:
-    if task is not None and task is not asyncio.current_task():
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task

@@ -401,6 +401,8 @@ def test_connections_beyond_the_limit_are_turned_away(
 
     async def steps(node: Node) -> None:
         held = [socket.create_connection(("127.0.0.1", node.port)) for _ in range(3)]
+        for sock in held:
+            sock.sendall(b"GET ")  # else they would make room
         await asyncio.sleep(0.05)
         answer = await asyncio.to_thread(raw, node, b"GET /v2 HTTP/1.1\r\n\r\n")
         assert answer.startswith(b"HTTP/1.1 503 ") and b"Retry-After: 1" in answer

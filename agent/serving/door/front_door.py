@@ -71,14 +71,14 @@ class FrontDoor:
         except WorkerError:
             await self.stop()
             raise
-        self._pool.take_back = self._take_back
+        self._pool.door = self
 
     async def stop(self) -> None:
         """Close the listening sockets and the connections that are here (not those with the workers)."""
         if self._connections is None:
             return  # it never listened: the socket's path is somebody else's
         await self._shared_memory.stop()
-        self._pool.take_back = None
+        self._pool.door = None
         for task in self._tasks:
             task.cancel()
         await self._connections.close()
@@ -110,10 +110,10 @@ class FrontDoor:
     def _worker(self, model: str) -> Worker:
         if not self._pool.serves(model):
             raise RequestError(404, f"model {model[:64]!r} is not served here")
-        worker = self._pool.worker(model)
-        if worker is None:
+        worker, trouble = self._pool.worker(model), self._pool.trouble(model)
+        if worker is None or trouble:
             self._api.unavailable[model] += 1
-            raise RequestError(503, f"model {model!r} is being restarted; try again", RETRY)
+            raise RequestError(503, trouble, RETRY)
         return worker
 
     def _pass_on(self, connection: Connection, worker: Worker) -> None:
@@ -124,11 +124,19 @@ class FrontDoor:
             connection.hand_over(send)
         except WorkerError as error:
             log.warning("connection for %s not passed on: %s", worker.spec.model, error)
-            raise RequestError(503, f"model {worker.spec.model!r} is busy; try again", RETRY) from error
+            raise RequestError(
+                503, f"model {worker.spec.model!r} is busy: {error}; try again", RETRY
+            ) from error
 
-    def _take_back(self, sock: socket.socket, unread: bytes) -> None:
+    def take_back(self, sock: socket.socket, unread: bytes) -> None:
+        """See ``pool.Door``."""
         if self._connections is not None:
             self._connections.adopt(sock, door=True, unread=unread)
+
+    def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
+        """See ``pool.Door``."""
+        if self._connections is not None:
+            self._connections.dismiss(sock, reply)
 
 
 async def _later(connection: Connection, answer: Awaitable[Reply]) -> None:

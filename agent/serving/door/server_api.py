@@ -65,7 +65,7 @@ class ServerApi:
         return action(call)
 
     def _ready(self, _: Call) -> Reply:
-        waiting = [model for model in self._pool.models() if self._pool.worker(model) is None]
+        waiting = [model for model in self._pool.models() if self._pool.trouble(model)]
         if waiting:
             return json_reply({"ready": False, "waiting_for": waiting}, 503, RETRY)
         return json_reply({"ready": True})

@@ -16,10 +16,12 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout, from_name
+from agent.errors import OverlaidError, WorkerCrashed, WorkerError, WorkerTimeout, from_name
 from agent.histogram import Histogram
 from agent.serving.processes.channel import Channel, Message
+from agent.serving.processes.custody import Custody, Orphan
 from agent.serving.processes.spawn import Spawned, start_cold
+from agent.serving.processes.vitals import Vitals
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 
@@ -36,13 +38,15 @@ Spawn = Callable[[WorkerSpec], Awaitable[Spawned]]
 OnStats = Callable[["Worker", Histogram, int], None]
 OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
 OnUnwell = Callable[["Worker", OverlaidError], None]
+OnOrphans = Callable[["Worker", list[Orphan]], None]
 
 
 class Worker:
     """A running worker. Every wait has a deadline; a worker that misses one is killed (WorkerTimeout).
 
     ``load_s``: seconds to import the runtime and load the model. ``memory_mb``: resident memory when it last answered.
-    ``on_unwell`` hears of every failure that speaks of the device, while starting or serving.
+    ``on_unwell`` hears of every failure that speaks of the device, while starting or serving; ``on_orphans`` gets the
+    connections that the worker had when it ended. ``fate``: how that was; ``cause``: with its last words.
     """
 
     def __init__(
@@ -54,10 +58,13 @@ class Worker:
         self.memory_mb = 0.0
         self.gone = asyncio.Event()
         self.cause = ""
+        self.fate = ""
+        self.vitals: Vitals | None = None  # while the process lives
         self._on_stats = on_stats
         self._on_connection = on_connection
         self._spawn = spawn
         self.on_unwell: OnUnwell = lambda _worker, _error: None
+        self.on_orphans: OnOrphans = _close_orphans
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
@@ -80,11 +87,19 @@ class Worker:
         self._watch_stderr()
         self._reaper = asyncio.create_task(self._reap(), name=f"reap {self.spec.model}")
         try:
-            answer = await self.ask("load", LOAD_S, self.spec.to_json())
+            answer = await self._load()
         except BaseException:
             await self.end()
             raise
         self.load_s = float(answer.head["ok"]["load_s"])
+
+    async def _load(self) -> Message:
+        try:
+            self.vitals = Vitals.create()
+        except OSError as error:
+            raise WorkerCrashed(f"no shared memory for {self.spec}: {error}") from error
+        self._custody = Custody(self.vitals)
+        return await self.ask("load", LOAD_S, self.spec.to_json(), [self.vitals.fd])
 
     async def check(self) -> None:
         """Run the golden vectors; raises GoldenMismatch with the numbers."""
@@ -122,16 +137,22 @@ class Worker:
         """Let requests in flight finish (10 s at most), then end the process."""
         with contextlib.suppress(OverlaidError):
             await self.ask("stop", STOP_S + ANSWER_S, grace_s=STOP_S)
-        await self.end()
+        await self.end("was stopped")
 
-    async def end(self) -> None:
-        """End the process now, whatever it does."""
+    async def end(self, fate: str = "") -> None:
+        """End the process now, whatever it does; ``fate``: why, if it is not its own fault."""
+        self.fate = self.fate or fate
         self._kill()
         await self.gone.wait()
 
     def pass_connection(self, fd: int, unread: bytes, door: bool) -> None:
         """Give the worker a connection; raises WorkerError when it cannot take it."""
-        self._channel.send({"op": "connection", "door": door}, unread, [fd])
+        slot = self._custody.keep(fd, door, bool(unread))
+        try:
+            self._channel.send({"op": "connection", "door": door, "slot": slot}, unread, [fd])
+        except WorkerError:
+            self._custody.release(slot).sock.close()
+            raise
 
     def _kill(self) -> None:
         if self._process.returncode is None:
@@ -155,10 +176,8 @@ class Worker:
         finally:
             del self._answers[number]
         if not future.done():
-            await self.end()
-            raise WorkerTimeout(
-                f"worker of {self.spec} did not answer {op!r} within {timeout:g} s; it was killed"
-            )
+            await self.end(f"did not answer {op!r} within {timeout:g} s; it was killed")
+            raise WorkerTimeout(f"worker of {self.spec} {self.fate}")
         answer = future.result()
         if "error" in answer.head:
             error = from_name(str(answer.head["error"]["name"]), str(answer.head["error"]["text"]))
@@ -181,9 +200,14 @@ class Worker:
             if not isinstance(error, UNWELL):
                 raise ValueError(f"{error.name} says nothing of the device")
             self.on_unwell(self, error)
+        elif self.vitals is None:
+            raise ValueError(f"message {head['op']!r} before the model is loaded")
         elif head["op"] == "connection":
             elsewhere = bool(head["elsewhere"])
-            self._on_connection(self, message.take_socket(), message.payload, bool(head["door"]), elsewhere)
+            connection = self._custody.release(int(head["slot"]))
+            self._on_connection(self, connection.sock, message.payload, connection.door, elsewhere)
+        elif head["op"] == "slots":
+            self._custody.received(message)
         else:
             raise ValueError(f"unknown message {head['op']!r} from a worker")
 
@@ -203,6 +227,11 @@ class Worker:
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(WorkerCrashed(self.cause))
+        if self.vitals is not None:
+            orphans = self._custody.end()
+            self.vitals.close()
+            self.vitals = None
+            self.on_orphans(self, orphans)
         self.gone.set()
 
     def _crash_text(self) -> str:
@@ -210,8 +239,11 @@ class Worker:
         how = "is gone" if code is None else f"exited with status {code}"
         if code is not None and code < 0:
             how = f"was killed by {_signal_name(-code)}"
+        if self._channel.nonsense:
+            how = f"was killed because it talked nonsense to the daemon: {self._channel.nonsense}"
+        self.fate = self.fate or how
         last = f"; its last words: {' | '.join(self._tail)[-400:]}" if self._tail else ""
-        return f"worker of {self.spec} {how}{last}"
+        return f"worker of {self.spec} {self.fate}{last}"
 
     def _watch_stderr(self) -> None:
         os.set_blocking(self._stderr, False)
@@ -240,3 +272,8 @@ def _signal_name(number: int) -> str:
         return signal.Signals(number).name
     except ValueError:
         return f"signal {number}"
+
+
+def _close_orphans(_: Worker, orphans: list[Orphan]) -> None:
+    for orphan in orphans:
+        orphan.sock.close()

@@ -100,6 +100,9 @@ class Patience:
     factor: float = 20.0
 
 
+PATIENCE = Patience()
+
+
 @dataclass(slots=True)
 class Pulse:
     """What looks at a worker's page add up to.

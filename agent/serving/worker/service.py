@@ -19,10 +19,14 @@ from agent.hal import Session
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.processes.channel import Channel, Message
+from agent.serving.processes.custody import Slots
 from agent.serving.processes.limits import confine, limit_memory
+from agent.serving.processes.vitals import Vitals
 from agent.serving.spec import WorkerSpec
 from agent.serving.worker.api import ModelApi
 from agent.serving.worker.engine import Engine
+from agent.serving.worker.regions import WorkerRegions
+from agent.serving.worker.watched import Watched
 
 STATS_S = 1.0
 UNWELL_S = 1.0  # of each kind of error; one says it all
@@ -47,14 +51,21 @@ class Service:
             "serve": self._serve,
             "drain": self._drain,
             "stop": self._stop,
+            "region": self._region,
+            "forget-region": self._forget_region,
         }
         self.done = asyncio.Event()
 
     def _received(self, message: Message) -> None:
         op = message.head["op"]
         if op == "connection":
-            self._connections.adopt(message.take_socket(), bool(message.head["door"]), message.payload)
+            seat = self._slots.seat(int(message.head["slot"]))
+            self._connections.adopt(message.take_socket(), bool(message.head["door"]), message.payload, seat)
             return
+        if op == "load":
+            self._vitals = Vitals(message.fds.pop(0))
+        if op == "region":  # one at a time: the daemon waits for each answer
+            self._memory = message.fds.pop(0)
         if op == "serve":
             self._listener = message.take_socket()
         task = self._loop.create_task(self._answer(op, message))
@@ -94,12 +105,15 @@ class Service:
 
             candidate = self._spec.candidate
             device = open_board(self._spec.board, self._spec.board_folder).device(candidate.device)
-            return [device.open(self._spec.file, candidate.backend) for _ in range(self._spec.instances)]
+            sessions = (device.open(self._spec.file, candidate.backend) for _ in range(self._spec.instances))
+            return [Watched(session, self._vitals, place) for place, session in enumerate(sessions)]
 
         self._engine = Engine(await self._loop.run_in_executor(None, load), self._spec.max_batch)
-        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget, self._unwell)
-        self._connections = Connections(self._api)
-        self._loop.call_later(STATS_S, self._report)
+        self._regions = WorkerRegions(self._spec.max_body_bytes)
+        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget, self._unwell, self._regions)
+        self._slots = Slots(self._vitals, self._channel)
+        self._connections = Connections(self._api, self._slots)
+        self._report()
         return {"load_s": time.monotonic() - started}, b""
 
     async def _check(self, _: Message) -> Answer:
@@ -139,8 +153,19 @@ class Service:
         while len(self._connections) and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
             self._return_idle()
+        self._slots.tell()
         self._send_stats()
         self._engine.close()
+        return {}, b""
+
+    async def _region(self, message: Message) -> Answer:
+        head = message.head
+        where = int(head["offset"]), int(head["byte_size"])
+        self._regions.add(int(head["uid"]), str(head["name"]), self._memory, bool(head["mapped"]), *where)
+        return {}, b""
+
+    async def _forget_region(self, message: Message) -> Answer:
+        self._regions.forget(int(message.head["uid"]), str(message.head["name"]))
         return {}, b""
 
     def _return_idle(self) -> None:
@@ -149,11 +174,18 @@ class Service:
                 self._give_back(connection, False)
 
     def _give_back(self, connection: Connection, elsewhere: bool) -> None:
-        def send(fd: int, unread: bytes) -> None:
-            head = {"op": "connection", "door": connection.door, "elsewhere": elsewhere}
-            self._channel.send(head, unread, [fd])
+        """The daemon has a descriptor of it; what is being turned away is not worth one."""
+        seat = connection.seat
+        if seat is None:
+            connection.close()
+            return
 
-        connection.hand_over(send)
+        def send(_: int, unread: bytes) -> None:
+            self._channel.send({"op": "connection", "slot": seat.slot, "elsewhere": elsewhere}, unread)
+
+        if connection.hand_over(send):
+            connection.seat = None
+            self._slots.free(seat)
 
     def _forget(self, connection: Connection) -> None:
         self._connections.forget(connection)
@@ -167,6 +199,7 @@ class Service:
             self._channel.send({"op": "unwell", "name": error.name, "text": str(error)[:4000]})
 
     def _report(self) -> None:
+        self._vitals.beat()
         self._loop.call_later(STATS_S, self._report)
         self._send_stats()
 

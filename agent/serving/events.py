@@ -1,0 +1,51 @@
+"""What the pool tells of: its events, and the state of a served model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from agent.errors import OverlaidError
+from agent.histogram import Histogram
+from agent.serving.recent import Second
+from agent.types import Candidate
+
+Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolEvent:
+    """``stats``: latencies (seconds of request handling) and failed requests since the last one, each second at most.
+
+    crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
+    unwell: a worker that serves or starts failed for its device's sake, with ``failure``.
+    """
+
+    kind: Kind
+    model: str
+    version: str
+    candidate: Candidate
+    text: str = ""
+    histogram: Histogram | None = None
+    errors: int = 0
+    failure: OverlaidError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerStatus:
+    """A routed model. ``requests``, ``errors``, ``total`` (answered ones) count since this version was routed;
+    ``histogram``: five minutes; ``seconds``: two minutes. ``why``: the last crash, while there is no worker."""
+
+    ready: bool
+    pid: int | None
+    version: str
+    digest: str
+    candidate: Candidate
+    restarts: int
+    requests: int
+    errors: int
+    histogram: Histogram
+    memory_mb: float
+    total: Histogram = field(default_factory=Histogram)
+    seconds: tuple[Second, ...] = ()
+    why: str = ""
