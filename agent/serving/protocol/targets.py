@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import unquote
@@ -53,6 +54,7 @@ class Target:
     subject: str | None = None
 
 
+@functools.lru_cache(64)
 def parse_target(path: str) -> Target:
     """What a request path means; RequestError 404 when nothing."""
     if path in SERVER_ACTIONS:
