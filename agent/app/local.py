@@ -81,7 +81,10 @@ class LocalOperations:
             budget = _BUDGET.validate_json(json.dumps(request.get("budget")))
         except ValidationError as error:
             raise UsageError(f"budget: {explain_validation(error)}") from error
-        deployment = manager.deploy_local(folder, budget)
+        instances = request.get("instances", 1)
+        if type(instances) is not int or not 1 <= instances <= MAX_INSTANCES:
+            raise UsageError(f"instances must be between 1 and {MAX_INSTANCES}")
+        deployment = manager.deploy_local(folder, budget, instances)
         while True:
             now = manager.outcome(deployment.id)
             if now is None:

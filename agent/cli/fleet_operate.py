@@ -21,6 +21,7 @@ from agent.cli.fleet_desk import (
 from agent.cli.output import (
     Commands,
     add_budget,
+    add_instances,
     add_json,
     budget_of,
     interrupted,
@@ -48,6 +49,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     deploy.add_argument("package", metavar="MODEL@VERSION", help="what overlaid fleet publish published")
     add_targets(deploy)
     add_budget(deploy)
+    add_instances(deploy)
     deploy.add_argument("--wait", action="store_true", help="follow it to its end; exit 0 when it succeeded")
     deploy.add_argument("--timeout", type=seconds, default=120.0, metavar="120", help="seconds of --wait")
     add_json(deploy)
@@ -108,7 +110,7 @@ def _deploy(args: argparse.Namespace) -> int:
         packages = Repository(desk.home.packages, desk.home.command)
         digest = packages.find(name, version)
         budget = budget_of(args, lambda: manifest_of(packages.envelope(digest)).is_overlay)
-        model = DesiredModel(name, version, digest, budget)
+        model = DesiredModel(name, version, digest, budget, args.instances)
         change = edited(desk, targets, lambda content: with_model(content, model))
         if args.wait:
             return _publish_and_wait(args, desk, targets, change, model)

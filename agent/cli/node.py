@@ -17,6 +17,7 @@ from agent.cli.output import (
     add_budget,
     add_command,
     add_config,
+    add_instances,
     add_json,
     budget_of,
     interrupted,
@@ -70,6 +71,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     )
     deploy.add_argument("package", type=Path, metavar="PACKAGE", help="a folder made by overlaid fleet pack")
     add_budget(deploy)
+    add_instances(deploy)
     add_json(deploy)
 
     undeploy = _add(
@@ -214,7 +216,12 @@ def _deploy(args: argparse.Namespace) -> int:
     folders = find_folders(args.config)
     # No time-out: a soak may take hours. The socket closes when the daemon goes away.
     answers = client.call(
-        folders.control_socket, "deploy", timeout_s=None, package=str(package), budget=to_jsonable(budget)
+        folders.control_socket,
+        "deploy",
+        timeout_s=None,
+        package=str(package),
+        budget=to_jsonable(budget),
+        instances=args.instances,
     )
     with interrupted("the daemon goes on with the deployment: overlaid status"):
         done = follow(answers, package.name)

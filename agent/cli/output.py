@@ -154,6 +154,25 @@ def add_budget(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_instances(parser: argparse.ArgumentParser) -> None:
+    """How many runs of a model may go on at a time."""
+    parser.add_argument(
+        "--instances",
+        type=_instances,
+        default=1,
+        metavar="1-16",
+        help="runs at a time, each with a copy of the model (default 1; on a GPU or an FPGA always 1)",
+    )
+
+
+def _instances(text: str) -> int:
+    from agent.types import MAX_INSTANCES
+
+    if not (text.isascii() and text.isdigit() and 1 <= int(text) <= MAX_INSTANCES):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 1 to {MAX_INSTANCES}")
+    return int(text)
+
+
 NO_BOUND_MS = 3_600_000.0  # the largest that a budget takes
 _BUDGET_OPTIONS = {
     "latency_p99_ms": "--latency-p99 in ms",

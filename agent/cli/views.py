@@ -187,6 +187,7 @@ def show_placement(placement: Values) -> None:
         ("chosen", runs(placement["candidate"])),
         ("why", placement["reason"]),
         ("budget", budget(placement["budget"])),
+        *((("instances", f"{several}, on a CPU"),) if (several := placement.get("instances", 1)) > 1 else ()),
         ("decided", f"{clock(placement['decided'])}, {span(time.time() - placement['decided'])} ago"),
     )
     print()

@@ -135,7 +135,15 @@ class Attempt:
         reason = f"installed for programs: its self-test agrees on {candidate.device}"
         verdicts = (Verdict(candidate, True, reason),)
         placement = Placement(
-            model.name, model.version, model.digest, model.budget, candidate, reason, verdicts, time.time()
+            model.name,
+            model.version,
+            model.digest,
+            model.budget,
+            candidate,
+            reason,
+            verdicts,
+            time.time(),
+            model.instances,
         )
         self._commit(placement)
         return placement
@@ -150,11 +158,10 @@ class Attempt:
         """PROFILING and ACTIVATING: what runs where, and a worker that proved itself there."""
         res, model = self.res, self.deployment.model
         placement = await self._phase(
-            Phase.PROFILING, partial(phases.place, res, package, model.budget, self.power_cap_w(), running)
+            Phase.PROFILING,
+            partial(phases.place, res, package, model.budget, model.instances, self.power_cap_w(), running),
         )
-        worker = await self._phase(
-            Phase.ACTIVATING, lambda _: phases.start_checked(res, package, placement.candidate)
-        )
+        worker = await self._phase(Phase.ACTIVATING, lambda _: phases.start_placed(res, package, placement))
         return placement, worker
 
     async def _take_over(self, worker: Worker, placement: Placement) -> None:

@@ -19,7 +19,7 @@ from agent.errors import Replayed, StoreError
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
 from agent.validation import explain_validation
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 HISTORY_ROWS = 1000
 PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
 MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
@@ -30,12 +30,15 @@ CREATE TABLE IF NOT EXISTS sequences (key_id TEXT NOT NULL, target TEXT NOT NULL
 CREATE TABLE IF NOT EXISTS deployments (id INTEGER PRIMARY KEY, origin TEXT NOT NULL, target TEXT NOT NULL,
   revision INTEGER NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL, budget TEXT NOT NULL,
   folder TEXT, state TEXT NOT NULL, phase TEXT, attempts INTEGER NOT NULL DEFAULT 0, why TEXT NOT NULL DEFAULT '',
-  updated REAL NOT NULL);
+  updated REAL NOT NULL, instances INTEGER NOT NULL DEFAULT 1);
 CREATE INDEX IF NOT EXISTS deployments_by_model ON deployments (model, id);
 CREATE TABLE IF NOT EXISTS placements (model TEXT NOT NULL, digest TEXT NOT NULL, origin TEXT NOT NULL,
   placement TEXT NOT NULL, PRIMARY KEY (model, digest));
 CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), floor REAL NOT NULL);
 """
+_UPGRADES = {
+    1: "ALTER TABLE deployments ADD COLUMN instances INTEGER NOT NULL DEFAULT 1"
+}  # from each version
 T = TypeVar("T")
 _BUDGET = TypeAdapter(Budget)
 _DESIRED = TypeAdapter(DesiredState)
@@ -98,6 +101,8 @@ class Journal:
             version < SCHEMA_VERSION
         ):  # opening must not write: a node whose disk is full still serves after a reboot
             self._db.execute("PRAGMA journal_mode=WAL")
+            if version:
+                self._db.execute(_UPGRADES[version])
             self._db.executescript(_SCHEMA)
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
@@ -174,8 +179,8 @@ class Journal:
     ) -> Deployment:
         """Journal a deployment as QUEUED."""
         cursor = self._run(
-            "INSERT INTO deployments (origin, target, revision, model, version, digest, budget, folder, state, updated)"
-            " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO deployments (origin, target, revision, model, version, digest, budget, folder, state, updated,"
+            " instances) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             origin,
             target,
             revision,
@@ -186,6 +191,7 @@ class Journal:
             None if folder is None else str(folder),
             State.QUEUED.value,
             self._clock(),
+            model.instances,
         )
         self._run(
             "DELETE FROM deployments WHERE id <= ? AND state NOT IN ('QUEUED', 'IN_PROGRESS')"
@@ -241,7 +247,8 @@ class Journal:
 
     def _deployments(self, where: str) -> list[Deployment]:
         rows = self._run(
-            "SELECT id, origin, target, revision, model, version, digest, budget, state, phase, attempts, why, folder"
+            "SELECT id, origin, target, revision, model, version, digest, budget, state, phase, attempts, why, folder,"
+            " instances"
             f" FROM deployments WHERE {where}"
         ).fetchall()
         return [
@@ -250,7 +257,7 @@ class Journal:
                 row[1],
                 row[2],
                 row[3],
-                DesiredModel(row[4], row[5], row[6], _stored(_BUDGET, row[7])),
+                DesiredModel(row[4], row[5], row[6], _stored(_BUDGET, row[7]), row[13]),
                 State(row[8]),
                 Phase(row[9]) if row[9] else None,
                 row[10],

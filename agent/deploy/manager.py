@@ -128,7 +128,9 @@ class Manager:
     def _reconcile(self) -> None:
         self._read_desired()
         installed = {
-            name: Installed(s.placement.digest, s.placement.budget, s.origin, healthy=not s.why)
+            name: Installed(
+                s.placement.digest, s.placement.budget, s.origin, not s.why, s.placement.instances
+            )
             for name, s in self._services.items()
             if name not in self._removing
         }
@@ -185,7 +187,7 @@ class Manager:
         was."""
         return self._applied
 
-    def deploy_local(self, folder: Path, budget: Budget) -> Deployment:
+    def deploy_local(self, folder: Path, budget: Budget, instances: int = 1) -> Deployment:
         """Start a package folder. Raises UsageError when the fleet manages the model, and what verification raises."""
         if not self.restored.is_set():
             raise UsageError("the daemon is still bringing its models back; try again in a few seconds")
@@ -195,7 +197,7 @@ class Manager:
             raise UsageError(
                 f"the fleet manages {manifest.name}; change it there (overlaid fleet deploy or undeploy)"
             )
-        model = DesiredModel(manifest.name, manifest.version, package.digest, budget)
+        model = DesiredModel(manifest.name, manifest.version, package.digest, budget, instances)
         self._stop(manifest.name, Superseded("a newer local deployment replaced it"))
         deployment = self._res.journal.queue("local", "local", 0, model, folder)
         self._start(deployment)
@@ -234,7 +236,13 @@ class Manager:
         package = phases.installed_package(res, placement.digest)
         async with self._measuring:
             measured = await phases.place(
-                res, package, placement.budget, self.power_cap_w, placement, lambda _: None
+                res,
+                package,
+                placement.budget,
+                placement.instances,
+                self.power_cap_w,
+                placement,
+                lambda _: None,
             )
         return measured.verdicts
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
+from functools import partial
 from pathlib import Path
 
 from agent.deploy import overlays
@@ -21,12 +23,13 @@ from agent.errors import (
 from agent.hal import ModelFile
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
-from agent.placement import plan, profile
+from agent.placement import batching, plan, profile
 from agent.serving.processes.process import Worker
 from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict
 
+log = logging.getLogger("deploy")
 Progress = Callable[[float], None]
 
 
@@ -120,8 +123,13 @@ def installed_package(res: Resources, digest: str) -> VerifiedPackage:
     return verify_package(res.store.manifest(digest), res.package_keys, digest)
 
 
-def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) -> WorkerSpec:
-    """Everything a worker process needs to know; StoreError when a file is not on this node."""
+def worker_spec(
+    res: Resources, package: VerifiedPackage, candidate: Candidate, instances: int = 1, max_batch: int = 1
+) -> WorkerSpec:
+    """Everything a worker process needs to know; StoreError when a file is not on this node.
+
+    Only a CPU gets several ``instances``: runs on a GPU or an FPGA follow one another anyway.
+    """
     manifest = package.manifest
     variant = manifest.variant(candidate.variant)
 
@@ -152,7 +160,13 @@ def worker_spec(res: Resources, package: VerifiedPackage, candidate: Candidate) 
         ),
         max_body_bytes=res.settings.max_body_bytes,
         memory_mb=_memory_mb(res, candidate),
+        instances=instances if _is_cpu(res, candidate) else 1,
+        max_batch=max_batch,
     )
+
+
+def _is_cpu(res: Resources, candidate: Candidate) -> bool:
+    return any(device.id == candidate.device and device.kind == "cpu" for device in res.board.devices)
 
 
 def _memory_mb(res: Resources, candidate: Candidate) -> int:
@@ -165,11 +179,13 @@ async def place(
     res: Resources,
     package: VerifiedPackage,
     budget: Budget,
+    instances: int,
     power_cap_w: float | None,
     running: Placement | None,
     progress: Progress,
 ) -> Placement:
-    """PROFILING: measure every candidate in a worker and choose; NoFeasibleCandidate carries the numbers.
+    """PROFILING: measure every candidate in a worker and choose; NoFeasibleCandidate carries the numbers. Of the chosen
+    one, whether runs that answer several requests pay.
 
     ``running``: the model's placement so far, whose worker is loaded meanwhile.
 
@@ -190,10 +206,19 @@ async def place(
         progress(done / len(candidates))
     if not measurements and errors and all(isinstance(error, GoldenMismatch) for error in errors):
         raise GoldenMismatch(one_line(errors[0]))
-    incumbent = running.candidate if running else None
-    choice = plan.choose(budget, measurements, verdicts, power_cap_w=power_cap_w, incumbent=incumbent)
-    if choice.candidate is None:
+    choose = partial(
+        plan.choose,
+        budget,
+        failed=verdicts,
+        power_cap_w=power_cap_w,
+        incumbent=running.candidate if running else None,
+    )
+    choice = choose(measurements)
+    if choice.measurement is None or choice.candidate is None:
         raise _nothing_fits(choice.reason, verdicts, errors)
+    batched = await _measure_batches(res, package, budget, choice.measurement)
+    choice = choose([batched if m is choice.measurement else m for m in measurements])
+    assert choice.candidate is not None
     manifest = package.manifest
     return Placement(
         manifest.name,
@@ -204,6 +229,7 @@ async def place(
         choice.reason,
         tuple(choice.verdicts),
         time.time(),
+        instances,
     )
 
 
@@ -232,9 +258,35 @@ async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidat
         await res.pool.stop(worker)
 
 
-async def start_checked(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Worker:
+async def _measure_batches(
+    res: Resources, package: VerifiedPackage, budget: Budget, chosen: Measurement
+) -> Measurement:
+    """``chosen`` with what answering several requests in a run brings, where a model and its budget allow it."""
+    manifest = package.manifest
+    if not batching.worth_measuring(manifest.inputs, manifest.outputs, budget, chosen):
+        return chosen
+    try:
+        worker = await start_checked(res, package, chosen.candidate)
+        try:
+            times = await worker.batch_times(res.settings.profile_s / 2, batching.longest_s(budget))
+        finally:
+            await res.pool.stop(worker)
+    except OverlaidError as error:  # requests are answered one by one then, which is no failure
+        log.info("%s: runs that answer several requests: %s: %s", manifest.name, error.name, error)
+        return chosen
+    return batching.with_batches(chosen, times, budget)
+
+
+async def start_placed(res: Resources, package: VerifiedPackage, placement: Placement) -> Worker:
+    """``start_checked`` as the placement says."""
+    return await start_checked(res, package, placement.candidate, placement.instances, placement.max_batch)
+
+
+async def start_checked(
+    res: Resources, package: VerifiedPackage, candidate: Candidate, instances: int = 1, max_batch: int = 1
+) -> Worker:
     """A loaded worker whose golden vectors agree on the candidate's device; none is left running on an error."""
-    worker = await res.pool.start(worker_spec(res, package, candidate))
+    worker = await res.pool.start(worker_spec(res, package, candidate, instances, max_batch))
     try:
         await worker.check()
     except BaseException:

@@ -35,6 +35,7 @@ class Installed:
     budget: Budget
     origin: str
     healthy: bool = True
+    instances: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,11 @@ def reconcile(
 
 
 def _same(running: Installed, model: DesiredModel) -> bool:
-    return (running.digest, running.budget) == (model.digest, model.budget)
+    return (running.digest, running.budget, running.instances) == (
+        model.digest,
+        model.budget,
+        model.instances,
+    )
 
 
 def _settled(last: Deployment, want: Wanted) -> bool:

@@ -77,8 +77,10 @@ class _Restoring:
         except OverlaidError as error:
             # A runtime that was there before may be gone, or be another: what is measured now decides.
             log.warning("%s: %s: %s; measuring again", self._model, error.name, error)
-            placement = await phases.place(res, package, old.budget, self._power_cap_w, None, lambda _: None)
-            worker = await phases.start_checked(res, package, placement.candidate)
+            placement = await phases.place(
+                res, package, old.budget, old.instances, self._power_cap_w, None, lambda _: None
+            )
+            worker = await phases.start_placed(res, package, placement)
         if worker is not None:
             await res.pool.route(self._model, worker)
         if placement != old:
@@ -100,6 +102,6 @@ class _Restoring:
             if device in lost:
                 return placement, None
             try:
-                return placement, await phases.start_checked(self._res, package, placement.candidate)
+                return placement, await phases.start_placed(self._res, package, placement)
             except UNWELL as error:
                 self._replacer.lose(device, error)

@@ -174,7 +174,7 @@ class Replacer:
                 self._stale.discard(name)
             return
         package = phases.installed_package(self._res, new.digest)
-        worker = await phases.start_checked(self._res, package, new.candidate)
+        worker = await phases.start_placed(self._res, package, new)
         try:
             replaced = await pool.route(name, worker)
         except OverlaidError:

@@ -280,6 +280,8 @@ def _pick(
 
 def _praise(limits: Limits, best: Measurement) -> str:
     parts = [check.text for check in checks_of(limits, best)]
+    if best.max_batch > 1:
+        parts.append(f"up to {best.max_batch} requests in a run ({best.batch_gain:.2g} x as many)")
     if best.confidence < 0.985:
         parts[0] += f" (at {best.confidence:.0%} confidence, {best.runs} runs)"
     power = limits.power()

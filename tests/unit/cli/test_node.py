@@ -192,6 +192,13 @@ def test_explain_gives_every_candidate_its_verdict(overlaid: Any, folders: Folde
     assert other.endswith("p99 25 ms is over 20 ms") and " - " in other
 
 
+def test_explain_names_several_instances(overlaid: Any, folders: Folders) -> None:
+    for placement, shown in ((PLACEMENT, False), (replace(PLACEMENT, instances=4), True)):
+        with daemon(folders, {"explain": placement}):
+            _, out, _ = overlaid("explain", "digits")
+        assert ("4, on a CPU" in out) == shown
+
+
 def test_explain_shows_holding_power_where_there_is_any(overlaid: Any, folders: Folders) -> None:
     chosen, other = PLACEMENT.verdicts
     assert chosen.measurement is not None
@@ -228,13 +235,15 @@ def test_deploy_shows_phases_and_the_choice(overlaid: Any, folders: Folders, tmp
         {"progress": {"phase": phase, "share": None}} for phase in (None, "PROFILING", "PROFILING", "SOAKING")
     ]
     done = {"ok": {"state": "SUCCEEDED", "placement": to_jsonable(PLACEMENT)}}
+    options = (*BUDGET, "--power", "0.5W", "--instances", "3")
     with daemon(folders, {"deploy": [*phases, done]}) as seen:
-        code, out, err = overlaid("deploy", str(tmp_path / "package"), *BUDGET, "--power", "0.5W")
+        code, out, err = overlaid("deploy", str(tmp_path / "package"), *options)
     assert code == 0
     assert [line.split(": ")[1] for line in err.splitlines()] == ["QUEUED", "PROFILING", "SOAKING"]
     assert "digits 1.0.0: SUCCEEDED, int8 on cpu (onnxruntime)" in out and "least energy" in out
     budget = {"latency_p99_ms": 20.0, "rate_hz": 10.0, "power_w": 0.5, "min_accuracy": None, "priority": 0}
-    assert seen == [{"op": "deploy", "package": str(tmp_path / "package"), "budget": budget}]
+    package = str(tmp_path / "package")
+    assert seen == [{"op": "deploy", "package": package, "budget": budget, "instances": 3}]
 
 
 def test_a_relative_package_reaches_the_daemon_as_an_absolute_path(
@@ -253,6 +262,15 @@ def test_a_deploy_that_fails_exits_with_1_and_the_reason(
     with daemon(folders, {"deploy": GoldenMismatch("FAILED: output differs by 0.5")}):
         code, _, err = overlaid("deploy", str(tmp_path), *BUDGET)
     assert code == 1 and "GoldenMismatch: FAILED: output differs by 0.5" in err
+
+
+@pytest.mark.parametrize("number", ["0", "17", "two", "-1"])
+def test_a_deploy_with_a_wrong_number_of_instances(
+    overlaid: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], number: str
+) -> None:
+    with pytest.raises(SystemExit):
+        overlaid("deploy", str(tmp_path), *BUDGET, f"--instances={number}")
+    assert "from 1 to 16" in capsys.readouterr().err
 
 
 def test_a_deploy_without_package_daemon_or_sane_budget(overlaid: Any, tmp_path: Path) -> None:

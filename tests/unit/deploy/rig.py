@@ -11,7 +11,7 @@ from typing import Any
 from agent.deploy.journal import Journal
 from agent.deploy.manager import Manager
 from agent.deploy.resources import Resources, Settings
-from agent.errors import BlockMissing, GoldenMismatch, ModelLoadError, OverlaidError
+from agent.errors import BlockMissing, GoldenMismatch, InferenceError, ModelLoadError, OverlaidError
 from agent.histogram import Histogram
 from agent.package.blocks import file_entry
 from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
@@ -38,7 +38,6 @@ BUDGET = Budget(20.0, 10.0)
 BOARD = BoardInfo(
     "local", False, (DeviceInfo("cpu", "cpu", "a CPU", (BackendInfo("onnxruntime", "1", ("onnx",)),)),)
 )
-TENSOR = TensorSpec("x", "FP32", (1, 4))
 
 
 @dataclass
@@ -61,6 +60,7 @@ def make_package(
     model: str = "digits",
     devices: tuple[str, ...] = ("cpu",),
     overlay: OverlayRef | None = None,
+    batch: int = 1,
 ) -> Package:
     files: dict[str, File] = {}
     blocks: dict[str, bytes] = {}
@@ -79,8 +79,8 @@ def make_package(
         name=model,
         version=version,
         licence="Apache-2.0",
-        inputs=(TENSOR,),
-        outputs=(TensorSpec("y", "FP32", (1, 4)),),
+        inputs=(TensorSpec("x", "FP32", (batch, 4)),),
+        outputs=(TensorSpec("y", "FP32", (batch, 4)),),
         golden=GoldenInputs(count=1, inputs={"x": "x.bin"}),
         variants=(Variant(file="model.bin", golden=golden, **variant),),
         files=files,
@@ -142,6 +142,11 @@ class StandInWorker:
     async def profile(self, seconds: float, max_runs: int) -> list[float]:
         return [0.001] * min(500, max_runs)
 
+    async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:
+        if self.pool.batch_times is None:
+            raise InferenceError("answers depend on what else is in the run")
+        return self.pool.batch_times
+
 
 @dataclass
 class StandInPool:
@@ -161,6 +166,7 @@ class StandInPool:
     wrong_on: set[str] = field(default_factory=set)
     restarted: list[str] = field(default_factory=list)
     expected: set[str] = field(default_factory=set)
+    batch_times: dict[int, list[float]] | None = None  # None: runs cannot be joined
     slow_s: float = 0.0  # of route and unroute, as with a client that holds the old worker up
 
     async def start(self, spec: WorkerSpec) -> StandInWorker:
@@ -242,11 +248,16 @@ class Rig:
         self.revision = 0
 
     def want(
-        self, *packages: tuple[Package, str], budget: Budget = BUDGET, cap_w: float | None = None
+        self,
+        *packages: tuple[Package, str],
+        budget: Budget = BUDGET,
+        cap_w: float | None = None,
+        instances: int = 1,
     ) -> None:
         self.revision += 1
         models = tuple(
-            DesiredModel(package.model, version, package.digest, budget) for package, version in packages
+            DesiredModel(package.model, version, package.digest, budget, instances)
+            for package, version in packages
         )
         self.journal.accept_desired("lab/n1", DesiredState(self.revision, 1.0, 1e10, models, cap_w))
         self.manager.reconcile()

@@ -134,11 +134,14 @@ def test_deployments_are_found_open_after_a_kill_and_closed_after_the_end(tmp_pa
 def test_placements_round_trip_with_every_verdict(tmp_path: Path) -> None:
     journal = Journal(tmp_path / "state.db")
     candidate = Candidate("int8", "onnxruntime", "cpu")
-    measurement = Measurement(candidate, 500, 0.1, 0.1, 0.3, 0.99, 0.2, 30.0, 0.98, 0.001, "measured")
+    measurement = Measurement(
+        candidate, 500, 0.1, 0.1, 0.3, 0.99, 0.2, 30.0, 0.98, 0.001, "measured", max_batch=4, batch_gain=1.7
+    )
     verdict = Verdict(candidate, True, "least energy", measurement)
     placement = Placement(
-        "digits", "1.0.0", "a" * 64, MODEL.budget, candidate, "least energy", (verdict,), 5.0
+        "digits", "1.0.0", "a" * 64, MODEL.budget, candidate, "least energy", (verdict,), 5.0, 3
     )
+    assert placement.max_batch == 4
     journal.save_placement("local", placement)
     placed = journal.placement("digits", "a" * 64)
     assert placed is not None and (placed.origin, placed.placement) == ("local", placement)
@@ -147,6 +150,47 @@ def test_placements_round_trip_with_every_verdict(tmp_path: Path) -> None:
     journal.drop_placements("digits", set())
     assert journal.placement("digits", "a" * 64) is None
     journal.close()
+
+
+def test_a_journal_of_version_1_is_read_on(tmp_path: Path) -> None:
+    old = sqlite3.connect(tmp_path / "state.db")
+    old.executescript(
+        "CREATE TABLE deployments (id INTEGER PRIMARY KEY, origin TEXT NOT NULL, target TEXT NOT NULL,"
+        " revision INTEGER NOT NULL, model TEXT NOT NULL, version TEXT NOT NULL, digest TEXT NOT NULL,"
+        " budget TEXT NOT NULL, folder TEXT, state TEXT NOT NULL, phase TEXT, attempts INTEGER NOT NULL DEFAULT 0,"
+        " why TEXT NOT NULL DEFAULT '', updated REAL NOT NULL);"
+        "CREATE TABLE placements (model TEXT NOT NULL, digest TEXT NOT NULL, origin TEXT NOT NULL,"
+        " placement TEXT NOT NULL, PRIMARY KEY (model, digest));"
+        "PRAGMA user_version=1;"
+    )
+    budget = '{"latency_p99_ms": 20.0, "rate_hz": 10.0, "power_w": 0.5, "min_accuracy": null, "priority": 0}'
+    old.execute(
+        "INSERT INTO deployments (origin, target, revision, model, version, digest, budget, state, updated)"
+        " VALUES ('fleet', 'lab/n1', 1, 'digits', '1.0.0', ?, ?, 'QUEUED', 5)",
+        ("a" * 64, budget),
+    )
+    measured = (
+        '{"candidate": {"variant": "v", "backend": "b", "device": "cpu"}, "runs": 9, "mean_ms": 1.0, "p50_ms": 1.0,'
+        ' "p99_ms": 2.0, "confidence": 0.9, "load_s": 0.1, "memory_mb": 9.0, "accuracy": null}'
+    )
+    candidate = '{"variant": "v", "backend": "b", "device": "cpu"}'
+    old.execute(
+        "INSERT INTO placements VALUES ('digits', ?, 'fleet', ?)",
+        (
+            "a" * 64,
+            f'{{"model": "digits", "version": "1.0.0", "digest": "{"a" * 64}", "budget": {budget}, "candidate":'
+            f' {candidate}, "reason": "", "verdicts": [{{"candidate": {candidate}, "chosen": true, "reason": "",'
+            f' "measurement": {measured}}}], "decided": 5.0}}',
+        ),
+    )
+    old.commit()
+    old.close()
+    for _ in range(2):
+        journal = Journal(tmp_path / "state.db")
+        assert [deployment.model for deployment in journal.unfinished()] == [MODEL]
+        placed = journal.placement("digits", "a" * 64)
+        assert placed is not None and (placed.placement.instances, placed.placement.max_batch) == (1, 1)
+        journal.close()
 
 
 def test_a_newer_schema_and_a_file_that_is_no_database_are_refused_by_name(tmp_path: Path) -> None:

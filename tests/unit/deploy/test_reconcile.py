@@ -31,6 +31,15 @@ def state(revision: int, *models: DesiredModel, cap: float | None = None) -> Des
     return DesiredState(revision, 0.0, 1e10, tuple(models), cap)
 
 
+def test_another_number_of_instances_is_a_new_deployment() -> None:
+    several = replace(model(), instances=4)
+    installed = {"digits": Installed(A, BUDGET, "fleet")}
+    latest = {"digits": deployment(model(), State.SUCCEEDED)}
+    assert reconcile({"digits": want(several, 2)}, installed, latest).deploy == (want(several, 2),)
+    installed = {"digits": Installed(A, BUDGET, "fleet", instances=4)}
+    assert reconcile({"digits": want(several, 2)}, installed, latest).deploy == ()
+
+
 def test_the_node_wins_over_its_groups_model_by_model() -> None:
     merged = effective(
         {

@@ -143,6 +143,8 @@ def desired(**changes: Any) -> bytes:
 
 def test_the_sample_is_valid() -> None:
     assert parse(Desired, desired()).models[0].budget.rate_hz == 10.0
+    assert parse(Desired, desired()).models[0].instances == 1
+    assert parse(Desired, desired(models__0__instances=16)).models[0].instances == 16
 
 
 @pytest.mark.parametrize(
@@ -170,6 +172,10 @@ def test_the_sample_is_valid() -> None:
         ({"models__0__budget__latency_p99_ms": -1.0}, "latency_p99_ms"),
         ({"models__0__budget__min_accuracy": 97.0}, "min_accuracy"),
         ({"models__0__budget__priority": 10}, "priority"),
+        ({"models__0__instances": 0}, "instances"),
+        ({"models__0__instances": 17}, "instances"),
+        ({"models__0__instances": True}, "instances"),
+        ({"models__0__instances": "2"}, "instances"),
     ],
 )
 def test_what_is_wrong_in_a_desired_state_is_named(changes: dict[str, Any], named: str) -> None:

@@ -37,6 +37,12 @@ def verdict_of(choice: Choice, candidate: Candidate) -> Verdict:
     return found
 
 
+def test_the_reason_tells_of_runs_that_answer_several_requests() -> None:
+    batched = replace(measured(), max_batch=4, batch_gain=1.834)
+    assert choose(BUDGET, [batched]).reason.endswith("up to 4 requests in a run (1.8 x as many)")
+    assert "requests in a run" not in choose(BUDGET, [replace(measured(), batch_gain=1.1)]).reason
+
+
 def test_candidates_are_variants_on_backends_that_open_them() -> None:
     cpu = DeviceInfo(
         "cpu", "cpu", "EPYC",
