@@ -13,7 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 from agent.app.reporter import Reporter
 from agent.deploy.manager import Manager
 from agent.errors import DeployError, MessageError, UsageError, from_name
-from agent.types import BoardInfo, Budget, State, to_jsonable
+from agent.types import MAX_INSTANCES, BoardInfo, Budget, State, to_jsonable
 from agent.validation import explain_validation
 
 _BUDGET = TypeAdapter(Budget)

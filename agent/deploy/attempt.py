@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from agent.deploy import phases
+from agent.deploy import phases, workers
 from agent.deploy.journal import Deployment
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
@@ -129,7 +129,7 @@ class Attempt:
         candidate = phases.candidates_of(res, package.manifest)[0][0]
         async with self.measuring:
             worker = await self._phase(
-                Phase.ACTIVATING, lambda _: phases.start_checked(res, package, candidate)
+                Phase.ACTIVATING, lambda _: workers.start_checked(res, package, candidate)
             )
             await res.pool.stop(worker)
         reason = f"installed for programs: its self-test agrees on {candidate.device}"
@@ -161,7 +161,7 @@ class Attempt:
             Phase.PROFILING,
             partial(phases.place, res, package, model.budget, model.instances, self.power_cap_w(), running),
         )
-        worker = await self._phase(Phase.ACTIVATING, lambda _: phases.start_placed(res, package, placement))
+        worker = await self._phase(Phase.ACTIVATING, lambda _: workers.start_placed(res, package, placement))
         return placement, worker
 
     async def _take_over(self, worker: Worker, placement: Placement) -> None:

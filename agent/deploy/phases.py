@@ -7,9 +7,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
-from pathlib import Path
 
-from agent.deploy import overlays
+from agent.deploy import overlays, workers
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     GoldenMismatch,
@@ -20,12 +19,10 @@ from agent.errors import (
     StoreError,
     one_line,
 )
-from agent.hal import ModelFile
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
 from agent.placement import batching, plan, profile
 from agent.serving.processes.process import Worker
-from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict
 
@@ -123,58 +120,6 @@ def installed_package(res: Resources, digest: str) -> VerifiedPackage:
     return verify_package(res.store.manifest(digest), res.package_keys, digest)
 
 
-def worker_spec(
-    res: Resources, package: VerifiedPackage, candidate: Candidate, instances: int = 1, max_batch: int = 1
-) -> WorkerSpec:
-    """Everything a worker process needs to know; StoreError when a file is not on this node.
-
-    Only a CPU gets several ``instances``: runs on a GPU or an FPGA follow one another anyway.
-    """
-    manifest = package.manifest
-    variant = manifest.variant(candidate.variant)
-
-    def path(name: str) -> Path:
-        return res.store.path(manifest.files[name])
-
-    return WorkerSpec(
-        model=manifest.name,
-        version=manifest.version,
-        digest=package.digest,
-        board=res.settings.board,
-        board_folder=res.settings.board_folder,
-        candidate=candidate,
-        file=ModelFile(
-            path(variant.file),
-            variant.format,
-            manifest.inputs,
-            manifest.outputs,
-            res.settings.threads,
-            overlays.delivered(res).get(variant.overlay) if variant.overlay else None,
-        ),
-        golden=Golden(
-            manifest.golden.count,
-            {tensor: path(name) for tensor, name in manifest.golden.inputs.items()},
-            {tensor: path(name) for tensor, name in variant.golden.outputs.items()},
-            variant.golden.atol,
-            variant.golden.rtol,
-        ),
-        max_body_bytes=res.settings.max_body_bytes,
-        memory_mb=_memory_mb(res, candidate),
-        instances=instances if _is_cpu(res, candidate) else 1,
-        max_batch=max_batch,
-    )
-
-
-def _is_cpu(res: Resources, candidate: Candidate) -> bool:
-    return any(device.id == candidate.device and device.kind == "cpu" for device in res.board.devices)
-
-
-def _memory_mb(res: Resources, candidate: Candidate) -> int:
-    """No limit on a GPU, whose driver reserves address space for all of the device's memory."""
-    kinds = {device.id: device.kind for device in res.board.devices}
-    return 0 if kinds.get(candidate.device) == "gpu" else res.settings.worker_memory_mb
-
-
 async def place(
     res: Resources,
     package: VerifiedPackage,
@@ -250,7 +195,7 @@ def _running(placement: Placement | None) -> Measurement | None:
 async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
     seconds = res.settings.profile_s
     rest_w = await profile.idle_watts(res.meters, seconds * profile.IDLE_SHARE)
-    worker = await start_checked(res, package, candidate)
+    worker = await workers.start_checked(res, package, candidate)
     try:
         accuracy = package.manifest.variant(candidate.variant).accuracy
         return await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
@@ -266,7 +211,7 @@ async def _measure_batches(
     if not batching.worth_measuring(manifest.inputs, manifest.outputs, budget, chosen):
         return chosen
     try:
-        worker = await start_checked(res, package, chosen.candidate)
+        worker = await workers.start_checked(res, package, chosen.candidate)
         try:
             times = await worker.batch_times(res.settings.profile_s / 2, batching.longest_s(budget))
         finally:
@@ -275,24 +220,6 @@ async def _measure_batches(
         log.info("%s: runs that answer several requests: %s: %s", manifest.name, error.name, error)
         return chosen
     return batching.with_batches(chosen, times, budget)
-
-
-async def start_placed(res: Resources, package: VerifiedPackage, placement: Placement) -> Worker:
-    """``start_checked`` as the placement says."""
-    return await start_checked(res, package, placement.candidate, placement.instances, placement.max_batch)
-
-
-async def start_checked(
-    res: Resources, package: VerifiedPackage, candidate: Candidate, instances: int = 1, max_batch: int = 1
-) -> Worker:
-    """A loaded worker whose golden vectors agree on the candidate's device; none is left running on an error."""
-    worker = await res.pool.start(worker_spec(res, package, candidate, instances, max_batch))
-    try:
-        await worker.check()
-    except BaseException:
-        await res.pool.stop(worker)
-        raise
-    return worker
 
 
 async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:

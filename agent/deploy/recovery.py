@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 
-from agent.deploy import phases
+from agent.deploy import phases, workers
 from agent.deploy.replace import Replacer
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service, reweighed
@@ -80,7 +80,7 @@ class _Restoring:
             placement = await phases.place(
                 res, package, old.budget, old.instances, self._power_cap_w, None, lambda _: None
             )
-            worker = await phases.start_placed(res, package, placement)
+            worker = await workers.start_placed(res, package, placement)
         if worker is not None:
             await res.pool.route(self._model, worker)
         if placement != old:
@@ -102,6 +102,6 @@ class _Restoring:
             if device in lost:
                 return placement, None
             try:
-                return placement, await phases.start_placed(self._res, package, placement)
+                return placement, await workers.start_placed(self._res, package, placement)
             except UNWELL as error:
                 self._replacer.lose(device, error)

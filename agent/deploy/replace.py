@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMappi
 from dataclasses import replace
 from typing import Any
 
-from agent.deploy import phases
+from agent.deploy import phases, workers
 from agent.deploy.health import DeviceHealth
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service, reweighed
@@ -174,7 +174,7 @@ class Replacer:
                 self._stale.discard(name)
             return
         package = phases.installed_package(self._res, new.digest)
-        worker = await phases.start_placed(self._res, package, new)
+        worker = await workers.start_placed(self._res, package, new)
         try:
             replaced = await pool.route(name, worker)
         except OverlaidError:
@@ -247,7 +247,7 @@ class Replacer:
         try:
             async with self._measuring:
                 package = phases.installed_package(self._res, digest)
-                await self._res.pool.stop(await phases.start_checked(self._res, package, candidate))
+                await self._res.pool.stop(await workers.start_checked(self._res, package, candidate))
         except OverlaidError as error:
             log.debug("device %s is still lost: %s: %s", device, error.name, one_line(error))
             return False

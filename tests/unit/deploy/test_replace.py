@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import ledger, phases, replace
+from agent.deploy import ledger, phases, replace, workers
 from agent.deploy.resources import Resources
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
 from agent.package.verify import VerifiedPackage
@@ -49,7 +49,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures, lost devices are probed often."""
 
     async def measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
-        await res.pool.stop(await phases.start_checked(res, package, candidate))
+        await res.pool.stop(await workers.start_checked(res, package, candidate))
         p99_ms, joules, holding_w = FIGURES[candidate.device]
         return Measurement(
             candidate, 500, p99_ms / 2, p99_ms / 2, p99_ms, 0.99, 0.1, 10.0, None, joules, "simulated", holding_w, 4.0
