@@ -1,11 +1,13 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-pynq lint bench area ci lock lock-pynq clean debian
+.PHONY: help demo test test-pynq test-peers lint bench area ci lock lock-pynq lock-peers clean debian peers
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYNQ_BIN := .venv-pynq/bin
 PYNQ_STAMP := .venv-pynq/.installed
+PEERS_BIN := .venv-peers/bin
+PEERS_STAMP := .venv-peers/.installed
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -28,6 +30,16 @@ $(PYNQ_STAMP): requirements-pynq.lock pyproject.toml | $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(PYNQ_BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
+# Triton, MLServer and KServe's client need other versions of numpy and protobuf. From / for PYNQ's reason.
+$(PEERS_STAMP): requirements-peers.lock | $(STAMP)
+	@echo "== creating .venv-peers from requirements-peers.lock (hash-checked)"
+	@test -x $(PEERS_BIN)/python || $(PYTHON) -m venv .venv-peers
+	@cd / && $(CURDIR)/$(BIN)/uv pip install --quiet --python $(CURDIR)/$(PEERS_BIN)/python --require-hashes \
+	  -r $(CURDIR)/requirements-peers.lock
+	@touch $@
+
+peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
+
 debian:
 	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx-light chromium
 
@@ -42,6 +54,11 @@ test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
 	@echo "== tests of the PYNQ path"
 	@$(PYNQ_BIN)/python -m pytest tests/pynq
 
+test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of Triton and KServe
+	@tests/debian-packages libpython$$($(PEERS_BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	@echo "== tests against peers"
+	@$(BIN)/python -m pytest tests/peers
+
 lint: $(STAMP)   ## ruff, mypy --strict, import rules
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy
@@ -54,7 +71,7 @@ area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by 
 	@tests/debian-packages yosys
 	@$(BIN)/python -m bitstreams.area
 
-ci: lint test test-pynq  ## what .ci/run runs
+ci: lint test test-pynq test-peers  ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
@@ -66,5 +83,9 @@ lock-pynq: $(STAMP)  ## remake requirements-pynq.lock
 	  --generate-hashes --extra fpga --extra rtl --no-header --no-annotate --quiet \
 	  --output-file requirements-pynq.lock
 
+lock-peers: $(STAMP)  ## remake requirements-peers.lock
+	@$(BIN)/uv pip compile --group pyproject.toml:peers --universal --python-version 3.10 --generate-hashes --no-header \
+	  --no-annotate --quiet --output-file requirements-peers.lock
+
 clean:           ## remove the virtual environment and caches
-	rm -rf .venv .venv-pynq .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-pynq .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

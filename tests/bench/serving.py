@@ -1,12 +1,15 @@
-"""What serving costs beside running the model in the application itself.
+"""What serving costs beside running the model in the application itself, and beside other servers.
 
 ``tiny_added_us``, ``resnet8_added_us``: a daemon's answer to 12 KB over its Unix socket, less ONNX Runtime in this
-process with the same model, input and number of threads; ``big_added_us``: the same with 602 KB;
-``resnet8_tcp_added_us``: over 127.0.0.1. ``slow_ratio``: the answer of a 13 ms model over ONNX Runtime. Medians; the
-two take turns, and a figure is the median of the turns. ``tiny_rps_8``: requests per second of eight connections.
-``crash_recovery_ms``: from SIGSEGV of a worker to the next answer. ``worker_private_mb``: private memory of a further
-small worker. ``serving_memory_mb``: proportional set size of a daemon, all its processes together, that serves one
-model.
+process with the same model, input and number of threads; ``big_added_us``: the same with 602 KB, ``big_shm_added_us``:
+lying in shared memory. ``resnet8_tcp_added_us``, ``resnet8_json_added_us``: over 127.0.0.1 with binary tensors, and in
+JSON. ``slow_ratio``: the answer of a 13 ms model over ONNX Runtime. Medians; everything takes turns, and a figure is
+the median of the turns. ``*_rps_8``: requests per second of eight connections. ``crash_recovery_ms``: from SIGSEGV of
+a worker to the next answer. ``worker_private_mb``: private memory of a further small worker. ``serving_memory_mb``:
+proportional set size of a daemon that serves ResNet-8, all its processes together.
+
+``triton_*``, ``mlserver_*``: the same of Triton (Python backend, binary tensors) and MLServer (JSON: it takes no binary
+tensors over HTTP), over 127.0.0.1, with ResNet-8 as their only model. Their targets are this daemon's figures.
 """
 
 from __future__ import annotations
@@ -19,47 +22,51 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.devices.onnx_cpu import load
+from agent.types import TensorSpec
 from tests.bench.footprint import megabytes
 from tests.bench.harness import Figure, main
 from tests.bench.load import models
 from tests.bench.load.generator import Generator
-from tests.bench.load.models import Model, raw_seconds
+from tests.bench.load.models import Model
+from tests.bench.load.raw import Raw
+from tests.peers import servers
+from tests.peers.servers import Peer, Served
 from tests.system.stage import Node, Stage, children_of, stage, wait_until
 
 TURNS = 9
 BUDGET = ("--latency-p99", "1s", "--rate", "0.1/s")
 FURTHER = ("small1", "small2", "small3")
 SETTLE_S = 2.0
+REQUESTS = 200  # before memory is measured
+PEERS = ("triton", "mlserver")
 
 
 def measure() -> Mapping[str, Figure]:
     with tempfile.TemporaryDirectory(prefix="overlaid-bench-") as name, stage(Path(name)) as it:
-        folder = it.folder / "models"
-        served = {
-            "resnet8": models.resnet8(folder / "resnet8"),
-            "tiny": models.tiny(folder / "tiny"),
-            "big": models.big(folder / "big"),
-            "slow": models.slow(folder / "slow"),
-        }
+        generator = Generator(it.folder)
+        served = models.make(it.folder / "models")
         node = it.node("n1", mqtt=False)
         node.start()
         deploy(it, node, served["resnet8"])
-        memory = _memory(node)
-        for model in served.values():
-            if model.name != "resnet8":
-                deploy(it, node, model)
+        memory = _memories(it.folder, generator, node, served["resnet8"])
+        for each in ("tiny", "big", "slow"):
+            deploy(it, node, served[each])
+        with ExitStack() as stack:
+            peers = {
+                each: stack.enter_context(_peer(each, it.folder, served["resnet8"])) for each in _present()
+            }
+            bench = _Bench(generator, node, peers, served)
+            figures = memory | bench.latencies() | bench.throughput()
         for small in FURTHER:
-            deploy(it, node, models.tiny(folder / small, small))
-        bench = _Bench(Generator(it.folder), node, served)
-        return bench.latencies() | bench.throughput() | {
+            deploy(it, node, served["tiny"].copy(small))
+        return figures | {
             "worker_private_mb": Figure(_private_mb(node), "MB", at_most=10),
-            "serving_memory_mb": Figure(memory, "MB"),
             "crash_recovery_ms": Figure(_recovery_ms(node, served["tiny"]), "ms", at_most=100),
-        }  # fmt: skip
+        }
 
 
 def deploy(it: Stage, node: Node, model: Model) -> None:
@@ -76,6 +83,7 @@ class _Pair:
 
     model: Model
     address: str
+    request: bytes
     runs: int
     raw: list[float] = field(default_factory=list)
     served: list[float] = field(default_factory=list)
@@ -90,57 +98,110 @@ class _Pair:
 
 
 class _Bench:
-    def __init__(self, generator: Generator, node: Node, served: Mapping[str, Model]) -> None:
+    def __init__(
+        self, generator: Generator, node: Node, peers: Mapping[str, Peer], served: Mapping[str, Model]
+    ) -> None:
         self._generator = generator
+        self._peers = peers
         self._served = served
-        self._door = str(node.runtime / "http.sock")
+        self._door = _door(node)
         self._tcp = f"127.0.0.1:{node.port}"
 
     def latencies(self) -> dict[str, Figure]:
-        model = self._served
-        tiny = _Pair(model["tiny"], self._door, 1000)
-        resnet8 = _Pair(model["resnet8"], self._door, 500)
-        tcp = _Pair(model["resnet8"], self._tcp, 500)
-        big = _Pair(model["big"], self._door, 200)
-        slow = _Pair(model["slow"], self._door, 20)
-        self._turns([tiny, resnet8, tcp, big, slow])
-        return {
-            "tiny_added_us": Figure(tiny.added, "us", at_most=150),
-            "resnet8_added_us": Figure(resnet8.added, "us", at_most=250),
-            "resnet8_tcp_added_us": Figure(tcp.added, "us"),
-            "big_added_us": Figure(big.added, "us", at_most=350),
-            "slow_ratio": Figure(slow.ratio, "ratio", at_most=1.06),
-            "tiny_raw_us": Figure(statistics.median(tiny.raw), "us"),
-            "resnet8_raw_us": Figure(statistics.median(resnet8.raw), "us"),
-            "big_raw_us": Figure(statistics.median(big.raw), "us"),
-            "slow_raw_us": Figure(statistics.median(slow.raw), "us"),
+        tiny, resnet8, big, slow = (self._served[name] for name in ("tiny", "resnet8", "big", "slow"))
+        pairs = {
+            "tiny": _Pair(tiny, self._door, tiny.request(), 1000),
+            "resnet8": _Pair(resnet8, self._door, resnet8.request(), 500),
+            "resnet8_tcp": _Pair(resnet8, self._tcp, resnet8.request(), 500),
+            "resnet8_json": _Pair(resnet8, self._tcp, resnet8.json_request(), 50),
+            "big": _Pair(big, self._door, big.request(), 200),
+            "slow": _Pair(slow, self._door, slow.request(), 20),
+        }
+        if self._peers:
+            pairs["triton"] = _Pair(resnet8, self._peers["triton"].address, resnet8.request(), 500)
+            pairs["mlserver"] = _Pair(resnet8, self._peers["mlserver"].address, resnet8.json_request(), 50)
+        self._turns(pairs)
+        raw = {f"{name}_raw_us": Figure(statistics.median(pairs[name].raw), "us") for name in self._served}
+        return raw | {
+            "tiny_added_us": Figure(pairs["tiny"].added, "us", at_most=150),
+            "resnet8_added_us": Figure(pairs["resnet8"].added, "us", at_most=250),
+            "big_added_us": Figure(pairs["big"].added, "us", at_most=350),
+            "slow_ratio": Figure(pairs["slow"].ratio, "ratio", at_most=1.06),
+            "resnet8_tcp_added_us": (tcp := Figure(pairs["resnet8_tcp"].added, "us")),
+            "resnet8_json_added_us": Figure(pairs["resnet8_json"].added, "us"),
+            "triton_added_us": _theirs(pairs["triton"].added if self._peers else None, tcp),
+            "mlserver_added_us": _theirs(pairs["mlserver"].added if self._peers else None, tcp),
         }
 
     def throughput(self) -> dict[str, Figure]:
-        request = self._served["tiny"].request()
-        found = [
-            self._generator.run(self._door, request, 8000, connections=8, warmup=200).rps for _ in range(5)
-        ]
-        return {"tiny_rps_8": Figure(statistics.median(found), "1/s", at_least=8000)}
+        tiny, resnet8 = self._served["tiny"].request(), self._served["resnet8"].request()
+        theirs = self._rps(self._peers["triton"].address, resnet8, 3000) if self._peers else None
+        return {
+            "tiny_rps_8": Figure(self._rps(self._door, tiny, 8000), "1/s", at_least=8000),
+            "resnet8_rps_8": Figure(self._rps(self._tcp, resnet8, 3000), "1/s"),
+            "triton_rps_8": Figure(theirs, "1/s", missing=servers.missing()),
+        }
 
-    def _turns(self, pairs: list[_Pair]) -> None:
-        sessions = {name: load(model.file, threads=1) for name, model in self._served.items()}
+    def _rps(self, address: str, request: bytes, requests: int) -> float:
+        runs = [self._generator.run(address, request, requests, connections=8, warmup=200) for _ in range(5)]
+        return statistics.median(run.rps for run in runs)
+
+    def _turns(self, pairs: Mapping[str, _Pair]) -> None:
+        raw = {name: Raw(model.file, model.sample()) for name, model in self._served.items()}
         for _ in range(TURNS):
-            for pair in pairs:
-                session, sample = sessions[pair.model.name], pair.model.sample()
-                times = [raw_seconds(session, sample) for _ in range(pair.runs)]
-                pair.raw.append(statistics.median(times) * 1e6)
-                pair.served.append(self._generator.run(pair.address, pair.model.request(), pair.runs).p50_us)
+            for pair in pairs.values():
+                pair.raw.append(raw[pair.model.name].median_us(pair.runs))
+                pair.served.append(self._generator.run(pair.address, pair.request, pair.runs).p50_us)
 
 
-def _memory(node: Node) -> float:
-    """All processes of the daemon together, after they settled, in MB."""
-    time.sleep(SETTLE_S)
+def _present() -> tuple[str, ...]:
+    """The other servers on this machine."""
+    return () if servers.missing() else PEERS
+
+
+def _theirs(value: float | None, ours: Figure) -> Figure:
+    """A peer's figure, which is to be more than ours."""
+    return Figure(value, ours.unit, at_least=ours.value, missing=servers.missing())
+
+
+def _peer(name: str, folder: Path, model: Model) -> AbstractContextManager[Peer]:
+    """A peer that serves one model."""
+    inputs, outputs = TensorSpec("x", "FP32", model.shape), TensorSpec("y", "FP32", (1, model.outputs))
+    served = [Served(model.name, model.file, [inputs], [outputs])]
+    start = {"triton": servers.triton, "mlserver": servers.mlserver}[name]
+    return start(Path(tempfile.mkdtemp(dir=folder)), served)
+
+
+def _memories(folder: Path, generator: Generator, node: Node, model: Model) -> dict[str, Figure]:
+    """Each server by itself with one model, before this process has loaded the runtime: nobody shares their pages."""
+    generator.run(_door(node), model.request(), REQUESTS)
+    ours = Figure(_memory_mb(_daemon(node)), "MB")
+    theirs = {}
+    for name in _present():
+        with _peer(name, folder, model) as peer:
+            generator.run(peer.address, model.json_request(), REQUESTS)
+            theirs[name] = _memory_mb(peer.process.pid)
+    return {"serving_memory_mb": ours} | {
+        f"{name}_memory_mb": _theirs(theirs.get(name), ours) for name in PEERS
+    }
+
+
+def _door(node: Node) -> str:
+    return str(node.runtime / "http.sock")
+
+
+def _daemon(node: Node) -> int:
     assert node.process is not None
-    pids = [node.process.pid]
-    for pid in pids:
-        pids.extend(children_of(pid))
-    return sum(megabytes(Path(f"/proc/{pid}/smaps_rollup"), "Pss") for pid in pids)
+    return node.process.pid
+
+
+def _memory_mb(pid: int) -> float:
+    """A process and all its descendants, after they settled."""
+    time.sleep(SETTLE_S)
+    pids = [pid]
+    for each in pids:
+        pids.extend(children_of(each))
+    return sum(megabytes(Path(f"/proc/{each}/smaps_rollup"), "Pss") for each in pids)
 
 
 def _private_mb(node: Node) -> float:

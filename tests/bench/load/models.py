@@ -1,4 +1,4 @@
-"""Generated models of known cost, so that every machine measures the same layers.
+"""Generated models of known cost, so that every machine measures the same layers; ``python -m`` writes them.
 
 ========= ===== =================================================
 tiny      12 KB one matrix product, ~20 µs
@@ -11,24 +11,25 @@ slow     602 KB as many convolutions as take ~13 ms here
 from __future__ import annotations
 
 import json
-import time
+import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
-from agent.devices.onnx_cpu import load
+from tests.bench.load.raw import Raw
 
 SEED = 8
-SLOW_S = 0.013
+SLOW_US = 13_000
 GOLDEN = 2  # samples
-
-Array = NDArray[np.float32]
+SHAPES = {"tiny": (1, 3072), "resnet8": (1, 3, 32, 32), "big": (1, 3, 224, 224), "slow": (1, 3, 224, 224)}
+OUTPUTS = {"tiny": 100, "resnet8": 10, "big": 10, "slow": 10}
+WANTED = {"name": "y", "parameters": {"binary_data": True}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,45 +45,61 @@ class Model:
     def file(self) -> Path:
         return self.folder / "model.onnx"
 
-    def sample(self) -> Array:
+    def sample(self) -> NDArray[np.float32]:
         """One input."""
         return np.random.default_rng(SEED).standard_normal(self.shape).astype(np.float32)
 
-    def request(self, host: str = "localhost") -> bytes:
+    def request(self) -> bytes:
         """An inference request with binary tensors both ways, as it goes over a connection."""
         data = self.sample().tobytes()
-        given = {
-            "name": "x", "shape": self.shape, "datatype": "FP32", "parameters": {"binary_data_size": len(data)},
-        }  # fmt: skip
-        return self.post({"inputs": [given], "outputs": [WANTED]}, data, host)
+        given = self._input() | {"parameters": {"binary_data_size": len(data)}}
+        return self.post({"inputs": [given], "outputs": [WANTED]}, data)
 
-    def json_request(self, host: str = "localhost") -> bytes:
+    def json_request(self) -> bytes:
         """The same in JSON alone, for servers without binary tensors over HTTP."""
-        given = {"name": "x", "shape": self.shape, "datatype": "FP32", "data": self.sample().ravel().tolist()}
-        return self.post({"inputs": [given], "outputs": [{"name": "y"}]}, None, host)
+        given = self._input() | {"data": self.sample().ravel().tolist()}
+        return self.post({"inputs": [given], "outputs": [{"name": "y"}]}, None)
 
-    def post(self, document: dict[str, Any], data: bytes | None = b"", host: str = "localhost") -> bytes:
+    def post(self, document: dict[str, Any], data: bytes | None = b"") -> bytes:
         """An HTTP request for ``document``, which ``data`` follows unless it is None: then there is only JSON."""
         text = json.dumps(document, separators=(",", ":")).encode()
-        kind = f"octet-stream\r\nInference-Header-Content-Length: {len(text)}" if data is not None else "json"
+        kind = "json" if data is None else f"octet-stream\r\nInference-Header-Content-Length: {len(text)}"
         head = (
-            f"POST /v2/models/{self.name}/infer HTTP/1.1\r\nHost: {host}\r\nContent-Type: application/{kind}\r\n"
+            f"POST /v2/models/{self.name}/infer HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/{kind}\r\n"
             f"Content-Length: {len(text) + len(data or b'')}\r\n\r\n"
         )
         return head.encode() + text + (data or b"")
 
+    def copy(self, name: str) -> Model:
+        """The same under another name."""
+        folder = self.folder.with_name(name)
+        shutil.copytree(self.folder, folder)
+        toml = folder / "model.toml"
+        toml.write_text(toml.read_text().replace(f'name = "{self.name}"', f'name = "{name}"', 1))
+        return replace(self, name=name, folder=folder)
 
-WANTED = {"name": "y", "parameters": {"binary_data": True}}
+    def _input(self) -> dict[str, Any]:
+        return {"name": "x", "shape": self.shape, "datatype": "FP32"}
 
 
-def tiny(folder: Path, name: str = "tiny") -> Model:
-    net = _Net((1, 3072))
-    return net.save(folder, name, net.dense("x", 3072, 100), 100)
+def make(folder: Path) -> dict[str, Model]:
+    """All of them, written by another process: pages of the runtime in this one would be shared with the servers."""
+    subprocess.run([sys.executable, "-m", __name__, str(folder)], check=True)
+    return {name: _model(folder, name) for name in SHAPES}
 
 
-def resnet8(folder: Path) -> Model:
+def _model(folder: Path, name: str) -> Model:
+    return Model(name, folder / name, SHAPES[name], OUTPUTS[name])
+
+
+def _tiny(folder: Path) -> None:
+    net = _Net(_model(folder, "tiny"))
+    net.save(net.dense("x", 3072, 100))
+
+
+def _resnet8(folder: Path) -> None:
     """Convolutions 3 → 16; 16 → 16; 16 → 32 and 32 → 64 with stride 2, three stacks with a shortcut; 10 classes."""
-    net = _Net((1, 3, 32, 32))
+    net = _Net(_model(folder, "resnet8"))
     last, channels = net.conv("x", (16, 3, 3, 3)), 16
     for into, stride in ((16, 1), (32, 2), (64, 2)):
         inner = net.conv(last, (into, channels, 3, 3), stride)
@@ -90,52 +107,43 @@ def resnet8(folder: Path) -> Model:
         if stride > 1:
             last = net.conv(last, (into, channels, 1, 1), stride, relu=False)
         last, channels = net.add("Relu", net.add("Add", inner, last)), into
-    return net.save(folder, "resnet8", net.add("Softmax", net.classes(last, channels), axis=1), 10)
+    net.save(net.add("Softmax", net.classes(last, channels), axis=1))
 
 
-def big(folder: Path) -> Model:
-    net = _Net((1, 3, 224, 224))
-    return net.save(folder, "big", net.classes("x", 3), 10)
+def _big(folder: Path) -> None:
+    net = _Net(_model(folder, "big"))
+    net.save(net.classes("x", 3))
 
 
-def slow(folder: Path) -> Model:
+def _slow(folder: Path) -> None:
     """As deep as takes ~13 ms, found by trying two depths."""
-    seconds = [_seconds(_deep(folder / f"trial{depth}", depth)) for depth in (2, 6)]
-    layer = (seconds[1] - seconds[0]) / 4
-    return _deep(folder, max(1, 2 + round((SLOW_S - seconds[0]) / layer)))
+    few, more = (_deep(folder, depth) for depth in (2, 6))
+    _deep(folder, max(1, 2 + round(4 * (SLOW_US - few) / (more - few))))
 
 
-def raw_seconds(session: Any, sample: Array) -> float:
-    """Wall time of one run in this process."""
-    started = time.perf_counter()
-    session.run(None, {"x": sample})
-    return time.perf_counter() - started
-
-
-def _deep(folder: Path, depth: int) -> Model:
-    net = _Net((1, 3, 224, 224))
+def _deep(folder: Path, depth: int) -> float:
+    """The median time of a run in µs."""
+    net = _Net(_model(folder, "slow"))
     last = net.conv(net.conv("x", (32, 3, 3, 3), 2), (64, 32, 3, 3), 2)
     for _ in range(depth):
         last = net.conv(last, (64, 64, 3, 3))
-    return net.save(folder, "slow", net.classes(last, 64), 10)
-
-
-def _seconds(model: Model) -> float:
-    session, sample = load(model.file, threads=1), model.sample()
-    return float(np.median([raw_seconds(session, sample) for _ in range(30)]))
+    net.save(net.classes(last, 64))
+    return Raw(net.model.file, net.model.sample()).median_us(30)
 
 
 @dataclass(slots=True)
 class _Net:
     """A graph under construction, with random weights."""
 
-    shape: tuple[int, ...]
+    model: Model
     nodes: list[Any] = field(default_factory=list)
     weights: list[Any] = field(default_factory=list)
     rng: np.random.Generator = field(default_factory=lambda: np.random.default_rng(SEED))
 
     def add(self, operator: str, *sources: str, **attributes: Any) -> str:
         """Append a node; the name of its output."""
+        from onnx import helper
+
         name = f"t{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, sources, [name], **attributes))
         return name
@@ -152,27 +160,33 @@ class _Net:
     def classes(self, source: str, channels: int) -> str:
         return self.dense(self.add("Flatten", self.add("GlobalAveragePool", source)), channels, 10)
 
+    def save(self, last: str) -> None:
+        """Write the model's folder, with golden vectors of the runtime itself."""
+        import onnx
+        from onnx import TensorProto, helper
+
+        model, folder = self.model, self.model.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = (("x", model.shape), ("y", (1, model.outputs)))
+        values = [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in tensors]
+        self.nodes.append(helper.make_node("Identity", [last], ["y"]))
+        graph = helper.make_graph(self.nodes, model.name, values[:1], values[1:], self.weights)
+        opset = helper.make_opsetid("", 13)
+        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(model.file))
+        x = self.rng.standard_normal((GOLDEN, *model.shape[1:])).astype(np.float32)
+        y = np.concatenate([Raw(model.file, each[None]).run() for each in x])
+        np.save(folder / "x.npy", x)
+        np.save(folder / "y.npy", y)
+        toml = _MODEL_TOML.format(name=model.name, x=list(model.shape), y=[1, model.outputs])
+        (folder / "model.toml").write_text(toml)
+
     def _weight(self, shape: Sequence[int], fan_in: int) -> str:
+        from onnx import numpy_helper
+
         name = f"w{len(self.weights)}"
         values = (self.rng.standard_normal(shape) / np.sqrt(fan_in)).astype(np.float32)
         self.weights.append(numpy_helper.from_array(values, name))
         return name
-
-    def save(self, folder: Path, name: str, last: str, outputs: int) -> Model:
-        """Write the folder, with golden vectors of the runtime itself."""
-        folder.mkdir(parents=True, exist_ok=True)
-        model = Model(name, folder, self.shape, outputs)
-        self.nodes.append(helper.make_node("Identity", [last], ["y"]))
-        tensors = (("x", self.shape), ("y", (1, outputs)))
-        values = [helper.make_tensor_value_info(key, TensorProto.FLOAT, shape) for key, shape in tensors]
-        graph = helper.make_graph(self.nodes, name, values[:1], values[1:], self.weights)
-        opset = helper.make_opsetid("", 13)
-        onnx.save(helper.make_model(graph, opset_imports=[opset], ir_version=8), str(model.file))
-        session, samples = load(model.file, threads=1), self.rng.standard_normal((GOLDEN, *self.shape))
-        np.save(folder / "x.npy", x := samples.astype(np.float32).reshape(GOLDEN, *self.shape[1:]))
-        np.save(folder / "y.npy", np.concatenate([session.run(None, {"x": each[None]})[0] for each in x]))
-        (folder / "model.toml").write_text(_MODEL_TOML.format(name=name, x=list(self.shape), y=[1, outputs]))
-        return model
 
 
 _MODEL_TOML = """\
@@ -199,3 +213,8 @@ devices = ["cpu"]
 file = "model.onnx"
 golden = {{ outputs = {{ y = "y.npy" }}, atol = 1e-3, rtol = 1e-3 }}
 """
+
+
+if __name__ == "__main__":
+    for write in (_tiny, _resnet8, _big, _slow):
+        write(Path(sys.argv[1]))
