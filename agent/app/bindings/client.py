@@ -95,7 +95,7 @@ class ModelClient:
     async def _read(self, reader: asyncio.StreamReader) -> Reply:
         head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
         first, *lines = head.rstrip().split("\r\n")
-        status = int(first.split(" ", 2)[1])
+        status = int(first.partition(" ")[2][:3])
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         length = int(headers.get("content-length", "0"))
         if not 0 <= length <= self._max_body:
