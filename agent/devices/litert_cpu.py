@@ -109,7 +109,12 @@ class LiteRtSession:
         self._batch = None  # stays so when the model cannot be resized
         for spec, index in self._input_ids:
             self._interpreter.resize_tensor_input(index, spec.concrete(batch))
-        self._interpreter.allocate_tensors()
+        try:
+            self._interpreter.allocate_tensors()
+        except RuntimeError as error:
+            if str(error):
+                raise
+            raise MemoryError(f"no memory for the tensors of a batch of {batch}") from error
         self._batch = batch
 
     def close(self) -> None:

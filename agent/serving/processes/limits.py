@@ -6,9 +6,10 @@ import contextlib
 import resource
 from pathlib import Path
 
-OOM_SCORE_ADJ = (
-    500  # half of the memory there is on top of its own: the kernel takes a worker before the daemon
-)
+from agent.errors import one_line
+
+_WORDS = ("bad_alloc", "failed to allocate memory", "cannot allocate memory", "can't start new thread")
+OOM_SCORE_ADJ = 500  # out of 1000: the kernel ends a worker long before the daemon, which has 0
 
 
 def confine() -> None:
@@ -27,3 +28,17 @@ def limit_memory(megabytes: int) -> None:
 def maths_threads(threads: int) -> dict[str, str]:
     """The environment that makes maths libraries start so many threads."""
     return dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """True for Python's and numpy's MemoryError, and for what runtimes say instead."""
+    text = str(error).lower()
+    return any(isinstance(e, MemoryError) for e in (error, error.__cause__)) or any(w in text for w in _WORDS)
+
+
+def memory_text(error: BaseException, megabytes: int) -> str:
+    """What to tell about ``out_of_memory`` in a worker that may have so many MiB."""
+    limit = "on this machine"
+    if megabytes:
+        limit = f"of the {megabytes} MiB that it may have (serving.worker_memory_mb)"
+    return f"the worker has no memory left {limit}; send smaller batches or allow more: {one_line(error)}"

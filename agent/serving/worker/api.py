@@ -12,6 +12,7 @@ from agent.errors import OverlaidError, TensorError, one_line
 from agent.histogram import Histogram
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.processes.limits import memory_text, out_of_memory
 from agent.serving.protocol.body import body_limit, body_memory, compressed, plain_body
 from agent.serving.protocol.request import HEADER_LENGTH, Decoder, InferRequest
 from agent.serving.protocol.response import encode
@@ -29,7 +30,8 @@ class ModelApi:
     """Handler of a worker's connections.
 
     ``give_back(connection, elsewhere)`` returns one to the daemon: while ``draining``, or because its next request is
-    for someone else. ``unwell(error)`` hears of runs that failed for the device. ``latency`` (seconds from the complete
+    for someone else. ``unwell(error)`` hears of runs that failed for the device, ``starved()`` of requests
+    that found no memory. ``latency`` (seconds from the complete
     request to its answer) and ``errors`` (failed runs) add up until they are taken.
 
     A request runs at once when runs are short and it is its turn, else it waits (``Engine``) and is answered later.
@@ -42,6 +44,7 @@ class ModelApi:
         give_back: Callable[[Connection, bool], None],
         forget: Callable[[Connection], None],
         unwell: Callable[[OverlaidError], None],
+        starved: Callable[[], None],
         regions: WorkerRegions,
     ) -> None:
         self._spec = spec
@@ -49,6 +52,7 @@ class ModelApi:
         self._give_back = give_back
         self._forget = forget
         self._unwell = unwell
+        self._starved = starved
         self._regions = regions
         self._decoder = Decoder(engine.inputs, engine.outputs)
         self._limit = body_limit(engine.inputs, spec.max_body_bytes)
@@ -77,7 +81,10 @@ class ModelApi:
         if answer is not None:
             return answer
         if target.action == "infer":
-            return body_memory(head, self._limit)
+            try:
+                return body_memory(head, self._limit)
+            except MemoryError as error:
+                return self._failure(error, 0)
         return self._describe(target)
 
     def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
@@ -85,7 +92,10 @@ class ModelApi:
         began_ns = time.monotonic_ns()
         engine, regions = self._engine, self._regions.of(connection)
         length = head.headers.get(HEADER_LENGTH.lower())
-        request = self._decoder.decode(plain_body(head, body, self._limit), length, regions)
+        try:
+            request = self._decoder.decode(plain_body(head, body, self._limit), length, regions)
+        except MemoryError as error:
+            return self._failure(error, time.monotonic_ns() - began_ns)
         decoding_ns = time.monotonic_ns() - began_ns
         try:
             if engine.inline and (request.timeout_s is None or request.timeout_s >= engine.run_s):
@@ -183,6 +193,9 @@ class ModelApi:
         if isinstance(error, UNWELL):  # the daemon looks for another device: the next try may succeed
             self._unwell(error)
             return RequestError(503, one_line(error), RETRY).reply()
+        if out_of_memory(error):
+            self._starved()
+            return RequestError(500, memory_text(error, self._spec.memory_mb)).reply()
         text = (
             one_line(error)
             if isinstance(error, OverlaidError)

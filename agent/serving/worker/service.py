@@ -14,13 +14,13 @@ import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from agent.errors import OverlaidError, WorkerError
+from agent.errors import InferenceError, ModelLoadError, OverlaidError, WorkerError
 from agent.hal import Session
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.custody import Slots
-from agent.serving.processes.limits import confine, limit_memory
+from agent.serving.processes.limits import confine, limit_memory, memory_text, out_of_memory
 from agent.serving.processes.vitals import Vitals
 from agent.serving.spec import WorkerSpec
 from agent.serving.worker.api import ModelApi
@@ -29,6 +29,7 @@ from agent.serving.worker.regions import WorkerRegions
 from agent.serving.worker.watched import Watched
 
 STATS_S = 1.0
+PROVE_S = 10.0
 UNWELL_S = 1.0  # of each kind of error; one says it all
 
 Answer = tuple[dict[str, float], bytes]  # fields and payload
@@ -41,6 +42,7 @@ class Service:
         self._channel = Channel(control, self._received, self._orphaned)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._proof: asyncio.Task[None] | None = None
         self._told: dict[str, float] = {}  # name of an error that speaks of the device: monotonic s
         self._operations: dict[str, Callable[[Message], Awaitable[Answer]]] = {
             "load": self._load,
@@ -81,15 +83,22 @@ class Service:
         number = message.head["id"]
         try:
             fields, payload = await self._operations[op](message)
-        except OverlaidError as error:
-            self._failed(number, error.name, str(error))
         except Exception as error:
-            self._failed(number, WorkerError.__name__, f"{op}: {type(error).__name__}: {error}")
+            self._failed(number, *self._explained(op, error))
         else:
             ok = {**fields, "memory_mb": _resident_mb()}
             self._channel.send({"op": "answer", "id": number, "ok": ok}, payload)
             if op == "stop":
                 self.done.set()
+
+    def _explained(self, op: str, error: Exception) -> tuple[str, str]:
+        """The name and the text of an error."""
+        if out_of_memory(error):
+            kind = ModelLoadError if op == "load" else InferenceError
+            return kind.__name__, memory_text(error, self._spec.memory_mb)
+        if isinstance(error, OverlaidError):
+            return error.name, str(error)
+        return WorkerError.__name__, f"{op}: {type(error).__name__}: {error}"
 
     def _failed(self, number: int, name: str, text: str) -> None:
         error = {"name": name, "text": text[:4000]}
@@ -110,7 +119,15 @@ class Service:
 
         self._engine = Engine(await self._loop.run_in_executor(None, load), self._spec.max_batch)
         self._regions = WorkerRegions(self._spec.max_body_bytes)
-        self._api = ModelApi(self._spec, self._engine, self._give_back, self._forget, self._unwell, self._regions)
+        self._api = ModelApi(
+            self._spec,
+            self._engine,
+            self._give_back,
+            self._forget,
+            self._unwell,
+            self._starved,
+            self._regions,
+        )
         self._slots = Slots(self._vitals, self._channel)
         self._connections = Connections(self._api, self._slots)
         self._report()
@@ -197,6 +214,21 @@ class Service:
         self._told[error.name] = now
         with contextlib.suppress(WorkerError):  # the daemon does not read just now; the next one tells it
             self._channel.send({"op": "unwell", "name": error.name, "text": str(error)[:4000]})
+
+    def _starved(self) -> None:
+        """A request found no memory: go on only while an ordinary run still finds some."""
+        if self._proof is None or self._proof.done():
+            self._proof = self._loop.create_task(self._prove())
+
+    async def _prove(self) -> None:
+        try:
+            await self._engine.profile(self._spec, 0.0, 1)
+        except Exception as error:
+            if out_of_memory(error):
+                sys.stderr.write(f"cannot go on: {memory_text(error, self._spec.memory_mb)}\n")
+                sys.stderr.flush()
+                os._exit(1)
+        await asyncio.sleep(PROVE_S)
 
     def _report(self) -> None:
         self._vitals.beat()
