@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -112,7 +114,11 @@ def _running(
     log = folder / f"{name}.log"
     with log.open("wb") as out:
         process = subprocess.Popen(
-            command, env=os.environ | {"PATH": path} | environment, stdout=out, stderr=out
+            command,
+            env=os.environ | {"PATH": path} | environment,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,  # Triton leaves its models' processes behind when it crashes
         )
     try:
         peer = Peer(process, port)
@@ -120,6 +126,8 @@ def _running(
         yield peer
     finally:
         stop_process(process)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _ready(peer: Peer, log: Path) -> bool:
