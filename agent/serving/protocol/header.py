@@ -9,6 +9,7 @@ from typing import Any
 from agent.serving.http.messages import RequestError
 from agent.serving.protocol.data import Array, binary_size, from_json
 from agent.serving.protocol.jsontext import parse_object
+from agent.serving.protocol.numbers import whole
 from agent.types import TensorSpec
 
 MAX_ID = 1024
@@ -67,6 +68,12 @@ class Header:
     @property
     def has_json(self) -> bool:
         return any(given.array is not None for given in self.inputs)
+
+    @property
+    def shares(self) -> bool:
+        """Whether shared memory is named, of which an output's is used only when the model has run."""
+        regions = [given.region for given in self.inputs] + [wanted.region for wanted in self.outputs]
+        return any(region is not None for region in regions)
 
 
 def read_header(data: bytes, wants: Mapping[str, TensorSpec], gives: Mapping[str, TensorSpec]) -> Header:
@@ -178,9 +185,10 @@ def _flag(parameters: dict[str, Any], key: str, default: bool) -> bool:
 
 def _count(parameters: dict[str, Any], key: str, where: str) -> int:
     value = parameters.get(key, 0)
-    if type(value) is not int or not 0 <= value < MAX_INT:
+    count = whole(value)
+    if count is None or not 0 <= count < MAX_INT:
         raise _bad(f"{where}: parameter {key!r} must be an integer from 0, not {_shown(value)}")
-    return value
+    return count
 
 
 def _region(parameters: dict[str, Any], where: str) -> RegionSlice | None:
@@ -212,8 +220,9 @@ def _name(entry: dict[str, Any], known: Mapping[str, TensorSpec], what: str) -> 
 
 
 def _shape(entry: dict[str, Any], spec: TensorSpec) -> tuple[int, ...]:
-    shape = entry.get("shape")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 < size < 1 << 31 for size in shape[:9]):
+    value = entry.get("shape")
+    shape = [whole(size) or 0 for size in value[:9]] if isinstance(value, list) else None
+    if shape is None or not all(0 < size < 1 << 31 for size in shape):
         raise _bad(f"input {spec.name!r}: 'shape' must be a list of positive integers")
     fits = len(shape) == len(spec.shape) and all(
         want in (-1, got) for got, want in zip(shape, spec.shape, strict=True)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from agent.serving.http.messages import RequestError
 from agent.serving.protocol.data import Array, binary_size, from_binary
-from agent.serving.protocol.header import Header, Input, Wanted, read_header
+from agent.serving.protocol.header import Header, Input, RegionSlice, Wanted, read_header
 from agent.types import TensorSpec
 
 MAX_KNOWN_BYTES = 2048
@@ -69,12 +69,16 @@ class Decoder:
         if split == 0 and header_length is not None:
             return self._raw(body)
         header = self._known_header(bytes(body[:split]))
+        if regions is None and header.shares:
+            raise _bad(
+                "shared memory is off; serving.shared_memory = true in the node's configuration turns it on"
+            )
         tensors: dict[str, Array] = {}
         for given in header.inputs:
             if given.array is not None:
                 tensors[given.spec.name] = given.array
-            elif given.region is not None:
-                tensors[given.spec.name] = _shared(given, regions)
+            elif given.region is not None and regions is not None:
+                tensors[given.spec.name] = _shared(given, given.region, regions)
             else:
                 end = split + given.size
                 if end > len(body):
@@ -124,19 +128,11 @@ class Decoder:
         return header
 
 
-def _shared(given: Input, regions: Regions | None) -> Array:
-    assert given.region is not None
-    if regions is None:
-        raise shared_memory_off()
-    data = regions.read(given.region.name, given.region.offset, given.region.nbytes)
+def _shared(given: Input, region: RegionSlice, regions: Regions) -> Array:
+    data = regions.read(region.name, region.offset, region.nbytes)
     array = from_binary(data, given.spec, given.shape)
     # The client may write while the model runs. Integers may be indices, which a runtime checks before it uses them.
     return array.copy() if given.spec.dtype in ("INT32", "INT64") else array
-
-
-def shared_memory_off() -> RequestError:
-    """What a request for shared memory gets where the node does not allow it."""
-    return _bad("shared memory is off; the node's configuration turns it on: serving.shared_memory = true")
 
 
 def _truncated(given: Input, left: int, header_length: str | None) -> RequestError:
