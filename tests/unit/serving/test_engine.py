@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from agent.devices.golden import compare
 from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
+from agent.serving.http.messages import RequestError
 from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.worker.engine import Engine
 from agent.serving.worker.job import Job
+from agent.serving.worker.queue import MAX_WAITING
 from agent.types import Candidate, TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 2))
@@ -133,6 +138,280 @@ def test_runs_in_the_thread_are_one_at_a_time_and_keep_their_errors(tmp_path: Pa
         assert one["y"][0, 0] == 2 and three["y"][0, 0] == 6
         assert isinstance(negative, InferenceError)
         assert len(set(session.threads)) == 1 and threading.get_ident() not in session.threads
+
+    asyncio.run(run())
+
+
+class Gated(Doubler):
+    """Runs on a thread wait until they are let go; ``seen``: the first values of each run, in order."""
+
+    def __init__(self) -> None:
+        super().__init__(0.01)
+        self.gate = threading.Semaphore(0)
+        self.seen: list[list[float]] = []
+
+    def run(self, tensors: Mapping[str, Any]) -> Run:
+        self.seen.append(tensors["x"][:, 0].tolist())
+        assert self.gate.acquire(timeout=10)
+        return super().run(tensors)
+
+
+async def slow_engine(root: Path, *sessions: Gated, max_batch: int = 1) -> Engine:
+    """An engine whose runs are known to take 10 ms."""
+    engine = Engine(sessions, max_batch)
+    sessions[0].gate.release(3)
+    await engine.check(make_spec(root, [0, 2, 4, 6, 8, 10]))
+    sessions[0].seen.clear()
+    return engine
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    for _ in range(2000):
+        if condition():
+            return
+        await asyncio.sleep(0.002)
+    raise AssertionError("it did not come to that")
+
+
+def test_who_waits_is_served_by_priority_then_arrival(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session)
+        told = []
+        for value, priority in ((1, 0), (2, 0), (3, 5), (4, 1), (5, 0), (6, 5)):
+            request, answer = job(value, priority=priority)
+            engine.submit(request)
+            told.append(answer)
+        session.gate.release(6)
+        answers = await asyncio.gather(*told)
+        assert [outputs["y"][0, 0] for outputs in answers] == [2, 4, 6, 8, 10, 12]
+        assert session.seen == [[1], [4], [3], [6], [2], [5]]  # the first one ran already
+
+    asyncio.run(run())
+
+
+def test_deadlines_are_kept_while_a_run_goes_on(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session)
+        waits = [job(1.0, timeout_s=0.05), job(2.0, timeout_s=0.1), job(3.0)]
+        for request, _ in waits:
+            engine.submit(request)
+        (_, running), (_, waiting), (_, last) = waits
+        for late in (await running, await waiting):
+            assert isinstance(late, RequestError) and late.status == 504 and "deadline" in str(late)
+        assert session.seen == [[1]] and not last.done()  # the run that was begun goes on
+        session.gate.release(2)
+        assert (await last)["y"][0, 0] == 6
+        assert session.seen == [[1], [3]]
+
+    asyncio.run(run())
+
+
+def test_too_many_are_turned_away_and_a_client_that_left_makes_room(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session)
+        left = set()
+
+        def request(number: int) -> tuple[Job, asyncio.Future[Any]]:
+            return job(float(number), gone=lambda: number in left)
+
+        told = []
+        for number in range(1 + MAX_WAITING):
+            waiting, answer = request(number)
+            engine.submit(waiting)
+            told.append(answer)
+        with pytest.raises(RequestError, match="64 requests wait") as caught:
+            engine.submit(request(99)[0])
+        assert caught.value.status == 503 and caught.value.headers["Retry-After"] == "1"
+        left |= {7, 8}
+        late, answer = request(100)
+        engine.submit(late)
+        session.gate.release(1000)
+        assert (await answer)["y"][0, 0] == 200
+        assert [value for (value,) in session.seen] == [*range(7), *range(9, 65), 100]
+        assert not told[7].done() and not told[8].done()
+
+    asyncio.run(run())
+
+
+def test_a_client_that_left_is_not_run_for(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session)
+        (first, told), (second, _), (third, last) = job(1.0), job(2.0), job(3.0)
+        for request in (first, second, third):
+            engine.submit(request)
+        engine.cancel(second)
+        engine.cancel(first)  # its run goes on, nobody hears of it
+        session.gate.release(2)
+        await last
+        assert session.seen == [[1], [3]] and not told.done()
+
+    asyncio.run(run())
+
+
+def test_instances_run_at_the_same_time_each_with_its_session(tmp_path: Path) -> None:
+    async def run() -> None:
+        sessions = [Gated(), Gated(), Gated()]
+        engine = await slow_engine(tmp_path, *sessions)
+        told = []
+        for value in range(4):
+            request, answer = job(float(value))
+            engine.submit(request)
+            told.append(answer)
+        await until(lambda: sum(len(session.seen) for session in sessions) == 3)
+        assert [session.seen for session in sessions] == [[[0]], [[1]], [[2]]]
+        sessions[1].gate.release(2)
+        assert (await told[1])["y"][0, 0] == 2 and (await told[3])["y"][0, 0] == 6
+        assert not told[0].done() and not told[2].done()
+        for session in sessions:
+            session.gate.release()
+        await asyncio.gather(*told)
+
+    asyncio.run(run())
+
+
+def test_a_run_takes_several_that_wait_and_a_bad_one_spoils_it_for_nobody(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session, max_batch=4)
+        session.gate.release(1000)
+        requests = [job(1.0), job(2.0, 2), job(3.0), job(4.0), job(-5.0), job(6.0)]
+        session.gate = threading.Semaphore(0)
+        for request, _ in requests:
+            engine.submit(request)
+        await until(lambda: session.seen)
+        session.gate.release(1000)
+        answers = await asyncio.gather(*(told for _, told in requests))
+        assert session.seen == [[1], [2, 2, 3, 4], [-5, 6], [-5], [6]]
+        assert isinstance(answers.pop(4), InferenceError)
+        assert [answer["y"].tolist() for answer in answers] == [
+            [[2, 2]], [[4, 4], [4, 4]], [[6, 6]], [[8, 8]], [[12, 12]],
+        ]  # fmt: skip
+        counted = engine.statistics.entry("m", "1")
+        assert [(entry["batch_size"], entry["compute_infer"]["count"]) for entry in counted["batch_stats"]] == [
+            (1, 1), (2, 1), (4, 1),
+        ]  # fmt: skip
+
+    asyncio.run(run())
+
+
+def test_short_runs_are_joined_on_the_loop(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Doubler(0.001)
+        engine = Engine([session], max_batch=8)
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
+        before, requests = len(session.threads), [job(float(value)) for value in range(12)]
+        for request, _ in requests:
+            engine.submit(request)
+        answers = await asyncio.gather(*(told for _, told in requests))
+        assert [answer["y"][0, 0] for answer in answers] == [2 * value for value in range(12)]
+        assert session.threads[before:] == [threading.get_ident()] * 2  # 8, then 4
+
+    asyncio.run(run())
+
+
+def test_outputs_that_cannot_be_told_apart_end_the_batches(tmp_path: Path) -> None:
+    class Summing(Doubler):
+        def run(self, tensors: Mapping[str, Any]) -> Run:
+            run = super().run(tensors)
+            return Run({"y": run.outputs["y"].sum(axis=0, keepdims=True)}, run.device_s, run.wall_s)
+
+    async def run() -> None:
+        engine = Engine([Summing(0.001)], max_batch=8)
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
+        requests = [job(1.0), job(2.0)]
+        for request, _ in requests:
+            engine.submit(request)
+        one, two = await asyncio.gather(*(told for _, told in requests))
+        assert one["y"].tolist() == [[2, 2]] and two["y"].tolist() == [[4, 4]]
+        assert engine.max_batch == 1
+
+    asyncio.run(run())
+
+
+def test_inline_runs_leave_the_loop_to_others_again_and_again(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Doubler(0.002)
+        engine = Engine([session])
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
+        loop = asyncio.get_running_loop()
+        looked: list[int] = []
+
+        def look() -> None:
+            looked.append(len(session.threads))
+            if len(looked) < 12:
+                loop.call_soon(look)
+
+        loop.call_soon(look)
+        told = []
+        for value in range(30):
+            request, answer = job(float(value))
+            engine.submit(request)
+            told.append(answer)
+        await asyncio.gather(*told)
+        runs = [after - before for before, after in itertools.pairwise(looked)]
+        assert max(runs) <= 3 and sum(runs) >= 20  # 5 ms of runs of 2 ms between two looks
+
+    asyncio.run(run())
+
+
+def test_a_check_goes_before_those_that_wait(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Gated()
+        engine = await slow_engine(tmp_path, session)
+        for value in (7.0, 8.0):
+            engine.submit(job(value)[0])
+        checking = asyncio.create_task(engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10])))
+        await asyncio.sleep(0)
+        session.gate.release(1000)
+        await checking
+        await until(lambda: len(session.seen) == 5)
+        assert session.seen == [[7], [0], [2], [4], [8]]
+
+    asyncio.run(run())
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.integers(0, 3), st.sampled_from(["", "leaves", "fails"])),
+        max_size=40,
+    ),
+    st.integers(1, 8),
+    st.integers(1, 3),
+    st.booleans(),
+)
+def test_everybody_gets_their_own_answer_once(
+    requests: list[tuple[int, int, str]], max_batch: int, instances: int, short: bool
+) -> None:
+    """Sizes, priorities, clients that leave, runs that fail; on the loop or on threads."""
+
+    async def run() -> None:
+        engine = Engine([Doubler(0.0001 if short else 0.01) for _ in range(instances)], max_batch)
+        engine._run_s = engine._share_s = 0.0001 if short else 0.01
+        answers: dict[int, list[Any]] = {number: [] for number in range(len(requests))}
+        for number, (samples, priority, fate) in enumerate(requests):
+            value = float(-1 - number if fate == "fails" else 1 + number)
+            request, told = job(value, samples, priority=priority)
+            told.add_done_callback(lambda told, number=number: answers[number].append(told.result()))
+            engine.submit(request)
+            if fate == "leaves":
+                engine.cancel(request)
+            if number % 3 == 0:
+                await asyncio.sleep(0)
+        staying = [number for number, (_, _, fate) in enumerate(requests) if fate != "leaves"]
+        await until(lambda: all(answers[number] for number in staying))
+        for number, (samples, _, fate) in enumerate(requests):
+            if fate == "leaves":
+                assert answers[number] == []
+            elif fate == "fails":
+                assert [type(answer) for answer in answers[number]] == [InferenceError]
+            else:
+                (answer,) = answers[number]
+                assert answer["y"].tolist() == [[2.0 * (1 + number)] * 2] * samples
 
     asyncio.run(run())
 
