@@ -76,7 +76,7 @@ class SharedMemory:
         """``/v2/systemsharedmemory/…``: status, register and unregister. Raises RequestError."""
         if not self.on:
             raise RequestError(400, OFF)
-        uid, name = call.connection.peer_uid, call.target.subject
+        uid, name = call.connection.peer.uid, call.target.subject
         if call.target.action == "shm-status":
             await self.table.forget_removed()
             found = self.table.own(uid, name)

@@ -7,16 +7,13 @@ between processes: ``hand_over`` passes its descriptor and its unread bytes on.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import enum
-import os
-import select
-import socket
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import cast
 
+from agent.serving.http.handler import Handler
 from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, parse_head
-from agent.serving.http.peers import peer_uid
+from agent.serving.http.peers import Peer
 from agent.serving.http.seat import ANSWERING, BUSY, IDLE, Seat
 
 HEAD_S = 5.0  # from the first byte to the end of a head
@@ -24,22 +21,6 @@ IDLE_S = 75.0  # between requests
 STALL_S = 30.0  # without a byte of a body, or of a response taken
 JOIN_BYTES = 16 * 1024  # a small response goes in one piece; joining a large one would only copy it
 LINGER_S = 2.0  # a client may still read the answer to a request that was not read to its end
-
-
-class Handler(Protocol):
-    """Decides what a request gets. Both callbacks may raise RequestError."""
-
-    def on_head(self, connection: Connection, head: Head, /) -> Reply | memoryview | None:
-        """A reply, the memory for the whole body (``on_body`` follows), or None when it was handed over."""
-        ...
-
-    def on_body(self, connection: Connection, head: Head, body: memoryview, /) -> Reply | None:
-        """A reply, or None when ``connection.reply`` follows."""
-        ...
-
-    def on_lost(self, connection: Connection, /) -> None:
-        """The connection is closed or elsewhere."""
-        ...
 
 
 class _State(enum.Enum):
@@ -70,7 +51,7 @@ class Connection(asyncio.BufferedProtocol):
         self.seat = seat
         self._states = seat.states if seat else bytearray(1)
         self._slot = seat.slot if seat else 0
-        self._peer_uid: int | None = None
+        self.peer: Peer
         self._handler = handler
         self._once = once
         self._loop = asyncio.get_running_loop()
@@ -93,24 +74,6 @@ class Connection(asyncio.BufferedProtocol):
         """Between requests, with every answer sent."""
         return self._state is _State.HEAD and not self._blocked
 
-    @property
-    def peer_uid(self) -> int:
-        """The user at the other end, looked up once; RequestError 403 when that cannot be told."""
-        if self._peer_uid is None:
-            with self._duplicate() as sock:
-                self._peer_uid = peer_uid(sock)
-        return self._peer_uid
-
-    @property
-    def hung_up(self) -> bool:
-        """The client has closed the connection. One that only ended its own sending may wait for its answer; over TCP
-        the two look alike until it is sent something."""
-        if self._state is _State.GONE or self._transport.is_closing():
-            return True
-        poll = select.poll()
-        poll.register(self._transport.get_extra_info("socket").fileno(), 0)
-        return bool(poll.poll(0))
-
     def reply(self, reply: Reply) -> None:
         """Answer a request that ``on_body`` left open; nothing happens when the client has gone."""
         if self._state is _State.BUSY:
@@ -124,16 +87,35 @@ class Connection(asyncio.BufferedProtocol):
         """
         if not self.idle:
             return False
-        send(self._fileno(), bytes(self._buffer[: self._filled]))
+        send(self.peer.fileno, bytes(self._buffer[: self._filled]))
         self._state = _State.GONE
         self._transport.abort()
         return True
 
     @property
-    def silent_until(self) -> float | None:
-        """When it would be closed for its silence, by the loop's clock; None when it may not be closed now."""
-        quiet = self.idle and not self._filled and not self._transport.is_closing()
-        return self._deadline if quiet else None
+    def leaving(self) -> bool:
+        """It is being closed."""
+        return self._state is not _State.NEW and self._transport.is_closing()
+
+    @property
+    def dispensable(self) -> tuple[bool, float] | None:
+        """Sorts connections that wait for their clients: those between requests, then those that wait longest.
+
+        None while a request is worked on.
+        """
+        if self._waits_for_us or self.leaving:
+            return None
+        return not self.idle or self._filled > 0, self._deadline
+
+    def make_way(self) -> None:
+        """Close a dispensable connection for another one's sake."""
+        if self._blocked or self._state is _State.LINGER:
+            self._transport.abort()
+        elif self._state is _State.BODY or self._filled:
+            error = RequestError(408, "the request came too slowly while others waited for a connection")
+            self._refuse(error, linger=False)
+        else:
+            self._transport.close()
 
     def close(self) -> None:
         """Close when what waits is sent."""
@@ -154,8 +136,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def expire(self, now: float) -> None:
         """Act on a deadline that has passed; called about every second."""
-        waiting = self._state is _State.NEW or (self._state is _State.BUSY and not self._blocked)
-        if waiting or now < self._deadline:
+        if self._waits_for_us or now < self._deadline:
             return
         unsent = self._transport.get_write_buffer_size()
         if self._blocked and unsent < self._unsent:
@@ -167,11 +148,16 @@ class Connection(asyncio.BufferedProtocol):
         else:
             self._transport.close()
 
+    @property
+    def _waits_for_us(self) -> bool:
+        return self._state is _State.NEW or (self._state is _State.BUSY and not self._blocked)
+
     # asyncio's callbacks
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._state = _State.HEAD
         self._transport = cast(asyncio.Transport, transport)
+        self.peer = Peer(transport)
         self._transport.set_write_buffer_limits(high=0)  # "blocked" then means: not everything is sent
         self._loop.call_soon(self._advance)
 
@@ -194,6 +180,8 @@ class Connection(asyncio.BufferedProtocol):
             self._advance()
 
     def eof_received(self) -> bool:
+        if self._filled:  # it came with this, which uvloop does not let be looked at first
+            self._advance()
         if self._state is _State.BODY:
             got, want = self._received, len(self._body)
             self._refuse(RequestError(400, f"the body ended after {got} of {want} bytes"), linger=False)
@@ -212,8 +200,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002
         if self.seat is not None and self._state is not _State.GONE:
-            with contextlib.suppress(OSError), self._duplicate() as sock:
-                sock.shutdown(socket.SHUT_RDWR)
+            self.peer.shut_down()
         self._state = _State.GONE
         self._handler.on_lost(self)
 
@@ -310,13 +297,6 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.write_eof()
         else:
             self._transport.close()
-
-    def _fileno(self) -> int:
-        return cast(int, self._transport.get_extra_info("socket").fileno())
-
-    def _duplicate(self) -> socket.socket:
-        """What a loop's own socket objects show of theirs cannot do all."""
-        return socket.socket(fileno=os.dup(self._fileno()))
 
     def _take(self, size: int) -> None:
         """Drop the first bytes of the buffer."""

@@ -5,19 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
-from agent.serving.http.connection import IDLE_S, Connection, Handler
+from agent.serving.http.connection import IDLE_S, Connection
+from agent.serving.http.handler import Handler
 from agent.serving.http.messages import RETRY, Reply, RequestError
 from agent.serving.http.seat import Seat
 
 MAX_CONNECTIONS = (
-    128  # then silent ones are closed for new ones, or, where all are at work, new ones turned away
+    128  # accepted here; then the most dispensable make way, or, all being at work, none is let in
 )
-MAX_OPEN = (
-    4 * MAX_CONNECTIONS
-)  # with those that come from another process, which counts them, or are turned away
+MAX_ADOPTED = 192  # with those from another process; then the most dispensable make way
+MAX_OPEN = 512  # with those that are being turned away
 SWEEP_S = 1.0
 MAX_ACCEPTS = 16  # per wake-up, so that one flood does not starve the rest
 PAUSE_S = 0.5  # after accept failed, e.g. for want of descriptors
@@ -70,14 +70,13 @@ class Connections:
 
     def adopt(self, sock: socket.socket, door: bool, unread: bytes = b"", seat: Seat | None = None) -> None:
         """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
-        if len(self) >= MAX_CONNECTIONS:
-            self._make_room()
+        if len(self) >= MAX_ADOPTED:
+            self._make_room(MAX_ADOPTED)
         self._add(sock, Connection(self._handler, door, unread, IDLE_S, seat=seat))
 
     def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
         """Answer a request that was read elsewhere, unless somebody began to; then close."""
-        connection = Connection(_Full(self.forget), door=True)
-        self._add(sock, connection, lambda: connection.leave(reply))
+        self._add(sock, _Dismissed(_Full(self), reply))
 
     def forget(self, connection: Connection) -> None:
         """The connection is closed or elsewhere."""
@@ -98,44 +97,43 @@ class Connections:
         await asyncio.sleep(0)  # let the transports close their sockets
 
     def _accepted(self, sock: socket.socket, door: bool) -> None:
-        welcome = len(self) < MAX_CONNECTIONS or self._make_room()
+        welcome = len(self) < MAX_CONNECTIONS or self._make_room(MAX_CONNECTIONS)
         seat = self._seats.open(sock.fileno()) if welcome and self._seats else None
         if not welcome or (self._seats and not seat):
-            self._add(sock, Connection(_Full(self.forget), door, once=True))
+            self._add(sock, Connection(_Full(self), door, once=True))
         else:
             self._add(sock, Connection(self._handler, door, seat=seat))
 
-    def _make_room(self) -> bool:
-        """Close the connection that would be the next to be closed for its silence; False when none is silent.
+    def _make_room(self, limit: int) -> bool:
+        """Close a connection that waits for its client, if one must go; False when none does.
 
-        So those who connect and say nothing push each other out, then those that were not used for the longest time.
+        So those who connect and say nothing, or say it slowly, push each other out.
         """
-        silent = [(until, connection) for connection in self._open if (until := connection.silent_until)]
-        if not silent:
+        if sum(not connection.leaving for connection in self._open) < limit:
+            return True
+        waiting = [(order, connection) for connection in self._open if (order := connection.dispensable)]
+        if not waiting:
             return False
-        min(silent, key=lambda pair: pair[0])[1].close()
+        min(waiting, key=lambda pair: pair[0])[1].make_way()
         return True
 
-    def _add(
-        self, sock: socket.socket, connection: Connection, then: Callable[[], None] = lambda: None
-    ) -> None:
+    def _add(self, sock: socket.socket, connection: Connection) -> None:
         if len(self) >= MAX_OPEN:
             sock.close()
             self.forget(connection)
             return
         self._open.add(connection)
-        task = self._loop.create_task(self._start(sock, connection, then))
+        task = self._loop.create_task(self._start(sock, connection))
         self._starting.add(task)
         task.add_done_callback(self._starting.discard)
 
-    async def _start(self, sock: socket.socket, connection: Connection, then: Callable[[], None]) -> None:
+    async def _start(self, sock: socket.socket, connection: Connection) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: connection, sock)
         except (OSError, ValueError):  # gone already, or not a stream socket
             sock.close()
             self.forget(connection)
             return
-        then()
         if self._sweeping is None:
             self._sweeping = self._loop.call_later(SWEEP_S, self._sweep)
 
@@ -167,11 +165,23 @@ class Connections:
 class _Full:
     """Handler of connections beyond the limit: 503 to their first request, which is read so that it gets through."""
 
-    def __init__(self, forget: Callable[[Connection], None]) -> None:
-        self.on_lost = forget
+    def __init__(self, connections: Connections) -> None:
+        self.on_lost = connections.forget
 
     def on_head(self, *_: object) -> Reply | memoryview | None:
         raise RequestError(503, "too many connections are open; try again", RETRY)
 
     def on_body(self, *_: object) -> Reply | None:
         raise NotImplementedError("on_head asks for no body")
+
+
+class _Dismissed(Connection):
+    """Says its reply, if any, and closes."""
+
+    def __init__(self, handler: Handler, reply: Reply | None) -> None:
+        super().__init__(handler, door=True)
+        self._last = reply
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.leave(self._last)

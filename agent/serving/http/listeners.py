@@ -7,7 +7,7 @@ from pathlib import Path
 
 from agent.errors import WorkerError
 
-BACKLOG = 128
+BACKLOG = 1024  # who connects while a worker is started again, or a crowd does, waits here
 
 
 def listen_unix(path: Path) -> socket.socket:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import os
+import select
 import socket
 import struct
 import sys
@@ -13,6 +17,45 @@ TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 _ESTABLISHED = "01"  # a socket that its owner has closed is listed as root's
 _TRIES = 3  # the kernel's table changes while it is read: a line may be missed
 _MAPPED = "0000000000000000FFFF0000"  # ::ffff:0:0/96 as the kernel prints it
+
+
+class Peer:
+    """The other end of a transport. By duplicates: a loop's own socket objects cannot do all."""
+
+    def __init__(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = transport
+        self._uid: int | None = None
+
+    @property
+    def fileno(self) -> int:
+        """The descriptor of this end."""
+        return int(self._transport.get_extra_info("socket").fileno())
+
+    @property
+    def uid(self) -> int:
+        """Its user, looked up once; RequestError 403 when that cannot be told."""
+        if self._uid is None:
+            with self._duplicate() as sock:
+                self._uid = peer_uid(sock)
+        return self._uid
+
+    @property
+    def hung_up(self) -> bool:
+        """It has closed the connection. One that only ended its own sending may wait for its answer; over TCP the two
+        look alike until it is sent something."""
+        if self._transport.is_closing():
+            return True
+        poll = select.poll()
+        poll.register(self.fileno, 0)
+        return bool(poll.poll(0))
+
+    def shut_down(self) -> None:
+        """End the connection for everyone who holds its socket."""
+        with contextlib.suppress(OSError), self._duplicate() as sock:
+            sock.shutdown(socket.SHUT_RDWR)
+
+    def _duplicate(self) -> socket.socket:
+        return socket.socket(fileno=os.dup(self.fileno))
 
 
 def peer_uid(sock: socket.socket) -> int:

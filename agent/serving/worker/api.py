@@ -110,7 +110,7 @@ class ModelApi:
                 request.tensors,
                 request.batch,
                 partial(self._finish, connection, head, request, regions),
-                partial(getattr, connection, "hung_up"),
+                partial(getattr, connection.peer, "hung_up"),
                 request.priority,
                 request.timeout_s,
                 decoding_ns,

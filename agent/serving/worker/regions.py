@@ -122,10 +122,10 @@ class ClientRegions:
         self._connection = connection
 
     def read(self, name: str, offset: int, nbytes: int, /) -> memoryview:
-        return self._regions.read(self._connection.peer_uid, name, offset, nbytes)
+        return self._regions.read(self._connection.peer.uid, name, offset, nbytes)
 
     def write(self, name: str, offset: int, array: Array, /) -> None:
-        self._regions.write(self._connection.peer_uid, name, offset, array)
+        self._regions.write(self._connection.peer.uid, name, offset, array)
 
 
 def _cut(name: str) -> RequestError:

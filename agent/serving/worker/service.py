@@ -56,6 +56,8 @@ class Service:
             "region": self._region,
             "forget-region": self._forget_region,
         }
+        self._slots: Slots
+        self._connections: Connections
         self.done = asyncio.Event()
 
     def _received(self, message: Message) -> None:
