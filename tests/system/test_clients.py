@@ -7,10 +7,12 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from tritonclient.http import InferenceServerClient, InferInput, InferRequestedOutput
+from tritonclient.utils import InferenceServerException
 
 from tests.system import mlperf
 from tests.system.digits import DIGITS
 from tests.system.stage import Node, Stage, stage
+from tests.unit.fleet.strings_model import WORDS, make_words
 
 BUDGET = ("--latency-p99", "1s", "--rate", "1/s")
 
@@ -58,6 +60,47 @@ def test_tritonclient_infers_with_json_and_binary_tensors(
     assert logits.shape == (50, 10) and logits.dtype == np.float32
     assert np.mean(np.argmax(logits, axis=1) == labels) > 0.95
     assert answer.get_response()["id"] == "batch-1"
+
+
+@pytest.fixture(scope="module")
+def words(it: Stage, node: Node) -> str:
+    """A model with strings."""
+    it.fleet("pack", str(make_words(it.folder / "words-model")), "-o", str(it.folder / "words"))
+    node.run("deploy", str(it.folder / "words"), *BUDGET)
+    return "words"
+
+
+@pytest.mark.parametrize("coding", [None, "gzip", "deflate"])
+@pytest.mark.parametrize("binary", [False, True])
+def test_tritonclient_exchanges_strings(
+    client: InferenceServerClient, words: str, binary: bool, coding: str | None
+) -> None:
+    asked = np.array([[word.encode()] for word in WORDS], np.object_)
+    tensor = InferInput("word", [4, 1], "BYTES")
+    tensor.set_data_from_numpy(asked, binary_data=binary)
+    outputs = [InferRequestedOutput(name, binary_data=binary) for name in ("echo", "number")]
+    outputs.append(InferRequestedOutput("scores", binary_data=binary, class_count=2))
+    answer = client.infer(
+        words,
+        [tensor],
+        outputs=outputs,
+        timeout=5_000_000,
+        priority=1,
+        request_compression_algorithm=coding,
+        response_compression_algorithm=coding,
+    )
+    texts = [text if isinstance(text, bytes) else text.encode() for text in answer.as_numpy("echo")[:, 0]]
+    assert texts == [word.encode() for word in WORDS]
+    assert answer.as_numpy("number").tolist() == [[0], [1], [2], [3]]
+    best = [text.decode() if isinstance(text, bytes) else text for text in answer.as_numpy("scores")[:, 0]]
+    assert best == [f"0.900000:{index}" for index in range(4)]
+
+
+def test_tritonclient_sends_bytes_that_are_no_text(client: InferenceServerClient, words: str) -> None:
+    tensor = InferInput("word", [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[b"\xff"]], np.object_))
+    with pytest.raises(InferenceServerException, match="UTF-8"):
+        client.infer(words, [tensor])
 
 
 @pytest.mark.skipif(mlperf.reason_to_skip() is not None, reason=str(mlperf.reason_to_skip()))

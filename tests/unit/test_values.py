@@ -59,6 +59,12 @@ def test_the_free_dimension_is_the_batch() -> None:
     assert spec.dynamic and spec.concrete(4) == (4, 3) and spec.nbytes() == 12 and spec.nbytes(4) == 48
 
 
+def test_strings_are_as_long_as_they_like() -> None:
+    numbers, strings = TensorSpec("x", "FP32", (-1, 3)), TensorSpec("s", "BYTES", (-1, 3))
+    assert [numbers.fits(size, 2) for size in (23, 24, 25)] == [False, True, False]
+    assert [strings.fits(size, 2) for size in (23, 24, 25)] == [False, True, True]
+
+
 @pytest.mark.parametrize(
     "values",
     [

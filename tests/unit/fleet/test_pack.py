@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -245,7 +246,7 @@ def test_a_missing_runtime_says_what_to_install_or_to_skip(
         raise ImportError("No module named 'onnxruntime'")
 
     backend = cpu.BACKENDS["onnxruntime"]
-    without = cpu.Backend(backend.formats, gone, backend.prove, backend.packages, backend.extra)  # type: ignore[arg-type]
+    without = replace(backend, open=gone)
     monkeypatch.setitem(cpu.BACKENDS, "onnxruntime", without)
     with pytest.raises(RuntimeUnavailable) as caught:
         pack(make_folder(tmp_path / "model"), tmp_path / "out", KEY)
