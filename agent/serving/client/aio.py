@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from agent.serving.client.address import Address, ended
 from agent.serving.client.answers import Answer, Receiver, Results, document
@@ -42,7 +42,7 @@ class AsyncClient:
     async def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, ArrayLike],
         outputs: Outputs = None,
         timeout_s: float | None = None,
         priority: int = 0,
@@ -81,7 +81,7 @@ class AsyncClient:
 
     async def statistics(self, model: str) -> dict[str, Any]:
         """See ``Client.statistics``."""
-        found: dict[str, Any] = await self._ask(model_path(model, "/stats"))
+        found: dict[str, Any] = (await self._ask(model_path(model, "/stats")))["model_stats"][0]
         return found
 
     async def shared(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float32) -> Array:

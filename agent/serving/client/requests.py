@@ -59,7 +59,7 @@ class InferRequests:
     def make(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, Any],
         outputs: Outputs,
         timeout_s: float | None,
         priority: int,

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike
+from numpy.typing import ArrayLike, DTypeLike
 
 from agent.serving.client.address import Address, ended
 from agent.serving.client.answers import Answer, Receiver, Results, document
@@ -48,7 +48,7 @@ class Client:
     def infer(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, ArrayLike],
         outputs: Outputs = None,
         timeout_s: float | None = None,
         priority: int = 0,
@@ -87,7 +87,7 @@ class Client:
 
     def statistics(self, model: str) -> dict[str, Any]:
         """Counts and times since the model was started, as Triton's statistics extension has them."""
-        found: dict[str, Any] = self._ask(model_path(model, "/stats"))
+        found: dict[str, Any] = self._ask(model_path(model, "/stats"))["model_stats"][0]
         return found
 
     def shared(self, shape: Sequence[int] | int, dtype: DTypeLike = np.float32) -> Array:
@@ -113,7 +113,7 @@ class Client:
     def _infer(
         self,
         model: str,
-        inputs: Mapping[str, Array],
+        inputs: Mapping[str, ArrayLike],
         outputs: Outputs,
         timeout_s: float | None,
         priority: int,
