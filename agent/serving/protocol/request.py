@@ -132,7 +132,7 @@ def _shared(given: Input, region: RegionSlice, regions: Regions) -> Array:
     data = regions.read(region.name, region.offset, region.nbytes)
     array = from_binary(data, given.spec, given.shape)
     # The client may write while the model runs. Integers may be indices, which a runtime checks before it uses them.
-    return array.copy() if given.spec.dtype in ("INT32", "INT64") else array
+    return array.copy() if array.dtype.kind in "iu" and array.itemsize > 1 else array
 
 
 def _truncated(given: Input, left: int, header_length: str | None) -> RequestError:
