@@ -95,7 +95,8 @@ class Node:
     def _answers(self) -> bool:
         if self.process is not None and self.process.poll() is not None:
             raise StageError(f"the daemon ended with {self.process.returncode}:\n{self.tail()}")
-        return self.run("devices", "--json", check=False).returncode == 0 and self.status() is not None
+        # First the status: without a daemon `overlaid devices` probes the board itself.
+        return self.status() is not None and self.run("devices", "--json", check=False).returncode == 0
 
     def tail(self, lines: int = 30) -> str:
         return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])

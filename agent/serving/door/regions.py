@@ -18,6 +18,7 @@ from typing import Any
 from agent.errors import OverlaidError, WorkerCrashed, WorkerTimeout
 from agent.serving.http.messages import RequestError
 from agent.serving.processes.process import ANSWER_S, Worker
+from agent.serving.protocol.numbers import whole
 
 SHM_FOLDER = Path("/dev/shm")  # noqa: S108  (where shm_open of the C library makes its files)
 MAX_REGIONS = 256
@@ -53,10 +54,11 @@ def posix_region(uid: int, name: str, wanted: dict[str, Any], folder: Path = SHM
 
     Raises RequestError: 400 when it makes no sense, 403 when the file is not the user's own.
     """
-    key, offset, size = wanted.get("key"), wanted.get("offset", 0), wanted.get("byte_size")
+    checked_name(name)
+    key, offset, size = wanted.get("key"), whole(wanted.get("offset", 0)), whole(wanted.get("byte_size"))
     if not isinstance(key, str) or not 0 < len(key) <= MAX_NAME:
         raise RequestError(400, f"'key' must be a string of 1 to {MAX_NAME} characters")
-    if type(offset) is not int or type(size) is not int or offset < 0 or size <= 0:
+    if offset is None or size is None or offset < 0 or size <= 0:
         raise RequestError(400, "'offset' must be an integer from 0, 'byte_size' an integer from 1")
     file = key.removeprefix("/")  # shm_open takes names with a leading slash
     if "/" in file or "\0" in file or file in ("", ".", ".."):
@@ -67,7 +69,7 @@ def posix_region(uid: int, name: str, wanted: dict[str, Any], folder: Path = SHM
     except BaseException:
         os.close(fd)
         raise
-    return Region(uid, _checked_name(name), key, offset, size, fd)
+    return Region(uid, name, key, offset, size, fd)
 
 
 def memfd_region(uid: int, name: str, fd: int) -> Region:
@@ -89,7 +91,7 @@ def memfd_region(uid: int, name: str, fd: int) -> Region:
         raise RequestError(400, "the memfd must consist of normal pages, not of huge ones")
     if size == 0:
         raise RequestError(400, "the memfd is empty; give it a size with ftruncate")
-    return Region(uid, _checked_name(name), None, 0, size, os.dup(fd))
+    return Region(uid, checked_name(name), None, 0, size, os.dup(fd))
 
 
 class RegionTable:
@@ -240,7 +242,8 @@ def _check_bounds(length: int, offset: int, size: int) -> None:
         )
 
 
-def _checked_name(name: str) -> str:
-    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
-        raise RequestError(400, f"a region's name must have 1 to {MAX_NAME} printable characters")
+def checked_name(name: str) -> str:
+    """Return the name when a region may have it; RequestError 400 otherwise."""
+    if not 0 < len(name) <= MAX_NAME or not (name.isascii() and name.isprintable()):
+        raise RequestError(400, f"a region's name must have 1 to {MAX_NAME} printable ASCII characters")
     return name

@@ -16,7 +16,7 @@ from typing import Any
 
 from agent.errors import OverlaidError, WorkerError, one_line
 from agent.serving.door.calls import Call
-from agent.serving.door.regions import Region, RegionTable, memfd_region, posix_region
+from agent.serving.door.regions import Region, RegionTable, checked_name, memfd_region, posix_region
 from agent.serving.http.messages import Reply, RequestError, json_reply
 from agent.serving.http.peers import peer_uid
 from agent.serving.processes.channel import Channel, Message
@@ -77,6 +77,8 @@ class SharedMemory:
         if not self.on:
             raise RequestError(400, OFF)
         uid, name = call.connection.peer.uid, call.target.subject
+        if name is not None:
+            checked_name(name)
         if call.target.action == "shm-status":
             await self.table.forget_removed()
             found = self.table.own(uid, name)

@@ -171,7 +171,7 @@ def _parameters(entry: dict[str, Any], where: str) -> dict[str, Any]:
     if not isinstance(parameters, dict):
         raise _bad(f"{where}: 'parameters' must be an object")
     for key in UNSUPPORTED:
-        if parameters.get(key):
+        if parameters.get(key, 0) not in (0, ""):
             raise _bad(f"{where}: parameter {key!r} belongs to an extension that is not supported")
     return parameters
 

@@ -119,7 +119,7 @@ BAD: dict[str, Any] = {
     "a negative size": changed(shape=[-1, 2]),
     "a size of zero": changed(shape=[0, 2], data=[]),
     "an overflowing size": changed(shape=[1 << 62, 2]),
-    "a shape of floats": changed(shape=[1.0, 2]),
+    "a shape of floats": changed(shape=[1.5, 2]),
     "a shape of booleans": changed(shape=[True, 2]),
     "a shape that is no list": changed(shape=2),
     "too few values": changed(data=[1]),
