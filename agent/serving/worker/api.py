@@ -110,7 +110,7 @@ class ModelApi:
                 request.tensors,
                 request.batch,
                 partial(self._finish, connection, head, request, regions),
-                partial(getattr, connection.peer, "hung_up"),
+                partial(_gone, connection),
                 request.priority,
                 request.timeout_s,
                 decoding_ns,
@@ -221,3 +221,11 @@ class ModelApi:
         if target.action == "stats":
             return json_reply({"model_stats": [self.statistics()]})
         return json_reply(self.metadata())
+
+
+def _gone(connection: Connection) -> bool:
+    """True, and the connection is closed, when the client has hung up."""
+    if connection.peer.hung_up:
+        connection.abort()
+        return True
+    return False
