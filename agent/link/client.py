@@ -30,8 +30,9 @@ __all__ = ["MAX_PAYLOAD_BYTES", "Message", "MqttLink", "MqttSettings", "Will"]
 
 class MqttLink:
     """``on_disconnect`` gets one line for people, why and what to check, also when an attempt to connect fails.
+    ``on_subscribed`` gets a topic filter and whether the broker granted it, at each connection.
 
-    The three callbacks may be set until ``start``.
+    The callbacks may be set until ``start``.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class MqttLink:
         on_message: Callable[[Message], None] | None = None,
         on_connect: Callable[[], None] | None = None,
         on_disconnect: Callable[[str], None] | None = None,
+        on_subscribed: Callable[[str, bool], None] | None = None,
         will: Will | None = None,
         backoff: Backoff | None = None,
     ) -> None:
@@ -48,6 +50,7 @@ class MqttLink:
         self.on_message = on_message
         self.on_connect = on_connect
         self.on_disconnect = on_disconnect
+        self.on_subscribed = on_subscribed
         self._network = Network(settings, will, backoff or Backoff(), random.Random(), _Hop(self))  # noqa: S311
         self._loop: asyncio.AbstractEventLoop | None = None
         self._connected = asyncio.Event()
@@ -160,6 +163,10 @@ class MqttLink:
         if self.on_disconnect is not None and not self._stopping:
             self.on_disconnect(reason)
 
+    def _set_subscribed(self, topic_filter: str, granted: bool) -> None:
+        if self.on_subscribed is not None and not self._stopping:
+            self.on_subscribed(topic_filter, granted)
+
     def _deliver(self, message: Message) -> None:
         self._network.handled += 1
         self._network.handled_bytes += len(message.payload)
@@ -178,6 +185,9 @@ class _Hop:
 
     def offline(self, reason: str) -> None:
         self._link._call_soon(self._link._set_offline, reason)
+
+    def subscribed(self, topic_filter: str, granted: bool) -> None:
+        self._link._call_soon(self._link._set_subscribed, topic_filter, granted)
 
     def received(self, message: Message) -> None:
         self._link._call_soon(self._link._deliver, message)

@@ -327,6 +327,7 @@ class Network:
                     self._settings.where,
                     topic_filter,
                 )
+            self._observer.subscribed(topic_filter, not code.is_failure)
 
     def _on_publish(
         self, _client: Client, _data: object, mid: int, _reason: ReasonCode, _properties: Properties

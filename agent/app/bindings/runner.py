@@ -46,6 +46,7 @@ class Bindings:
         self._lanes: dict[Binding, tuple[Lane, asyncio.Task[None]]] = {}
         self._link: MqttLink | None = None
         self._subscribed: dict[str, int] = {}
+        self._granted: dict[str, bool] = {}
         self._problem = ""
 
     def look(self) -> None:
@@ -70,7 +71,15 @@ class Bindings:
         if binding in self._idle:
             return self._idle[binding]
         status = self._lanes[binding][0].status()
-        return replace(status, state="WAITING", why=self._problem) if self._problem else status
+        problem = self._problem or self._deafness(binding.input_topic)
+        return replace(status, state="WAITING", why=problem) if problem else status
+
+    def _deafness(self, topic: str) -> str:
+        """Why no messages can come over the connection; empty when they can."""
+        granted = next((self._granted.get(each) for each in self._subscribed if covers(each, topic)), None)
+        if granted is None:
+            return "the broker has not confirmed the subscription yet"
+        return "" if granted else f"the broker refused the subscription to {topic}; check its access list"
 
     async def _keep_to(self, wanted: Sequence[Binding]) -> None:
         idle = _idle(wanted, self._socket)
@@ -113,6 +122,7 @@ class Bindings:
                 on_message=self._deliver,
                 on_connect=lambda: self._connection(""),
                 on_disconnect=self._connection,
+                on_subscribed=self._confirmed,
                 backoff=self._backoff,
             )
             self._link.start()
@@ -124,14 +134,22 @@ class Bindings:
                 self._link.subscribe(topic, qos)
         for topic in set(self._subscribed) - set(needed):
             self._link.unsubscribe(topic)
+            self._granted.pop(topic, None)
         self._subscribed = needed
         if not self._lanes:
             link, self._link, self._problem = self._link, None, ""
+            self._granted.clear()
             await link.stop()
 
     def _connection(self, problem: str) -> None:
+        self._granted.clear()
         if problem != self._problem:
             self._problem = problem
+            self._report()
+
+    def _confirmed(self, topic: str, granted: bool) -> None:
+        if self._granted.get(topic) != granted:
+            self._granted[topic] = granted
             self._report()
 
     def _deliver(self, message: Message) -> None:
