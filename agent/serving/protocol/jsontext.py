@@ -64,26 +64,24 @@ def _survey(document: Any) -> int:
     Lists called "data" are left out: they may be long, and their depth is checked against the tensor's shape.
     """
     colons = seen = 0
-    waiting = [(document, MAX_DEPTH)]
-    while waiting:
-        value, levels = waiting.pop()
-        if isinstance(value, str):
-            colons += value.count(":")
-            continue
-        if isinstance(value, dict):
-            colons += len(value) + sum(key.count(":") for key in value)
-            inner = [item for key, item in value.items() if key != "data" or not isinstance(item, list)]
-        elif isinstance(value, list):
-            inner = value
-        else:
-            continue
-        if levels == 0:
-            _too_deep()
+    level = [document]
+    for _ in range(MAX_DEPTH + 1):
+        inner: list[Any] = []
+        for value in level:
+            if type(value) is str:
+                colons += value.count(":")
+            elif type(value) is dict:
+                colons += len(value) + "".join(value).count(":")
+                inner += [item for key, item in value.items() if key != "data" or type(item) is not list]
+            elif type(value) is list:
+                inner += value
+        if not inner:
+            return colons
         seen += len(inner)
         if seen > MAX_VALUES:
             raise RequestError(400, f"the request's JSON has more than {MAX_VALUES} values beside its data")
-        waiting += [(item, levels - 1) for item in inner]
-    return colons
+        level = inner
+    _too_deep()
 
 
 def _too_deep() -> NoReturn:
