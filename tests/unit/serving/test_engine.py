@@ -8,6 +8,7 @@ import itertools
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -374,6 +375,10 @@ def test_a_check_goes_before_those_that_wait(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def keep(answers: list[Any], told: asyncio.Future[Any]) -> None:
+    answers.append(told.result())
+
+
 @settings(max_examples=30, deadline=None)
 @given(
     st.lists(
@@ -396,7 +401,7 @@ def test_everybody_gets_their_own_answer_once(
         for number, (samples, priority, fate) in enumerate(requests):
             value = float(-1 - number if fate == "fails" else 1 + number)
             request, told = job(value, samples, priority=priority)
-            told.add_done_callback(lambda told, number=number: answers[number].append(told.result()))
+            told.add_done_callback(partial(keep, answers[number]))
             engine.submit(request)
             if fate == "leaves":
                 engine.cancel(request)
