@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import platform
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import cast
 
@@ -27,7 +28,7 @@ def open_board(name: str, folder: Path) -> Board:
     ``folder``: see ``hal.Board``. Raises RuntimeUnavailable, naming the boards that exist.
     """
     kind, _, argument = name.partition(":")
-    found = {point.name: point for point in entry_points(group=GROUP)}
+    found = find_boards()
     if kind not in found:
         raise RuntimeUnavailable(
             f"there is no board {name!r}; set board to one of: {', '.join(sorted(found)) or 'none is installed'}"
@@ -37,6 +38,12 @@ def open_board(name: str, folder: Path) -> Board:
         return cast(Board, factory(argument, folder))
     except (ImportError, AttributeError, TypeError) as error:
         raise RuntimeUnavailable(f"board {name!r} cannot be opened: {one_line(error)}") from error
+
+
+@functools.cache
+def find_boards() -> Mapping[str, EntryPoint]:
+    """The boards that are installed; looking for them reads the description of every package."""
+    return {point.name: point for point in entry_points(group=GROUP)}
 
 
 class LocalBoard:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import resource
 from pathlib import Path
 
@@ -23,6 +24,13 @@ def limit_memory(megabytes: int) -> None:
     """Let this process have so many MiB of data (heap, private mappings, thread stacks: RLIMIT_DATA); 0: no limit."""
     if megabytes:
         resource.setrlimit(resource.RLIMIT_DATA, (megabytes << 20, megabytes << 20))
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 def maths_threads(threads: int) -> dict[str, str]:

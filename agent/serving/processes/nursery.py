@@ -189,7 +189,7 @@ class Zygote:
                 self.gone.set()  # an answer that comes later would be taken for the next one
         if not answer.done():
             raise WorkerCrashed("it ended" if ended.done() else f"it did not answer within {timeout:g} s")
-        head = answer.result()
+        head: dict[str, Any] = answer.result()
         if head["op"] == "failed":
             raise WorkerError(str(head["text"]))
         return head

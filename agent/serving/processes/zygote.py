@@ -22,7 +22,7 @@ from typing import Any, NoReturn
 
 from agent.errors import one_line
 from agent.serving.processes.limits import confine, maths_threads
-from agent.serving.processes.prctl import die_with_parent
+from agent.serving.processes.prctl import die_with_parent, name_process
 
 MAX_REQUEST = 4096
 
@@ -117,10 +117,11 @@ class Zygote:
 
 def _import(backend: str) -> None:
     """Everything that a worker will need, so that it is shared."""
+    from agent.devices.board import find_boards
     from agent.devices.cpu import BACKENDS
 
-    for module in ("agent.serving.worker.service", "agent.devices.board"):
-        importlib.import_module(module)
+    importlib.import_module("agent.serving.worker.service")
+    find_boards()
     with contextlib.suppress(ImportError):
         importlib.import_module("uvloop")
     BACKENDS[backend].warm()
@@ -153,6 +154,7 @@ def main() -> None:
         0, 0
     )  # so that the daemon finds what this process leaves behind if it is killed in the middle of a fork
     confine()
+    name_process("zygote")
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon ends it
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(BrokenPipeError, ConnectionError):

@@ -20,7 +20,8 @@ from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.custody import Slots
-from agent.serving.processes.limits import confine, limit_memory, memory_text, out_of_memory
+from agent.serving.processes.limits import confine, limit_memory, memory_text, out_of_memory, release_memory
+from agent.serving.processes.prctl import name_process
 from agent.serving.processes.vitals import Vitals
 from agent.serving.spec import WorkerSpec
 from agent.serving.worker.api import ModelApi
@@ -109,6 +110,7 @@ class Service:
     async def _load(self, message: Message) -> Answer:
         started = time.monotonic()
         self._spec = WorkerSpec.from_json(message.payload)
+        name_process(self._spec.model)
         limit_memory(self._spec.memory_mb)
 
         def load() -> list[Session]:
@@ -158,6 +160,7 @@ class Service:
         self._connections.stop_listening()
         self._connections.listen(self._listener, door=False)
         self._api.draining = False
+        release_memory()  # what loading and checking took
         return {}, b""
 
     async def _drain(self, _: Message) -> Answer:
@@ -247,6 +250,7 @@ class Service:
 def serve(control: socket.socket) -> None:
     """The life of a worker, in the main thread of its process; ``control``: its end of the control channel."""
     confine()
+    name_process("worker")
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon stops its workers
         signal.signal(number, signal.SIG_IGN)
     control.set_inheritable(False)

@@ -81,6 +81,7 @@ def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr("agent.devices.board.open_board", lambda *_: device)
     monkeypatch.setattr("agent.serving.processes.nursery.Nursery.start", spawn)
     monkeypatch.setattr(worker, "limit_memory", lambda _: None)
+    monkeypatch.setattr(worker, "name_process", lambda _: None)
     monkeypatch.setattr(worker.Service, "_orphaned", lambda _: None)
     return device
 
