@@ -28,7 +28,7 @@ def open_board(name: str, folder: Path) -> Board:
     ``folder``: see ``hal.Board``. Raises RuntimeUnavailable, naming the boards that exist.
     """
     kind, _, argument = name.partition(":")
-    found = find_boards()
+    found = installed_boards()
     if kind not in found:
         raise RuntimeUnavailable(
             f"there is no board {name!r}; set board to one of: {', '.join(sorted(found)) or 'none is installed'}"
@@ -41,8 +41,8 @@ def open_board(name: str, folder: Path) -> Board:
 
 
 @functools.cache
-def find_boards() -> Mapping[str, EntryPoint]:
-    """The boards that are installed; looking for them reads the description of every package."""
+def installed_boards() -> Mapping[str, EntryPoint]:
+    """By name. Reads what every installed package says of itself, once: about 20 ms and 1 MB."""
     return {point.name: point for point in entry_points(group=GROUP)}
 
 

@@ -117,13 +117,13 @@ class Zygote:
 
 def _import(backend: str) -> None:
     """Everything that a worker will need, so that it is shared."""
-    from agent.devices.board import find_boards
+    from agent.devices.board import installed_boards
     from agent.devices.cpu import BACKENDS
 
     importlib.import_module("agent.serving.worker.service")
-    find_boards()
     with contextlib.suppress(ImportError):
         importlib.import_module("uvloop")
+    installed_boards()
     BACKENDS[backend].warm()
 
 
@@ -150,9 +150,7 @@ def _end_with(work: Callable[[], None]) -> NoReturn:
 def main() -> None:
     """Entry point."""
     die_with_parent()
-    os.setpgid(
-        0, 0
-    )  # so that the daemon finds what this process leaves behind if it is killed in the middle of a fork
+    os.setpgid(0, 0)  # so that the daemon finds what is left behind if this is killed in the middle of a fork
     confine()
     name_process("zygote")
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon ends it

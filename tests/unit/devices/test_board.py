@@ -30,13 +30,12 @@ class NamedBoard:
 
 @pytest.fixture
 def named(monkeypatch: pytest.MonkeyPatch) -> None:
-    targets = {
-        "local": "agent.devices.board:LocalBoard",
-        "named": f"{__name__}:NamedBoard",
-        "lost": "agent.devices.nowhere:Board",
-    }
-    points = {name: EntryPoint(name, target, board_module.GROUP) for name, target in targets.items()}
-    monkeypatch.setattr(board_module, "find_boards", lambda: points)
+    points = [
+        EntryPoint("local", "agent.devices.board:LocalBoard", board_module.GROUP),
+        EntryPoint("named", f"{__name__}:NamedBoard", board_module.GROUP),
+        EntryPoint("lost", "agent.devices.nowhere:Board", board_module.GROUP),
+    ]
+    monkeypatch.setattr(board_module, "installed_boards", lambda: {point.name: point for point in points})
 
 
 def test_the_local_board() -> None:
