@@ -115,7 +115,10 @@ def _numbers(flat: list[Any], spec: TensorSpec) -> Array:
         raise _bad(spec, f"every value of {spec.dtype} must be {words}")
     try:
         if kind.kind in "iu":
-            wide = np.array(flat, np.uint64 if spec.dtype == "UINT64" else np.int64)
+            unsigned = spec.dtype == "UINT64"
+            if unsigned and min(flat) < 0:  # which numpy 1 would wrap round
+                raise OverflowError
+            wide = np.array(flat, np.uint64 if unsigned else np.int64)
             bounds = np.iinfo(kind.name)
             if wide.min() < bounds.min or wide.max() > bounds.max:
                 raise OverflowError

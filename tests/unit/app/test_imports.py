@@ -7,6 +7,7 @@ import sys
 
 HEAVY = (
     "numpy",
+    "orjson",
     "onnx",
     "onnxruntime",
     "ai_edge_litert",

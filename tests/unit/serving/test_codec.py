@@ -383,6 +383,25 @@ def test_half_precision_may_be_json() -> None:
     assert got.dtype == np.float16 and got.tolist() == [1.0009765625, 1, 65504]
 
 
+@pytest.mark.parametrize(
+    ("kind", "low", "high"),
+    [("INT8", -128, 127), ("UINT16", 0, 2**16 - 1), ("INT64", -(2**63), 2**63 - 1), ("UINT64", 0, 2**64 - 1)],
+)
+def test_integers_reach_to_their_bounds_and_no_further(kind: str, low: int, high: int) -> None:
+    decoder = Decoder([TensorSpec("i", kind, (2,))], [Y])
+
+    def ask(*data: int) -> list[int]:
+        entry = {"name": "i", "datatype": kind, "shape": [2], "data": data}
+        body = memoryview(json.dumps({"inputs": [entry]}).encode())
+        values: list[int] = decoder.decode(body, None).tensors["i"].tolist()
+        return values
+
+    assert ask(low, high) == [low, high]
+    for data in ((low - 1, 0), (0, high + 1)):
+        with pytest.raises(RequestError):
+            ask(*data)
+
+
 def test_strings_with_colons_and_escapes() -> None:
     texts = ["a:b", ":::", 'q"\\u003a', "\u2028\U0001f600", "\0"]
     entry = {"name": "s", "datatype": "BYTES", "shape": [5], "data": texts}
