@@ -8,7 +8,7 @@ exchange all the same. What it does not take, or might have taken wrongly, the s
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+from typing import Any
 
 import orjson
 
@@ -43,7 +43,7 @@ def _strictly(data: bytes) -> Any:
     try:
         return _DECODER.decode(str(data, "utf-8"))
     except RecursionError:
-        _too_deep()
+        raise _too_deep() from None
     except ValueError as error:
         raise RequestError(400, f"not valid JSON: {error}") from error
 
@@ -81,8 +81,8 @@ def _survey(document: Any) -> int:
         if seen > MAX_VALUES:
             raise RequestError(400, f"the request's JSON has more than {MAX_VALUES} values beside its data")
         level = inner
-    _too_deep()
+    raise _too_deep()
 
 
-def _too_deep() -> NoReturn:
-    raise RequestError(400, f"JSON deeper than {MAX_DEPTH} levels")
+def _too_deep() -> RequestError:
+    return RequestError(400, f"JSON deeper than {MAX_DEPTH} levels")
