@@ -14,6 +14,7 @@ from typing import Any, TextIO
 from agent import __version__, notify
 from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
+from agent.app.descriptors import allow_many_descriptors
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
 from agent.app.power import PowerLog
@@ -49,6 +50,7 @@ OUTBOX_ROWS = 10_000
 def main(config: Config) -> int:
     """Run until SIGTERM or SIGINT."""
     lock = _prepare(config)
+    allow_many_descriptors()
     try:
         asyncio.run(_until_signal(config))
     finally:

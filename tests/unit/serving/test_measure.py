@@ -50,7 +50,12 @@ def make_spec(root: Path, count: int = 1) -> WorkerSpec:
 
 def test_every_size_is_timed(tmp_path: Path) -> None:
     times = batch_times(Scaler(), make_spec(tmp_path), 0.05, 1.0)
-    assert {size: round(runs[0], 6) for size, runs in times.items()} == {1: 0.011, 2: 0.012, 4: 0.014, 8: 0.018}
+    assert {size: round(runs[0], 6) for size, runs in times.items()} == {
+        1: 0.011,
+        2: 0.012,
+        4: 0.014,
+        8: 0.018,
+    }
     assert all(len(runs) >= MIN_RUNS for runs in times.values())
 
 
