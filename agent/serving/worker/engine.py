@@ -28,7 +28,8 @@ INLINE_S = 0.005  # a thread costs ~0.2 ms a run, more than blocking the loop fo
 PARALLEL_INLINE_S = (
     0.0003  # with several instances a thread pays for itself earlier: other runs go on meanwhile
 )
-BURST_S = 0.005  # of runs on the loop, then everything else has its turn: other connections, the daemon, the heartbeat
+BURST_S = 0.005  # of requests on the loop, then everything else has its turn: other connections, the daemon
+BESIDE_S = 0.0001  # about what reading and answering a request takes beside its run
 _NUDGE = 1.05
 _SLOW_S = 1.0  # until shown otherwise
 
@@ -53,7 +54,7 @@ class Engine:
         self._run_s = self._share_s = _SLOW_S
         self._line: Line[Job] = Line()
         self._chores: deque[tuple[Callable[[Session], Any], asyncio.Future[Any]]] = deque()
-        self._burst_s = 0.0  # of runs on the loop since it last looked at everything else
+        self._burst_s = 0.0  # of requests on the loop since it last looked at everything else
         self._passing = False
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -70,6 +71,11 @@ class Engine:
         )
 
     @property
+    def waiting(self) -> int:
+        """Requests that wait for a run."""
+        return len(self._line)
+
+    @property
     def run_s(self) -> float:
         """Typical seconds of a run."""
         return self._run_s
@@ -81,7 +87,7 @@ class Engine:
         except UNWELL:  # a device that does not answer takes its time to say so
             self._run_s = self._share_s = _SLOW_S
             raise
-        self._burst_s += run.wall_s
+        self._burst_s += run.wall_s + BESIDE_S
         # A running median: robust against single slow runs, and cheap.
         self._run_s *= _NUDGE if run.wall_s > self._run_s else 1 / _NUDGE
         self._share_s = self._run_s
@@ -165,7 +171,7 @@ class Engine:
             if jobs:
                 instance = self._occupy()
                 done = execute(instance.session, jobs)
-                self._burst_s += done.wall_s
+                self._burst_s += done.wall_s + BESIDE_S * len(jobs)
                 self._finished(instance, jobs, done)
         self._pump()
 

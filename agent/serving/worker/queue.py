@@ -10,7 +10,8 @@ from typing import Generic, TypeVar
 
 from agent.serving.http.messages import RequestError
 
-MAX_WAITING = 64
+MAX_WAITING = 64  # or
+QUICK_S = 1.0  # of work, when that is more: clients of a model that takes 1 ms may be as many as they like
 DEADLINE_S = 10.0  # of a request that sets none,
 PATIENCE = 4  # or so many runs when that is longer: a model that takes 20 s is served, too
 LONGEST_S = 3600.0  # that a request may set
@@ -34,8 +35,10 @@ class Pace:
 
     @property
     def places(self) -> int:
-        """Requests that may wait: more would only wait for their deadline."""
-        return min(MAX_WAITING, max(1, int(DEADLINE_S * self.instances / self.share_s)))
+        """Requests that may wait: more would only wait for their deadline. (Who waits has a connection; their number is
+        bounded, too.)"""
+        rate = self.instances / self.share_s
+        return max(1, min(int(DEADLINE_S * rate), max(MAX_WAITING, int(QUICK_S * rate))))
 
     def deadline_s(self, asked_s: float | None) -> float:
         """Seconds from its arrival within which a request is answered."""

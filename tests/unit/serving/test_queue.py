@@ -49,7 +49,8 @@ def test_nobody_is_lost_or_there_twice(steps: list[tuple[str, int]]) -> None:
 
 
 def test_places_are_those_that_can_be_served_before_their_deadline() -> None:
-    assert Pace(0.001, 0.001).places == MAX_WAITING
+    assert Pace(0.1, 0.1).places == MAX_WAITING
+    assert Pace(0.001, 0.001).places == 1000  # a second of work
     assert Pace(1.0, 1.0).places == 10 and Pace(1.0, 1.0, 4).places == 40
     assert Pace(4.0, 0.5).places == 20
     assert Pace(60.0, 60.0).places == 1
@@ -89,8 +90,8 @@ def test_an_idle_model_takes_whatever_it_can_answer_in_time(
     run_s: float, share_s: float, instances: int, waiting: int, ahead: int, deadline_s: float
 ) -> None:
     pace = Pace(run_s, share_s, instances)
-    assert 1 <= pace.places <= MAX_WAITING
+    assert 1 <= pace.places <= max(MAX_WAITING, instances / share_s)
     assert (refusal(pace, 0, 0, deadline_s) is None) == (run_s <= deadline_s)
     assert refusal(pace, 0, 0, pace.deadline_s(None)) is None
     if refusal(pace, waiting, ahead, deadline_s) is None:
-        assert waiting < MAX_WAITING and pace.estimate_s(ahead) <= deadline_s
+        assert waiting < pace.places and pace.estimate_s(ahead) <= deadline_s
