@@ -123,12 +123,13 @@ def print_status(views: Sequence[NodeView], desk: Desk, problem: str | None, det
             head.append(span(time.time() - view.heard))
         rows += [[*head, *row] for row in _model_rows(view, _wanted(view, desk))]
     print_table(columns, rows)
-    _print_bindings(views)
+    print_bindings(views)
     if detail:
         _print_detail(views[0], desk)
 
 
-def _print_bindings(views: Sequence[NodeView]) -> None:
+def print_bindings(views: Sequence[NodeView]) -> None:
+    """A table of what is bound on the nodes, nothing without any."""
     rows = [
         (view.node, binding.input_topic, binding.model, binding.output_topic, binding.state, binding.why)
         for view in views

@@ -15,7 +15,7 @@ from agent.types import Binding
 def check_site(operator: Operator, targets: Collection[Target], edit: Callable[[Content], Content]) -> None:
     """UsageError, naming the bindings, when the site's would form a cycle once the targets are edited."""
     contents = {}
-    for target in {*operator.targets(), *targets}:
+    for target in dict.fromkeys([*operator.targets(), *targets]):
         latest = operator.latest(target)
         content = content_of(latest) if latest else EMPTY
         contents[target] = edit(content) if target in targets else content

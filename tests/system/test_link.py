@@ -33,8 +33,11 @@ def talk(broker: Broker) -> None:
             await reader.ready()
             await writer.ready()
             await writer.publish("t/kept", b"kept", qos=1, retain=True)
+            granted: list[tuple[str, bool]] = []
+            reader.on_subscribed = lambda *told: granted.append(told)
             reader.subscribe("t/#", 1)
             await until(lambda: b"kept" in reader.payloads)
+            assert granted == [("t/#", True)]
             assert reader.messages[0].retain
             await writer.publish("t/a", b"one", qos=1)
             await writer.publish("t/a", b"zero", qos=0)

@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from agent.cli.fleet_show import DeployProgress, print_result
+from agent.cli.fleet_show import DeployProgress, print_bindings, print_result
 from agent.errors import MessageError
 from agent.fleet.views import NodeView
-from agent.link.messages import Reported, ReportedModel, Result, Status
+from agent.link.messages import Reported, ReportedBinding, ReportedModel, Result, Status
 from agent.types import Budget, DesiredModel, Phase, State, to_jsonable
 from tests.unit.cli.daemon import PLACEMENT
 
@@ -62,6 +62,16 @@ def test_other_results_are_a_plain_line(
     capsys: pytest.CaptureFixture[str], op: str, output: dict[str, Any], why: str, line: str
 ) -> None:
     assert printed(capsys, op, output, why) == [line]
+
+
+def test_status_shows_where_bindings_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    why = "no model digits is in service here"
+    binding = ReportedBinding(input_topic="s/a", model="digits", output_topic="o/a", state="WAITING", why=why)
+    heard = Reported(revision_seen=1, revision_applied=1, time=1.0, bindings=[binding])
+    print_bindings([NodeView("cam-7", reported=heard), NodeView("cam-8")])
+    assert capsys.readouterr().out.splitlines()[-1] == f"cam-7  s/a   digits  o/a  WAITING  {why}"
+    print_bindings([NodeView("cam-8")])
+    assert capsys.readouterr().out == ""
 
 
 def test_a_deployment_that_is_followed_in_a_pipe_prints_phases(capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,7 @@ from agent.cli import main
 from agent.control import snapshot
 from agent.errors import GoldenMismatch, UsageError
 from agent.telemetry.writer import Telemetry
-from agent.types import to_jsonable
+from agent.types import Binding, BindingStatus, to_jsonable
 from tests.unit.cli.daemon import BOARD, PLACEMENT, SNAPSHOT, Folders, daemon
 
 BUDGET = ("--latency-p99", "20ms", "--rate", "10/s")
@@ -73,6 +73,19 @@ def test_status_tells_all_about_the_node(overlaid: Any, folders: Folders) -> Non
         "-",
     ]
     assert found["kws"][1:6] == ["2.0.0", "(1.0.0", "runs)", "DOWNLOADING", "40%"]
+
+
+def test_status_shows_how_bindings_do(overlaid: Any, folders: Folders) -> None:
+    runs = BindingStatus(Binding("s/a", "digits", "o/a"), "RUNNING", "", 50, 20, 27, 2, 1, 0.8123, 4.0)
+    waits = BindingStatus(Binding("s/b", "kws", "o/b"), "WAITING", "no model kws")
+    with daemon(folders, {"snapshot": replace(SNAPSHOT, bindings=(runs, waits))}):
+        _, out, _ = overlaid("status")
+        _, document, _ = overlaid("status", "--json")
+    assert rows(out)["s/a"][1:] == ["digits", "o/a", "RUNNING", "50", "20", "27", "2", "1", "0.812", "-"]
+    assert "WAITING" in out and out.rstrip().endswith("no model kws")
+    assert json.loads(document)["bindings"][0]["binding"]["output_topic"] == "o/a"
+    with daemon(folders, {"snapshot": replace(SNAPSHOT, models=(), bindings=(waits,))}):
+        assert "no model kws" in overlaid("status")[1]
 
 
 def test_texts_from_outside_do_not_steer_the_terminal(overlaid: Any, folders: Folders) -> None:

@@ -9,9 +9,10 @@ import pytest
 
 from agent.control import snapshot
 from agent.errors import ControlError, StoreError
-from agent.types import Candidate, ModelStatus, Snapshot, State, to_jsonable
+from agent.types import Binding, BindingStatus, Candidate, ModelStatus, Snapshot, State, to_jsonable
 
 MODEL = ModelStatus("digits", "1.0.0", "0" * 64, State.SUCCEEDED, candidate=Candidate("int8", "ort", "cpu"))
+BOUND = BindingStatus(Binding("s/a", "digits", "o/a"), "RUNNING")
 SNAPSHOT = Snapshot(
     time=1000.0,
     node="n1",
@@ -28,6 +29,7 @@ SNAPSHOT = Snapshot(
     power_w=None,
     http=None,
     models=(MODEL,),
+    bindings=(BOUND,),
 )
 
 
@@ -85,6 +87,8 @@ def _with(**changes: Any) -> bytes:
         _with(models=["digits"]),
         _with(models=[{"name": "digits"}]),
         _with(models=[{**to_jsonable(MODEL), "candidate": "cpu"}]),
+        _with(bindings=None),
+        _with(bindings=[{**to_jsonable(BOUND), "binding": "s/a"}]),
         b" " * (snapshot.MAX_BYTES + 1),
     ],
 )

@@ -12,7 +12,7 @@ from agent.deploy.journal import Deployment
 from agent.errors import DeviceLost, MessageError, StoreError, UsageError
 from agent.package.manifest import Block
 from agent.trust import PrivateKey
-from agent.types import DesiredModel, DesiredState, Phase, State
+from agent.types import Binding, DesiredModel, DesiredState, Phase, State
 from tests.unit.deploy.rig import BUDGET, Package, Rig, Source, StandInPool, make_package, play, write_package
 
 V1, V2, OTHER = make_package("1.0.0"), make_package("1.1.0"), make_package("2.0.0", model="kws")
@@ -427,6 +427,18 @@ def test_more_models_than_can_be_reported_are_refused(tmp_path: Path) -> None:
             rig.close()
 
     asyncio.run(run())
+
+
+def test_bindings_that_close_a_circle_with_the_groups_are_refused(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, Source([]), groups=("lab/group/g",))
+    try:
+        there, back = Binding("a", "m", "b/n1"), Binding("b/{node}", "m", "a")
+        rig.journal.accept_desired("lab/n1", DesiredState(1, 1.0, 1e10, bindings=(there,)))
+        with pytest.raises(MessageError, match="a -> m -> b/n1; b/n1 -> m -> a"):
+            rig.manager.admit("lab/group/g", DesiredState(2, 1.0, 1e10, bindings=(back,)))
+        rig.manager.admit("lab/group/g", DesiredState(2, 1.0, 1e10, bindings=(there,)))
+    finally:
+        rig.close()
 
 
 def test_a_deployment_that_is_stopped_before_its_first_step_ends_too(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from agent.deploy.journal import Deployment
 from agent.deploy.reconcile import Installed, Wanted, effective, reconcile
-from agent.types import Budget, DesiredModel, DesiredState, State
+from agent.types import Binding, Budget, DesiredModel, DesiredState, State
 
 BUDGET = Budget(20.0, 10.0)
 A, B = "a" * 64, "b" * 64
@@ -60,6 +60,20 @@ def test_power_cap_is_the_nodes_own_else_the_lowest_of_its_groups() -> None:
     assert effective(groups, "lab/n1", names).power_cap_w == 3.0
     assert effective({**groups, "lab/n1": state(1, cap=8.0)}, "lab/n1", names).power_cap_w == 8.0
     assert effective({**groups, "lab/n1": state(1)}, "lab/n1", names).power_cap_w == 3.0
+
+
+def test_bindings_merge_by_their_topics_under_the_nodes_name() -> None:
+    fast, slow = Binding("s/n1", "a", "t/n1", "raw", 9.0), Binding("s/{node}", "b", "t/{node}", "json")
+    more = Binding("s/{node}", "c", "u/{node}")
+    merged = effective(
+        {
+            "lab/n1": replace(state(1), bindings=(fast,)),
+            "lab/group/a": replace(state(2), bindings=(slow, more)),
+        },
+        "lab/n1",
+        ("lab/group/a",),
+    )
+    assert merged.bindings == (fast, Binding("s/n1", "c", "u/n1"))
 
 
 def test_a_new_model_is_deployed_and_one_in_service_is_left_alone() -> None:

@@ -10,14 +10,17 @@ from agent.errors import UsageError
 from agent.fleet.desired import (
     EMPTY,
     Content,
+    content_of,
     earlier,
     issue,
     renewal_due,
+    with_binding,
     with_model,
     with_power_cap,
+    without_bindings,
     without_model,
 )
-from agent.types import MAX_MODELS, Budget, DesiredModel
+from agent.types import MAX_MODELS, Binding, Budget, DesiredModel
 
 
 def model(name: str, version: str = "1.0.0") -> DesiredModel:
@@ -51,6 +54,29 @@ def test_a_full_target_takes_no_more_models_but_replaces() -> None:
     with pytest.raises(UsageError, match="256 models"):
         with_model(full, model("one-more"))
     assert len(with_model(full, model("m7", "2.0.0")).models) == MAX_MODELS
+
+
+def test_a_binding_is_added_replaced_by_its_topics_and_removed() -> None:
+    one, two, other = Binding("b", "m", "c"), Binding("b", "m", "d"), Binding("a", "m", "c")
+    content = EMPTY
+    for binding in (one, two, other):
+        content = with_binding(content, binding)
+    assert content.bindings == (other, one, two)
+    faster = Binding("b", "n", "c", "raw", 5.0)
+    assert with_binding(content, faster).bindings == (other, faster, two)
+    assert without_bindings(content, "b", "d").bindings == (other, one)
+    assert without_bindings(content, "b", None).bindings == (other,)
+    for topics in (("b", "x"), ("x", None)):
+        with pytest.raises(UsageError, match="bound: a -> m -> c; b -> m -> c"):
+            without_bindings(content, *topics)
+    with pytest.raises(UsageError, match="d -> m -> a"):
+        with_binding(with_binding(EMPTY, Binding("a", "m", "d")), Binding("d", "m", "a"))
+
+
+def test_a_binding_is_part_of_what_is_rolled_back_and_renewed() -> None:
+    bound = with_binding(EMPTY, Binding("a", "m", "b"))
+    assert earlier([EMPTY, bound]) == bound
+    assert content_of(issue(bound, 1, 0.0)) == bound
 
 
 @pytest.mark.parametrize("watts", [0.0, -1.0, float("nan")])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.errors import MessageError
 from agent.fleet.views import Heard, NodeView, changes, node_filters
-from agent.link.messages import Reported, ReportedModel, Result, Status, TelemetryBatch
+from agent.link.messages import Reported, ReportedBinding, ReportedModel, Result, Status, TelemetryBatch
 from agent.types import Phase, State
 
 BASE = "overlaid/v1/lab/cam-7"
@@ -113,6 +113,22 @@ def test_lines_tell_phases_failures_with_reasons_and_removals() -> None:
     view = view.after(failed)
     gone = report(revision_applied=1, why="Expired: too late", power_cap_w=3.0)
     assert line(view, gone) == ["desired state refused: Expired: too late", "digits removed", "power cap 3 W"]
+
+
+def test_bindings_that_come_change_and_go_are_told() -> None:
+    waits = ReportedBinding(input_topic="a", model="m", output_topic="b", state="WAITING", why="no model m")
+    runs = ReportedBinding(input_topic="a", model="m", output_topic="b", state="RUNNING")
+    view = NodeView("cam-7")
+    said = []
+    for bindings in ([waits], [waits], [runs], []):
+        heard = report(bindings=bindings)
+        said += [(event.kind, event.text) for event in changes(view, heard)]
+        view = view.after(heard)
+    assert said == [
+        ("binding", "a -> m -> b: WAITING: no model m"),
+        ("binding", "a -> m -> b: RUNNING"),
+        ("unbound", "a -> b unbound"),
+    ]
 
 
 def test_every_event_is_one_json_line() -> None:

@@ -18,6 +18,7 @@ from agent.link.messages import (
     Desired,
     Message,
     Reported,
+    ReportedBinding,
     ReportedModel,
     Result,
     Status,
@@ -28,7 +29,7 @@ from agent.link.messages import (
 )
 from agent.link.topics import Target
 from agent.trust import PrivateKey, keyring, seal
-from agent.types import BoardInfo, Budget, DesiredModel, DesiredState, Phase, State
+from agent.types import Binding, BoardInfo, Budget, DesiredModel, DesiredState, Phase, State
 from tests.unit.link.test_topics import Names, Targets
 
 KEY = PrivateKey.generate()
@@ -50,8 +51,21 @@ Budgets = st.builds(
 Models = st.lists(
     st.builds(DesiredModel, Names, Versions, Digests, Budgets), max_size=4, unique_by=lambda model: model.name
 ).map(tuple)
+Bindings = st.lists(
+    st.builds(
+        Binding,
+        Names.map(lambda name: f"in/{name}"),
+        Names,
+        Names.map(lambda name: f"out/{name}"),
+        st.sampled_from(["json", "raw"]),
+        st.none() | st.floats(0.001, 100_000),
+        st.sampled_from([0, 1]),
+    ),
+    max_size=4,
+    unique_by=lambda binding: binding.key,
+).map(tuple)
 States = st.builds(
-    DesiredState, st.integers(1, 2**53), Times, Times, Models, st.none() | st.floats(0.001, 1000)
+    DesiredState, st.integers(1, 2**53), Times, Times, Models, st.none() | st.floats(0.001, 1000), Bindings
 )
 Ops = st.sampled_from(["logs", "bench", "cancel", "restart"])
 Ids = st.from_regex(r"[0-9a-z][0-9a-z-]{0,62}", fullmatch=True)
@@ -79,6 +93,13 @@ Payloads = st.one_of(
     st.builds(
         Reported, revision_seen=st.integers(0, 99), revision_applied=st.integers(0, 99), time=Times,
         models=st.lists(Reports, max_size=3), why=Whys,
+        bindings=st.lists(
+            st.builds(
+                ReportedBinding, input_topic=Whys, model=Names, output_topic=Whys,
+                state=st.sampled_from(["RUNNING", "WAITING", "REFUSED"]), why=Whys,
+            ),
+            max_size=3,
+        ),
     ),
     st.builds(Status, online=st.booleans(), boot_id=st.text(max_size=64)),
     st.builds(BlockRequest, blocks=st.lists(Digests, min_size=1, max_size=16)),
@@ -102,6 +123,23 @@ def test_a_desired_state_round_trips_through_its_envelope(target: Target, state:
     assert message.state() == state
     key_id, opened = open_signed(Desired, sign(message, KEY), KEYS, target, now=state.expires - 1)
     assert (key_id, opened.state()) == (KEY.public.id, state)
+
+
+@pytest.mark.parametrize(
+    ("bindings", "what"),
+    [
+        ([{"input_topic": "a", "model": "m", "output_topic": "a"}], "a -> m -> a"),
+        ([{"input_topic": "a", "model": "m", "output_topic": "b/+"}], r"bindings.0: output topic 'b/\+'"),
+        ([{"input_topic": "a", "model": "m", "output_topic": "b", "format": "xml"}], "bindings.0.format"),
+        ([{"input_topic": "a", "model": "m", "output_topic": "b", "speed": 3}], "bindings.0.speed: unknown"),
+        ([{"input_topic": "a", "model": "m", "output_topic": "b", "qos": 2}], "bindings.0.qos"),
+        ([{"input_topic": f"a/{i}", "model": "m", "output_topic": "b"} for i in range(33)], "bindings"),
+    ],
+)
+def test_a_wrong_binding_is_refused_by_name(bindings: list[dict[str, Any]], what: str) -> None:
+    state = {"target": "plant/cam-7", "revision": 1, "issued": 1.0, "expires": 2.0, "bindings": bindings}
+    with pytest.raises(MessageError, match=what):
+        parse(Desired, json.dumps(state).encode())
 
 
 def test_capabilities_carry_the_board() -> None:
