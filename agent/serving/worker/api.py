@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -24,6 +25,16 @@ from agent.serving.worker.batches import Tensors
 from agent.serving.worker.engine import Engine
 from agent.serving.worker.job import Job, Outcome
 from agent.serving.worker.regions import ClientRegions, WorkerRegions
+
+
+@dataclass(slots=True)
+class _Asked:
+    """A request that was read, which took ``decoding_ns``."""
+
+    head: Head
+    request: InferRequest
+    regions: ClientRegions
+    decoding_ns: int
 
 
 class ModelApi:
@@ -96,24 +107,22 @@ class ModelApi:
             request = self._decoder.decode(plain_body(head, body, self._limit), length, regions)
         except MemoryError as error:
             return self._failure(error, time.monotonic_ns() - began_ns)
-        decoding_ns = time.monotonic_ns() - began_ns
+        asked = _Asked(head, request, regions, time.monotonic_ns() - began_ns)
         try:
             if engine.inline and (request.timeout_s is None or request.timeout_s >= engine.run_s):
                 run = engine.run_now(request.tensors)
                 infer_ns = int(run.wall_s * 1e9)
-                reply, encoding_ns = self._answer(
-                    head, request, regions, run.outputs, 0, decoding_ns, infer_ns
-                )
-                engine.statistics.executed(request.batch, decoding_ns, infer_ns, encoding_ns)
+                reply, encoding_ns = self._answer(asked, run.outputs, 0, infer_ns)
+                engine.statistics.executed(request.batch, asked.decoding_ns, infer_ns, encoding_ns)
                 return reply
             job = Job(
                 request.tensors,
                 request.batch,
-                partial(self._finish, connection, head, request, regions),
+                partial(self._finish, connection, asked),
                 partial(_gone, connection),
                 request.priority,
                 request.timeout_s,
-                decoding_ns,
+                asked.decoding_ns,
             )
             engine.submit(job)
         except Exception as error:
@@ -147,37 +156,23 @@ class ModelApi:
         return self._engine.statistics.entry(self._spec.model, self._spec.version)
 
     def _finish(
-        self,
-        connection: Connection,
-        head: Head,
-        request: InferRequest,
-        regions: ClientRegions,
-        outcome: Outcome,
-        queue_ns: int,
-        infer_ns: int,
+        self, connection: Connection, asked: _Asked, outcome: Outcome, queue_ns: int, infer_ns: int
     ) -> None:
-        decoding_ns = self._jobs.pop(connection).decoding_ns
+        del self._jobs[connection]
         try:
             if isinstance(outcome, Exception):
                 raise outcome
-            reply, _ = self._answer(head, request, regions, outcome, queue_ns, decoding_ns, infer_ns)
+            reply, _ = self._answer(asked, outcome, queue_ns, infer_ns)
         except Exception as error:
-            reply = self._failure(error, queue_ns + decoding_ns + infer_ns)
+            reply = self._failure(error, queue_ns + asked.decoding_ns + infer_ns)
         connection.reply(reply)
 
-    def _answer(
-        self,
-        head: Head,
-        request: InferRequest,
-        regions: ClientRegions,
-        outputs: Tensors,
-        queue_ns: int,
-        input_ns: int,
-        infer_ns: int,
-    ) -> tuple[Reply, int]:
+    def _answer(self, asked: _Asked, outputs: Tensors, queue_ns: int, infer_ns: int) -> tuple[Reply, int]:
         """The reply, and the nanoseconds that writing it took."""
         began_ns = time.monotonic_ns()
-        reply = compressed(head, encode(self._spec.model, self._spec.version, request, outputs, regions))
+        request, input_ns = asked.request, asked.decoding_ns
+        reply = encode(self._spec.model, self._spec.version, request, outputs, asked.regions)
+        reply = compressed(asked.head, reply)
         encoding_ns = time.monotonic_ns() - began_ns
         self.latency.add((queue_ns + input_ns + infer_ns + encoding_ns) / 1e9)
         self._engine.statistics.succeeded(request.batch, queue_ns, input_ns, infer_ns, encoding_ns)
