@@ -105,7 +105,7 @@ class Results:
     """Makes arrays of answers. The JSON of answers is often the same as the last one's: it is read once."""
 
     def __init__(self) -> None:
-        self._text = b""
+        self._text: bytes | None = None
         self._layout: list[tuple[str, str, tuple[int, ...], int, int]] = []
 
     def arrays(self, answer: Answer, outputs: Outputs) -> dict[str, Array]:

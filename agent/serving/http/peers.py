@@ -35,8 +35,11 @@ class Peer:
     def uid(self) -> int:
         """Its user, looked up once; RequestError 403 when that cannot be told."""
         if self._uid is None:
-            with self._duplicate() as sock:
-                self._uid = peer_uid(sock)
+            try:
+                with self._duplicate() as sock:
+                    self._uid = peer_uid(sock)
+            except OSError as error:  # it has gone
+                raise _unknown() from error
         return self._uid
 
     @property
@@ -61,15 +64,12 @@ class Peer:
 def peer_uid(sock: socket.socket) -> int:
     """The user at the other end of a Unix socket (SO_PEERCRED) or of a loopback TCP connection (/proc/net/tcp).
 
-    Raises RequestError 403 when that cannot be told.
+    Raises RequestError 403 when that cannot be told, OSError when it has gone.
     """
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
         return int(struct.unpack("3i", credentials)[1])
-    try:
-        theirs, ours = sock.getpeername(), sock.getsockname()
-    except OSError as error:
-        raise _unknown() from error
+    theirs, ours = sock.getpeername(), sock.getsockname()
     for _ in range(_TRIES):
         for table in TABLES:
             uid = find_uid(table.read_text() if table.exists() else "", theirs, ours)
