@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import pytest
 from agent.errors import LinkError
 from agent.link.backoff import Backoff
 from agent.link.client import MAX_PAYLOAD_BYTES, MqttLink, MqttSettings, Will
+from agent.link.network import MAX_BACKLOG
 from agent.link.outbox import Outbox
 from agent.link.values import MAX_OUTGOING
 from tests.system.brokers import Broker, free_port, start_mosquitto, start_nats
@@ -249,6 +251,22 @@ def test_a_slow_event_loop_holds_the_broker_back_and_loses_nothing(broker: Broke
             await asyncio.gather(*futures)
             await until(lambda: handled == 100)
             await reader.stop()
+
+    asyncio.run(run())
+
+
+def test_a_flood_of_small_messages_does_not_pile_up_before_the_event_loop(broker: Broker) -> None:
+    async def run() -> None:
+        async with Recorded(broker, "writer") as writer, Recorded(broker, "reader") as reader:
+            reader.subscribe("flood", 0)
+            await reader.ready()
+            await writer.ready()
+            futures = [writer.publish("flood", b"x", qos=0) for _ in range(900)]
+            time.sleep(1.0)  # noqa: ASYNC251  # the loop is busy, the networks' threads are not
+            waiting = reader._network._received - reader._network.handled
+            assert MAX_BACKLOG <= waiting <= MAX_BACKLOG + 1
+            await asyncio.gather(*futures)
+            await until(lambda: len(reader.messages) == 900)
 
     asyncio.run(run())
 

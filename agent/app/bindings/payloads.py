@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.errors import MessageError, TensorError
-from agent.types import DTYPE_SIZES, TensorSpec
+from agent.types import TensorSpec
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 JSON_ENVELOPE_BYTES = 4096
@@ -42,7 +42,7 @@ def parse_metadata(data: bytes) -> tuple[TensorSpec, ...]:
 
 def raw_request(payload: bytes, inputs: Sequence[TensorSpec]) -> Request:
     """Raises TensorError when the payload is not exactly one sample of the inputs, or these have no fixed size."""
-    unsized = [spec.name for spec in inputs if spec.dtype not in DTYPE_SIZES]
+    unsized = [spec.name for spec in inputs if spec.dtype == "BYTES"]
     if unsized:
         raise TensorError(f"inputs {unsized} have no fixed size; bind the model with format json")
     sizes = [spec.nbytes() for spec in inputs]
@@ -60,7 +60,7 @@ def raw_request(payload: bytes, inputs: Sequence[TensorSpec]) -> Request:
 def json_request(payload: bytes, inputs: Sequence[TensorSpec]) -> Request:
     """Raises MessageError when the payload is not JSON of one of the two forms, TensorError when it cannot fit."""
     room = JSON_ENVELOPE_BYTES + JSON_ELEMENT_BYTES * sum(math.prod(spec.concrete()) for spec in inputs)
-    if all(spec.dtype in DTYPE_SIZES for spec in inputs) and len(payload) > room:
+    if all(spec.dtype != "BYTES" for spec in inputs) and len(payload) > room:
         raise TensorError(f"{len(payload)} bytes; JSON for this model has at most {room}")
     try:
         value = json.loads(payload)

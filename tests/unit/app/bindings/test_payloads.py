@@ -44,6 +44,14 @@ def test_raw_of_another_size_is_named(payload: bytes) -> None:
         raw_request(payload, (IMAGE,))
 
 
+def test_strings_have_no_size_and_travel_as_json() -> None:
+    text = TensorSpec("text", "BYTES", (1,))
+    with pytest.raises(TensorError, match="format json"):
+        raw_request(b"hello", (text,))
+    words = json.dumps(["x" * 100_000]).encode()
+    assert json.loads(json_request(words, (text,)).body)["inputs"][0]["data"] == ["x" * 100_000]
+
+
 @pytest.mark.parametrize(
     ("array", "shape", "data"),
     [
