@@ -9,6 +9,7 @@ from agent.placement.stats import median, p99_upper
 from agent.types import Budget, Measurement, TensorSpec
 
 MIN_GAIN = 1.2  # below, it only makes latencies uneven
+BESIDE_S = 0.0001  # about what reading and answering each request takes beside its run
 TIE = 0.05  # a larger batch must bring so much more than a smaller one
 
 
@@ -33,8 +34,12 @@ def with_batches(alone: Measurement, times: Mapping[int, Sequence[float]], budge
     """
     if 1 not in times or len(times) < 2:
         return alone
-    single_s = median(times[1])
-    gains = {size: size * single_s / median(of_size) for size, of_size in times.items() if size > 1}
+    single_s = median(times[1]) + BESIDE_S
+    gains = {
+        size: size * single_s / (median(of_size) + size * BESIDE_S)
+        for size, of_size in times.items()
+        if size > 1
+    }
     fitting = [
         size
         for size, gain in sorted(gains.items())

@@ -20,12 +20,17 @@ def times(**by_size: float) -> dict[int, list[float]]:
 
 def test_the_smallest_batch_that_brings_about_as_much_as_the_best_is_taken() -> None:
     best = with_batches(ALONE, times(b1=0.001, b2=0.0014, b4=0.0021, b8=0.0041), BUDGET)
-    assert best.max_batch == 4 and best.batch_gain == pytest.approx(4 / 2.1)
+    assert best.max_batch == 4 and best.batch_gain == pytest.approx(4 * 1.1 / 2.5)
 
 
 def test_little_gain_is_remembered_but_not_used() -> None:
-    little = with_batches(ALONE, times(b1=0.001, b2=0.00175, b4=0.0036), BUDGET)
-    assert little.max_batch == 1 and little.batch_gain == pytest.approx(2 / 1.75)
+    little = with_batches(ALONE, times(b1=0.001, b2=0.00175, b4=0.0037), BUDGET)
+    assert little.max_batch == 1 and little.batch_gain == pytest.approx(2 * 1.1 / 1.95)
+
+
+def test_a_run_that_is_short_beside_what_a_request_costs_is_left_alone() -> None:
+    tiny = with_batches(ALONE, times(b1=0.00002, b2=0.000022, b4=0.000025, b8=0.00003), BUDGET)
+    assert tiny.max_batch == 1 and tiny.batch_gain is not None and tiny.batch_gain < MIN_GAIN
 
 
 def test_a_batch_must_leave_time_to_wait_for_another_one() -> None:
