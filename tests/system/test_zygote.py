@@ -200,6 +200,19 @@ def test_a_zygote_killed_in_the_middle_of_forks_leaves_nothing_behind(
     play(tmp_path, scenario)
 
 
+def test_a_daemon_that_was_started_with_sigchld_ignored(tmp_path: Path) -> None:
+    async def scenario(pool: Pool, _: list[PoolEvent]) -> None:
+        before = await serve(pool, make_spec(tmp_path, "double", 2.0))
+        os.kill(before.pid, signal.SIGKILL)
+        await ask_until_answered(tmp_path, "double")
+
+    ignored = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        play(tmp_path, scenario)
+    finally:
+        signal.signal(signal.SIGCHLD, ignored)
+
+
 def test_a_runtime_that_cannot_be_imported_is_named_by_the_cold_worker(tmp_path: Path) -> None:
     async def scenario(pool: Pool, _: list[PoolEvent]) -> None:
         spec = replace(make_spec(tmp_path, "double", 2.0), candidate=Candidate("v", "nonsense", "cpu"))

@@ -50,9 +50,15 @@ class Forked:
         self.returncode: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code (negative: the signal that ended it), collected at the first call after its end."""
+        """Its exit code (negative: the signal that ended it), collected at the first call after its end.
+
+        As with Popen 0 where that is unknown, because this process ignores SIGCHLD.
+        """
         if self.returncode is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+            except ChildProcessError:
+                pid, status = self.pid, 0
             if pid:
                 self.returncode = os.waitstatus_to_exitcode(status)
         return self.returncode

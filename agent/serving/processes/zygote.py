@@ -153,6 +153,7 @@ def main() -> None:
     os.setpgid(0, 0)  # so that the daemon finds what is left behind if this is killed in the middle of a fork
     confine()
     name_process("zygote")
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # were it ignored, there would be nothing to wait for
     for number in (signal.SIGINT, signal.SIGTERM):  # sent to the whole group; the daemon ends it
         signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(BrokenPipeError, ConnectionError):
