@@ -33,10 +33,11 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         OVERLAID_NODE_GROUPS="east, west",
         OVERLAID_MQTT_HOST="broker",
         OVERLAID_DEPLOY_SOAK_S="7.5",
+        OVERLAID_SERVING_SHARED_MEMORY="true",
     )
     assert (config.node.name, config.node.groups) == ("b", ("east", "west"))
     assert config.mqtt is not None and config.mqtt.host == "broker"
-    assert config.deploy.soak_s == 7.5
+    assert config.deploy.soak_s == 7.5 and config.serving.shared_memory
 
 
 @pytest.mark.parametrize(
