@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
 from agent.errors import OverlaidError
 from agent.histogram import Histogram
-from agent.serving.recent import Second
+from agent.serving.recent import Failure, Second
 from agent.types import Candidate
 
 Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
@@ -34,7 +35,8 @@ class PoolEvent:
 @dataclass(frozen=True, slots=True)
 class WorkerStatus:
     """A routed model. ``requests``, ``errors``, ``total`` (answered ones) count since this version was routed;
-    ``histogram``: five minutes; ``seconds``: two minutes. ``why``: the last crash, while there is no worker."""
+    ``failures`` by kind too. ``waiting``: requests in the worker's queue. ``histogram``: five minutes; ``seconds``: two
+    minutes. ``why``: what keeps it from answering."""
 
     ready: bool
     pid: int | None
@@ -48,4 +50,6 @@ class WorkerStatus:
     memory_mb: float
     total: Histogram = field(default_factory=Histogram)
     seconds: tuple[Second, ...] = ()
+    failures: Mapping[Failure, int] = field(default_factory=dict)
+    waiting: int = 0
     why: str = ""

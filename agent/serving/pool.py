@@ -23,7 +23,7 @@ from agent.serving.processes.nursery import Nursery
 from agent.serving.processes.process import OnConnection, OnStats, Worker
 from agent.serving.processes.restart import Backoff
 from agent.serving.processes.vitals import PATIENCE, Patience
-from agent.serving.recent import Recent
+from agent.serving.recent import Recent, Report
 from agent.serving.route import Route
 from agent.serving.spec import WorkerSpec
 
@@ -98,6 +98,7 @@ class Pool:
         if old is not worker:
             route = self._routes[model]
             route.recent, route.restarts, route.backoff = Recent(), 0, Backoff()
+            route.failures.clear()
             route.backoff.started(time.monotonic())
         return old
 
@@ -173,6 +174,8 @@ class Pool:
             histogram=route.recent.histogram(now),
             total=route.recent.total,
             seconds=route.recent.seconds(now),
+            failures=dict(route.failures),
+            waiting=route.waiting,
             memory_mb=worker.memory_mb if worker else 0.0,
             why=route.trouble,
         )
@@ -256,11 +259,13 @@ class Pool:
         with contextlib.suppress(OSError):
             self._path(model).unlink()
 
-    def _stats(self, worker: Worker, latency: Histogram, errors: int) -> None:
+    def _stats(self, worker: Worker, report: Report) -> None:
         route = self._routes.get(worker.spec.model)
         if route is not None and route.worker is worker:
-            route.recent.add(time.monotonic(), latency, errors)
-        self._emit("stats", worker.spec, histogram=latency, errors=errors)
+            route.recent.add(time.monotonic(), report.latency, report.errors)
+            route.failures.update(report.failures)
+            route.waiting = report.waiting
+        self._emit("stats", worker.spec, histogram=report.latency, errors=report.errors)
 
     def _unwell(self, worker: Worker, error: OverlaidError) -> None:
         if worker not in self._retired:  # a worker that was moved off a device has nothing new to say of it

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
 
 from agent.histogram import Histogram
 
 SLICE_S = 10.0
 KEEP_S = 300.0
 SECONDS = 120
+
+
+# request: malformed or unfit, overload: turned away by the queue, deadline: too late, device: it does not do its work,
+# run: anything else that happened in a run.
+Failure = Literal["request", "overload", "deadline", "device", "run"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What a worker did since its last report: answers by latency (seconds of handling), failures by kind; ``waiting``
+    requests are in its queue now."""
+
+    latency: Histogram
+    failures: Mapping[Failure, int]
+    waiting: int = 0
+
+    @property
+    def errors(self) -> int:
+        """Failures that speak of the model or its device."""
+        return self.failures.get("run", 0) + self.failures.get("device", 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,9 +62,10 @@ class Recent:
         self.errors += errors
         self.total.merge(latency.counts)
         self.total.seconds += latency.seconds
-        self._seconds.append(
-            Second(now, requests, errors, latency.percentile_ms(0.50), latency.percentile_ms(0.99))
-        )
+        if requests:
+            self._seconds.append(
+                Second(now, requests, errors, latency.percentile_ms(0.50), latency.percentile_ms(0.99))
+            )
         if not self._slices or now - self._slices[-1][0] >= SLICE_S:
             self._slices.append((now, Histogram()))
         self._slices[-1][1].merge(latency.counts)

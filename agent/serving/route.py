@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 
 from agent.errors import DeviceLost, OverlaidError, WorkerError, one_line
@@ -13,7 +14,7 @@ from agent.serving.events import Kind
 from agent.serving.processes.process import Worker
 from agent.serving.processes.restart import GIVEN_UP_S, Backoff
 from agent.serving.processes.vitals import Patience, Pulse
-from agent.serving.recent import Recent
+from agent.serving.recent import Failure, Recent
 from agent.serving.spec import WorkerSpec
 from agent.serving.standin import StandIn
 from agent.waiting import set_within
@@ -37,6 +38,8 @@ class Route:
         self.worker: Worker | None = None
         self.restarts = 0
         self.recent = Recent()
+        self.failures: Counter[Failure] = Counter()
+        self.waiting = 0
         self.backoff = Backoff()
         self.changing = asyncio.Lock()
         self.retry_now = asyncio.Event()
@@ -87,6 +90,7 @@ class Route:
         self._waiting.clear()
 
     def _installed(self, worker: Worker) -> None:
+        self.waiting = 0
         self.worker, self.spec, self._pulse = worker, worker.spec, Pulse(self._patience)
         self.backoff.started(time.monotonic())
         self._stand_in.retire()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import get_args
 
 from agent.histogram import Histogram
 from agent.serving.door.exposition import Metric
 from agent.serving.door.node import NodeState
 from agent.serving.pool import WorkerStatus
-from agent.types import ModelStatus
+from agent.serving.recent import Failure
+from agent.types import BindingStatus, ModelStatus
 
 OCTAVES = range(4, 25)  # 16 us to 16.8 s
 
@@ -46,6 +48,7 @@ class Metrics:
         self._worker_memory = gauge("overlaid_model_memory_bytes", "Resident memory of the model's worker.")
         self._budget = gauge("overlaid_model_latency_budget_seconds", "Budget of the 99th percentile.")
         self._joules = gauge("overlaid_model_request_joules", "Energy of a run, as profiled.")
+        self._messages = counter("overlaid_binding_messages_total", "MQTT messages of a binding, by result.")
 
     def text(self) -> bytes:
         """The exposition."""
@@ -68,6 +71,8 @@ class Metrics:
             self._joules.add(energy.joules, model=model, tag=energy.tag)
         for status in now.models:
             self._of_budget(status)
+        for binding in now.bindings:
+            self._of_binding(binding)
 
     def worker(self, model: str, status: WorkerStatus | None, unavailable: int) -> None:
         """One model; ``status`` is None while it waits for its first start."""
@@ -85,7 +90,9 @@ class Metrics:
             device=placed.device,
         )
         self._requests.add(status.requests, model=model, version=status.version)
-        self._failures.add(status.errors, model=model, kind="run")
+        for kind in get_args(Failure):
+            self._failures.add(status.failures.get(kind, 0), model=model, kind=kind)
+        self._queue.add(status.waiting, model=model)
         self._of_latency(status.total, model, status.version)
         self._restarts.add(status.restarts, model=model)
         if status.pid is not None:
@@ -94,6 +101,17 @@ class Metrics:
     def _of_latency(self, latency: Histogram, model: str, version: str) -> None:
         buckets = [(2.0**octave / 1e6, latency.below(octave)) for octave in OCTAVES]
         self._latency.add_histogram(buckets, latency.total, latency.seconds, model=model, version=version)
+
+    def _of_binding(self, status: BindingStatus) -> None:
+        bound = status.binding
+        for result in ("answered", "over_rate", "dropped", "errors"):
+            self._messages.add(
+                getattr(status, result),
+                model=bound.model,
+                input_topic=bound.input_topic,
+                output_topic=bound.output_topic,
+                result=result,
+            )
 
     def _of_budget(self, status: ModelStatus) -> None:
         if status.budget is not None:

@@ -29,6 +29,8 @@ def _live(status: WorkerStatus) -> dict[str, Any]:
     now = time.monotonic()
     return {
         "why": status.why,
+        "waiting": status.waiting,
+        "failures": dict(status.failures),
         "memory_mb": round(resident_bytes(status.pid) / 1e6, 1) if status.pid else 0.0,
         "seconds": [
             [round(now - s.at, 1), s.requests, s.errors, _rounded(s.p50_ms), _rounded(s.p99_ms)]

@@ -22,6 +22,7 @@ from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.custody import Custody, Orphan
 from agent.serving.processes.spawn import Spawned, start_cold
 from agent.serving.processes.vitals import Vitals
+from agent.serving.recent import Report
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 Spawn = Callable[[WorkerSpec], Awaitable[Spawned]]
-OnStats = Callable[["Worker", Histogram, int], None]
+OnStats = Callable[["Worker", Report], None]
 OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
 OnUnwell = Callable[["Worker", OverlaidError], None]
 OnOrphans = Callable[["Worker", list[Orphan]], None]
@@ -194,7 +195,8 @@ class Worker:
             if future is not None and not future.done():
                 future.set_result(message)
         elif head["op"] == "stats":
-            self._on_stats(self, Histogram.of(head["latency"], float(head["seconds"])), int(head["errors"]))
+            latency = Histogram.of(head["latency"], float(head["seconds"]))
+            self._on_stats(self, Report(latency, head["failures"], int(head["waiting"])))
         elif head["op"] == "unwell":
             error = from_name(str(head["name"]), str(head["text"]))
             if not isinstance(error, UNWELL):

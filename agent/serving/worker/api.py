@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +19,7 @@ from agent.serving.protocol.body import body_limit, body_memory, compressed, pla
 from agent.serving.protocol.request import HEADER_LENGTH, Decoder, InferRequest
 from agent.serving.protocol.response import encode
 from agent.serving.protocol.targets import Target, check_method, parse_target, server_metadata
+from agent.serving.recent import Failure, Report
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.serving.worker import description
@@ -43,7 +45,7 @@ class ModelApi:
     ``give_back(connection, elsewhere)`` returns one to the daemon: while ``draining``, or because its next request is
     for someone else. ``unwell(error)`` hears of runs that failed for the device, ``starved()`` of requests
     that found no memory. ``latency`` (seconds from the complete
-    request to its answer) and ``errors`` (failed runs) add up until they are taken.
+    request to its answer) and ``failures`` add up until they are taken.
 
     A request runs at once when runs are short and it is its turn, else it waits (``Engine``) and is answered later.
     """
@@ -70,7 +72,7 @@ class ModelApi:
         self._jobs: dict[Connection, Job] = {}  # what each client waits for
         self.draining = False
         self.latency = Histogram()
-        self.errors = 0
+        self.failures: Counter[Failure] = Counter()
 
     def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
         """Answer, ask for the body of an inference, or give the connection back."""
@@ -94,6 +96,9 @@ class ModelApi:
         if target.action == "infer":
             try:
                 return body_memory(head, self._limit)
+            except RequestError:
+                self.failures["request"] += 1
+                raise
             except MemoryError as error:
                 return self._failure(error, 0)
         return self._describe(target)
@@ -105,6 +110,9 @@ class ModelApi:
         length = head.headers.get(HEADER_LENGTH.lower())
         try:
             request = self._decoder.decode(plain_body(head, body, self._limit), length, regions)
+        except RequestError:
+            self.failures["request"] += 1
+            raise
         except MemoryError as error:
             return self._failure(error, time.monotonic_ns() - began_ns)
         asked = _Asked(head, request, regions, time.monotonic_ns() - began_ns)
@@ -137,11 +145,11 @@ class ModelApi:
             self._engine.cancel(job)
         self._forget(connection)
 
-    def take_stats(self) -> tuple[Histogram, int]:
-        """Latencies and errors since the last call."""
-        taken = self.latency, self.errors
-        self.latency, self.errors = Histogram(), 0
-        return taken
+    def take_report(self) -> Report:
+        """What happened since the last call."""
+        report = Report(self.latency, self.failures, self._engine.waiting)
+        self.latency, self.failures = Histogram(), Counter()
+        return report
 
     def metadata(self) -> dict[str, Any]:
         """The protocol's model metadata."""
@@ -180,11 +188,11 @@ class ModelApi:
 
     def _failure(self, error: Exception, after_ns: int) -> Reply:
         self._engine.statistics.failed(after_ns)
+        self.failures[_kind(error)] += 1
         if isinstance(error, RequestError):  # turned away, too late, or shared memory that cannot be used
             return error.reply()
         if isinstance(error, TensorError):
             return RequestError(400, one_line(error)).reply()
-        self.errors += 1
         if isinstance(error, UNWELL):  # the daemon looks for another device: the next try may succeed
             self._unwell(error)
             return RequestError(503, one_line(error), RETRY).reply()
@@ -216,6 +224,14 @@ class ModelApi:
         if target.action == "stats":
             return json_reply({"model_stats": [self.statistics()]})
         return json_reply(self.metadata())
+
+
+def _kind(error: Exception) -> Failure:
+    if isinstance(error, RequestError):
+        return {503: "overload", 504: "deadline"}.get(error.status, "request")  # type: ignore[return-value]
+    if isinstance(error, TensorError):
+        return "request"
+    return "device" if isinstance(error, UNWELL) else "run"
 
 
 def _gone(connection: Connection) -> bool:

@@ -44,6 +44,7 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
         self._proof: asyncio.Task[None] | None = None
+        self._told_waiting = 0
         self._told: dict[str, float] = {}  # name of an error that speaks of the device: monotonic s
         self._operations: dict[str, Callable[[Message], Awaitable[Answer]]] = {
             "load": self._load,
@@ -241,10 +242,11 @@ class Service:
         self._send_stats()
 
     def _send_stats(self) -> None:
-        latency, errors = self._api.take_stats()
-        if latency.total or errors:
-            fields = {"latency": latency.pairs(), "seconds": latency.seconds, "errors": errors}
-            self._channel.send({"op": "stats", **fields})
+        report = self._api.take_report()
+        if report.latency.total or report.failures or report.waiting != self._told_waiting:
+            latency, self._told_waiting = report.latency, report.waiting
+            fields = {"latency": latency.pairs(), "seconds": latency.seconds, "failures": report.failures}
+            self._channel.send({"op": "stats", "waiting": report.waiting, **fields})
 
 
 def serve(control: socket.socket) -> None:

@@ -17,7 +17,7 @@ from agent.serving.door.exposition import Metric
 from agent.serving.door.metrics import Metrics
 from agent.serving.door.node import Energy, NodeState, Rail
 from agent.serving.pool import WorkerStatus
-from agent.types import Budget, Candidate, ModelStatus, PowerSample, State
+from agent.types import Binding, BindingStatus, Budget, Candidate, ModelStatus, PowerSample, State
 from tests.system.serving_models import bare_node
 
 CANDIDATE = Candidate("int8", "onnxruntime", "cpu")
@@ -69,13 +69,21 @@ def test_a_histogram_adds_up(latencies: list[float]) -> None:
 def test_what_is_known_of_node_and_models() -> None:
     budget = Budget(latency_p99_ms=20.0, rate_hz=10.0)
     model = ModelStatus("m", "1", "d", State.SUCCEEDED, budget=budget)
+    bound = BindingStatus(Binding("a/+", "m", "b"), "RUNNING", over_rate=6)
     snapshot = replace(
-        bare_node().snapshot, models=(model,), power_cap_w=6.5, warnings=("a",), broker_connected=True
+        bare_node().snapshot,
+        models=(model,),
+        bindings=(bound,),
+        power_cap_w=6.5,
+        warnings=("a",),
+        broker_connected=True,
     )
     rails = (Rail("package-0", "measured", 4.25, 1000.5),)
     metrics = Metrics()
     metrics.node(NodeState(snapshot, rails, energy={"m": Energy(0.01, "estimated")}))
-    status = WorkerStatus(True, os.getpid(), "1", "d", CANDIDATE, 3, 7, 2, Histogram(), 0.0)
+    status = WorkerStatus(
+        True, os.getpid(), "1", "d", CANDIDATE, 3, 7, 2, Histogram(), 0.0, failures={"run": 2}, waiting=4
+    )
     metrics.worker("m", status, 5)
     metrics.worker("absent", None, 0)
     samples = parse(metrics.text())
@@ -94,6 +102,12 @@ def test_what_is_known_of_node_and_models() -> None:
         ("overlaid_model_restarts_total", (model_label,)): 3,
         ("overlaid_model_requests_total", (model_label, ("version", "1"))): 7,
         ("overlaid_model_failures_total", (("kind", "run"), model_label)): 2,
+        ("overlaid_model_failures_total", (("kind", "deadline"), model_label)): 0,
+        ("overlaid_model_queue_length", (model_label,)): 4,
+        (
+            "overlaid_binding_messages_total",
+            (("input_topic", "a/+"), model_label, ("output_topic", "b"), ("result", "over_rate")),
+        ): 6,
         ("overlaid_model_failures_total", (("kind", "unavailable"), model_label)): 5,
         (
             "overlaid_model_placement_info",
