@@ -5,11 +5,13 @@ process with the same model, input and number of threads; ``big_added_us``: the 
 lying in shared memory. ``resnet8_tcp_added_us``, ``resnet8_json_added_us``: over 127.0.0.1 with binary tensors, and in
 JSON. ``slow_ratio``: the answer of a 13 ms model over ONNX Runtime. Medians; everything takes turns, and a figure is
 the median of the turns. ``*_rps_8``: requests per second of eight connections. ``crash_recovery_ms``: from SIGSEGV of
-a worker to the next answer. ``worker_private_mb``: private memory of a further small worker. ``serving_memory_mb``:
-proportional set size of a daemon that serves ResNet-8, all its processes together.
+a worker to the next answer. ``worker_private_mb``: private memory of a further worker of ResNet-8.
+``serving_memory_mb``: memory of a daemon that serves ResNet-8 under three names, all its processes together (see
+tree_mb); ``serving_memory_1_mb``: under one.
 
 ``triton_*``, ``mlserver_*``: the same of Triton (Python backend, binary tensors) and MLServer (JSON: it takes no binary
-tensors over HTTP), over 127.0.0.1, with ResNet-8 as their only model. Their targets are this daemon's figures.
+tensors over HTTP), over 127.0.0.1 with ResNet-8. Their targets are this daemon's figures; ``*_memory_1_mb`` have none,
+since with one model half of ours is the daemon, which does more than serve.
 """
 
 from __future__ import annotations
@@ -21,52 +23,56 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
+from agent.serving.client.memory import SharedArrays
+from agent.serving.client.requests import InferRequests
 from agent.types import TensorSpec
-from tests.bench.footprint import megabytes
 from tests.bench.harness import Figure, main
 from tests.bench.load import models
 from tests.bench.load.generator import Generator
+from tests.bench.load.memory import private_mb, tree_mb
 from tests.bench.load.models import Model
 from tests.bench.load.raw import Raw
 from tests.peers import servers
 from tests.peers.servers import Peer, Served
-from tests.system.stage import Node, Stage, children_of, stage, wait_until
+from tests.system.stage import Node, Stage, stage, wait_until
 
 TURNS = 9
 BUDGET = ("--latency-p99", "1s", "--rate", "0.1/s")
-FURTHER = ("small1", "small2", "small3")
+FURTHER = ("resnet8-b", "resnet8-c")
 SETTLE_S = 2.0
 REQUESTS = 200  # before memory is measured
 PEERS = ("triton", "mlserver")
 
 
 def measure() -> Mapping[str, Figure]:
-    with tempfile.TemporaryDirectory(prefix="overlaid-bench-") as name, stage(Path(name)) as it:
+    with (
+        tempfile.TemporaryDirectory(prefix="overlaid-bench-") as name,
+        stage(Path(name)) as it,
+        ExitStack() as stack,
+    ):
         generator = Generator(it.folder)
         served = models.make(it.folder / "models")
+        same = [served["resnet8"], *(served["resnet8"].copy(each) for each in FURTHER)]
         node = it.node("n1", mqtt=False)
+        node.config.write_text(
+            node.config.read_text().replace("[serving]", "[serving]\nshared_memory = true")
+        )
         node.start()
-        deploy(it, node, served["resnet8"])
-        memory = _memories(it.folder, generator, node, served["resnet8"])
+        figures = _memories(it, generator, node, same)
         for each in ("tiny", "big", "slow"):
             deploy(it, node, served[each])
-        with ExitStack() as stack:
-            peers = {
-                each: stack.enter_context(_peer(each, it.folder, served["resnet8"])) for each in _present()
-            }
-            bench = _Bench(generator, node, peers, served)
-            figures = memory | bench.latencies() | bench.throughput()
-        for small in FURTHER:
-            deploy(it, node, served["tiny"].copy(small))
-        return figures | {
-            "worker_private_mb": Figure(_private_mb(node), "MB", at_most=10),
-            "crash_recovery_ms": Figure(_recovery_ms(node, served["tiny"]), "ms", at_most=100),
-        }
+        peers = {each: stack.enter_context(_peer(each, it.folder, same[:1])) for each in _present()}
+        shared = stack.enter_context(closing(SharedArrays(node.runtime / "shm.sock")))
+        bench = _Bench(generator, node, peers, served)
+        figures |= bench.latencies(_shared_request(served["big"], shared)) | bench.throughput()
+        return figures | {"crash_recovery_ms": Figure(_recovery_ms(node, same), "ms", at_most=100)}
 
 
 def deploy(it: Stage, node: Node, model: Model) -> None:
@@ -107,7 +113,7 @@ class _Bench:
         self._door = _door(node)
         self._tcp = f"127.0.0.1:{node.port}"
 
-    def latencies(self) -> dict[str, Figure]:
+    def latencies(self, big_shared: bytes) -> dict[str, Figure]:
         tiny, resnet8, big, slow = (self._served[name] for name in ("tiny", "resnet8", "big", "slow"))
         pairs = {
             "tiny": _Pair(tiny, self._door, tiny.request(), 1000),
@@ -115,6 +121,7 @@ class _Bench:
             "resnet8_tcp": _Pair(resnet8, self._tcp, resnet8.request(), 500),
             "resnet8_json": _Pair(resnet8, self._tcp, resnet8.json_request(), 50),
             "big": _Pair(big, self._door, big.request(), 200),
+            "big_shm": _Pair(big, self._door, big_shared, 200),
             "slow": _Pair(slow, self._door, slow.request(), 20),
         }
         if self._peers:
@@ -126,6 +133,7 @@ class _Bench:
             "tiny_added_us": Figure(pairs["tiny"].added, "us", at_most=150),
             "resnet8_added_us": Figure(pairs["resnet8"].added, "us", at_most=250),
             "big_added_us": Figure(pairs["big"].added, "us", at_most=350),
+            "big_shm_added_us": Figure(pairs["big_shm"].added, "us", at_most=120),
             "slow_ratio": Figure(pairs["slow"].ratio, "ratio", at_most=1.06),
             "resnet8_tcp_added_us": (tcp := Figure(pairs["resnet8_tcp"].added, "us")),
             "resnet8_json_added_us": Figure(pairs["resnet8_json"].added, "us"),
@@ -164,25 +172,51 @@ def _theirs(value: float | None, ours: Figure) -> Figure:
     return Figure(value, ours.unit, at_least=ours.value, missing=servers.missing())
 
 
-def _peer(name: str, folder: Path, model: Model) -> AbstractContextManager[Peer]:
-    """A peer that serves one model."""
-    inputs, outputs = TensorSpec("x", "FP32", model.shape), TensorSpec("y", "FP32", (1, model.outputs))
-    served = [Served(model.name, model.file, [inputs], [outputs])]
+def _peer(name: str, folder: Path, same: Sequence[Model]) -> AbstractContextManager[Peer]:
+    """A peer that serves these models."""
+    served = [
+        Served(
+            model.name,
+            model.file,
+            [TensorSpec("x", "FP32", model.shape)],
+            [TensorSpec("y", "FP32", (1, model.outputs))],
+        )
+        for model in same
+    ]
     start = {"triton": servers.triton, "mlserver": servers.mlserver}[name]
     return start(Path(tempfile.mkdtemp(dir=folder)), served)
 
 
-def _memories(folder: Path, generator: Generator, node: Node, model: Model) -> dict[str, Figure]:
-    """Each server by itself with one model, before this process has loaded the runtime: nobody shares their pages."""
-    generator.run(_door(node), model.request(), REQUESTS)
-    ours = Figure(_memory_mb(_daemon(node)), "MB")
-    theirs = {}
+def _shared_request(model: Model, arrays: SharedArrays) -> bytes:
+    """A request whose input lies in shared memory."""
+    array = arrays.make(model.shape, np.float32)
+    array[:] = model.sample()
+    return b"".join(InferRequests(arrays.place).make(model.name, {"x": array}, None, None, 0))
+
+
+def _memories(it: Stage, generator: Generator, node: Node, same: Sequence[Model]) -> dict[str, Figure]:
+    """Each server after the other."""
+    found: dict[str, float | None] = {}
+    deploy(it, node, same[0])
+    found["serving_1"] = _memory_mb(generator, _door(node), same[:1], _daemon(node))
+    for model in same[1:]:
+        deploy(it, node, model)
+    found["serving"] = _memory_mb(generator, _door(node), same, _daemon(node))
+    private = statistics.median(private_mb(_pid(node, model.name)) for model in same[1:])
     for name in _present():
-        with _peer(name, folder, model) as peer:
-            generator.run(peer.address, model.json_request(), REQUESTS)
-            theirs[name] = _memory_mb(peer.process.pid)
-    return {"serving_memory_mb": ours} | {
-        f"{name}_memory_mb": _theirs(theirs.get(name), ours) for name in PEERS
+        for key, few in ((f"{name}_1", same[:1]), (name, same)):
+            with _peer(name, it.folder, few) as peer:
+                found[key] = _memory_mb(generator, peer.address, few, peer.process.pid)
+    one, three = Figure(found["serving_1"], "MB"), Figure(found["serving"], "MB")
+    return {
+        "worker_private_mb": Figure(private, "MB", at_most=10),
+        "serving_memory_mb": three,
+        "serving_memory_1_mb": one,
+        **{f"{name}_memory_mb": _theirs(found.get(name), three) for name in PEERS},
+        **{
+            f"{name}_memory_1_mb": Figure(found.get(f"{name}_1"), "MB", missing=servers.missing())
+            for name in PEERS
+        },
     }
 
 
@@ -195,21 +229,12 @@ def _daemon(node: Node) -> int:
     return node.process.pid
 
 
-def _memory_mb(pid: int) -> float:
-    """A process and all its descendants, after they settled."""
+def _memory_mb(generator: Generator, address: str, same: Sequence[Model], pid: int) -> float:
+    """A process and all its descendants, after each model has answered and they settled."""
+    for model in same:
+        generator.run(address, model.json_request(), REQUESTS)
     time.sleep(SETTLE_S)
-    pids = [pid]
-    for each in pids:
-        pids.extend(children_of(each))
-    return sum(megabytes(Path(f"/proc/{each}/smaps_rollup"), "Pss") for each in pids)
-
-
-def _private_mb(node: Node) -> float:
-    """Median of the further small workers."""
-    rollups = [Path(f"/proc/{_pid(node, name)}/smaps_rollup") for name in FURTHER]
-    return statistics.median(
-        megabytes(each, "Private_Clean") + megabytes(each, "Private_Dirty") for each in rollups
-    )
+    return tree_mb(pid)
 
 
 def _pid(node: Node, name: str) -> int:
@@ -218,20 +243,20 @@ def _pid(node: Node, name: str) -> int:
     return int(model["pid"])
 
 
-def _recovery_ms(node: Node, model: Model) -> float:
-    """Median over one crash of each further small worker, through its own socket."""
-    return statistics.median(_crash_ms(node, model, name) for name in FURTHER)
+def _recovery_ms(node: Node, same: Sequence[Model]) -> float:
+    """Median over one crash of each model's worker, through its own socket."""
+    return statistics.median(_crash_ms(node, model) for model in same)
 
 
-def _crash_ms(node: Node, model: Model, name: str) -> float:
-    request = model.request().replace(b"/tiny/", f"/{name}/".encode(), 1)
-    address = str(node.runtime / f"models/{name}.sock")
-    pid = _pid(node, name)
+def _crash_ms(node: Node, model: Model) -> float:
+    request = model.request()
+    address = str(node.runtime / f"models/{model.name}.sock")
+    pid = _pid(node, model.name)
     started = time.perf_counter()
     os.kill(pid, signal.SIGSEGV)
     while not _answers(address, request):
         if time.perf_counter() - started > 30:
-            raise RuntimeError(f"model {name} does not come back")
+            raise RuntimeError(f"model {model.name} does not come back")
         time.sleep(0.001)
     return (time.perf_counter() - started) * 1e3
 

@@ -83,7 +83,7 @@ class Model:
 
 
 def make(folder: Path) -> dict[str, Model]:
-    """All of them, written by another process: pages of the runtime in this one would be shared with the servers."""
+    """All of them, written by another process, which has no use for onnx and its memory afterwards."""
     subprocess.run([sys.executable, "-m", __name__, str(folder)], check=True)
     return {name: _model(folder, name) for name in SHAPES}
 
