@@ -94,7 +94,10 @@ class FrontDoor:
 
     def on_body(self, connection: Connection, head: Head, body: memoryview) -> Reply | None:
         """Answer for the server, at once or later."""
-        answer = self._api.answer(Call(parse_target(head.path), head, body, connection))
+        try:
+            answer = self._api.answer(Call(parse_target(head.path), head, body, connection))
+        except Exception as error:
+            return _failure(error)
         if isinstance(answer, Reply):
             return answer
         task = asyncio.get_running_loop().create_task(_later(connection, answer))
@@ -142,11 +145,15 @@ class FrontDoor:
 async def _later(connection: Connection, answer: Awaitable[Reply]) -> None:
     try:
         reply = await answer
-    except RequestError as error:
-        reply = error.reply()
-    except OverlaidError as error:
-        reply = RequestError(503, one_line(error), RETRY).reply()
     except Exception as error:
-        log.exception("a request to the server failed")
-        reply = RequestError(500, f"{type(error).__name__} in the daemon; see its log").reply()
+        reply = _failure(error)
     connection.reply(reply)
+
+
+def _failure(error: Exception) -> Reply:
+    if isinstance(error, RequestError):
+        return error.reply()
+    if isinstance(error, OverlaidError):
+        return RequestError(503, one_line(error), RETRY).reply()
+    log.error("a request to the server failed", exc_info=error)
+    return RequestError(500, f"{type(error).__name__} in the daemon; see its log").reply()
