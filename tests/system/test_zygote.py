@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import re
 import signal
@@ -73,9 +74,10 @@ def play(root: Path, scenario: Callable[[Pool, list[PoolEvent]], Awaitable[None]
         finally:
             await pool.close()
 
+    gc.collect()  # what other tests have left open may be closed meanwhile
     processes, before = children(), descriptors()
     asyncio.run(run())
-    assert (children(), descriptors()) == (processes, before)
+    assert children() == processes and descriptors() <= before
 
 
 async def serve(pool: Pool, spec: WorkerSpec) -> Worker:

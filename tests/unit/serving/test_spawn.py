@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
 import time
@@ -89,17 +90,18 @@ def test_orphans_are_adopted_meanwhile_and_no_longer() -> None:
 
 
 def test_ends_that_nobody_took_are_closed() -> None:
+    gc.collect()  # what other tests have left open may be closed meanwhile
     before = descriptors()
     with pytest.raises(RuntimeError), ends():
         raise RuntimeError
-    assert descriptors() == before
+    assert descriptors() <= before
     with ends() as (ours, theirs):
         pass
     assert theirs.control.fileno() == -1
     ours.control.close()
     assert os.read(ours.stderr, 1) == b""
     os.close(ours.stderr)
-    assert descriptors() == before
+    assert descriptors() <= before
 
 
 def test_only_workers_on_the_cpu_whose_threads_are_their_own_are_forked(tmp_path: Path) -> None:
