@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from agent.hal import Session
 
 T = TypeVar("T")
+Work = tuple[Callable[[Session], Any], Callable[[Any], None]]
 
 
 class Instance:
@@ -21,26 +23,29 @@ class Instance:
         self.busy = False
         self.since = 0.0
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
 
     def work(self, task: Callable[[Session], T], done: Callable[[T | Exception], None]) -> None:
         """``task(session)`` on the instance's thread, then ``done`` on the loop with its result or what it raised."""
-
-        def ended(future: Future[T]) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                self._loop.call_soon_threadsafe(done, _result(future))
-
-        self._thread.submit(task, self.session).add_done_callback(ended)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
+            self._thread.start()
+        self._work.put((task, done))
 
     def close(self) -> None:
         """Free the model, unless it runs; the thread ends."""
-        self._thread.shutdown(wait=False)
+        self._work.put(None)
         if not self.busy:
             self.session.close()
 
-
-def _result(future: Future[Any]) -> Any:
-    error = future.exception()
-    if error is None:
-        return future.result()
-    return error if isinstance(error, Exception) else RuntimeError(f"the run was ended by {error!r}")
+    def _live(self) -> None:
+        while (work := self._work.get()) is not None:
+            task, done = work
+            try:
+                result = task(self.session)
+            except Exception as error:
+                result = error
+            with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+                self._loop.call_soon_threadsafe(done, result)
+            del work, task, done, result  # what a request brought is not kept until the next one
