@@ -217,8 +217,8 @@ def test_errors_are_published_counted_and_recorded(it: Stage, node: Node) -> Non
     with_sensor(it, "o/bad/#", act)
     status = bound(node, "s/bad")
     assert status is not None and (status["errors"], status["answered"]) == (1, 1)
-    logged = it.fleet("command", "logs", "--node", "cam-7", "--lines", "50", "--json").stdout
-    assert "one sample has 256" in logged
+    logs = ("command", "logs", "--node", "cam-7", "--lines", "50", "--json")
+    wait_until("the event", lambda: "one sample has 256" in it.fleet(*logs).stdout)
     unbind(it, node, "s/bad")
 
 
