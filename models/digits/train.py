@@ -291,7 +291,9 @@ def main() -> None:
     quantise(files["fp32"], files["int8"], split.train_images)
 
     np.savez_compressed(out / "test.npz", images=split.test_images, labels=split.test_labels)
-    (out / "seven.raw").write_bytes(split.test_images[0].astype("<f4").tobytes())  # for docs/mqtt-inference.md
+    (out / "seven.raw").write_bytes(
+        split.test_images[0].astype("<f4").tobytes()
+    )  # for docs/mqtt-inference.md
     golden = split.test_images[golden_rows(split.test_labels)]
     np.save(out / "golden" / "image.npy", golden)
     accuracy: dict[str, float] = {}
