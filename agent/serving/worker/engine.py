@@ -177,15 +177,16 @@ class Engine:
 
     def _take(self) -> list[Job]:
         """Those of the next run; none when everybody has gone."""
-        while self._line and self._line.first().gone():
-            self.cancel(self._line.first())
-        if not self._line:
-            return []
-        waiting = list(self._line) if self.max_batch > 1 else [self._line.first()]
-        jobs = waiting[: members([job.samples for job in waiting], self.max_batch)]
-        for _ in jobs:
-            self._line.take()
-        return jobs
+        waiting: list[Job] = []
+        for job in self._line:
+            if job.gone():
+                self.cancel(job)
+            else:
+                waiting.append(job)
+            if len(waiting) == self.max_batch:
+                break
+        count = members([job.samples for job in waiting], self.max_batch) if waiting else 0
+        return [self._line.take() for _ in range(count)]
 
     def _begin_run(self, jobs: list[Job]) -> None:
         instance = self._occupy()

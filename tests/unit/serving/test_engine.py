@@ -237,18 +237,21 @@ def test_too_many_are_turned_away_and_a_client_that_left_makes_room(tmp_path: Pa
     asyncio.run(run())
 
 
-def test_a_client_that_left_is_not_run_for(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("max_batch", "seen"), [(1, [[1], [3], [5]]), (4, [[1], [3, 5]])])
+def test_a_client_that_left_is_not_run_for(tmp_path: Path, max_batch: int, seen: list[list[float]]) -> None:
     async def run() -> None:
         session = Gated()
-        engine = await slow_engine(tmp_path, session)
-        (first, told), (second, _), (third, last) = job(1.0), job(2.0), job(3.0)
-        for request in (first, second, third):
+        engine = await slow_engine(tmp_path, session, max_batch=max_batch)
+        left = {4.0}
+        requests = [job(value, gone=lambda value=value: value in left) for value in (1.0, 2.0, 3.0, 4.0, 5.0)]
+        for request, _ in requests:
             engine.submit(request)
-        engine.cancel(second)
-        engine.cancel(first)  # its run goes on, nobody hears of it
-        session.gate.release(2)
-        await last
-        assert session.seen == [[1], [3]] and not told.done()
+        engine.cancel(requests[1][0])
+        engine.cancel(requests[0][0])  # its run goes on, nobody hears of it
+        session.gate.release(5)
+        assert (await requests[4][1])["y"][0, 0] == 10
+        assert session.seen == seen
+        assert [told.done() for _, told in requests] == [False, False, True, False, True]
 
     asyncio.run(run())
 
