@@ -41,7 +41,7 @@ $(PEERS_STAMP): requirements-peers.lock | $(STAMP)
 peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
 
 debian:
-	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx-light chromium
+	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx caddy chromium
 
 demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this machine: deploy, serve, break, recover
 	@$(BIN)/python -m tests.demo
