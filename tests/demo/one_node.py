@@ -1,19 +1,17 @@
 """One node of this machine's own hardware: a model is deployed, used, replaced by a broken one that is refused; its
-worker is killed and comes back."""
+worker is killed and comes back (``serving``)."""
 
 from __future__ import annotations
 
-import os
-import signal
 import statistics
 import time
-from typing import Any
 
 import numpy as np
 
+from tests.demo import serving
 from tests.demo.show import say, show
 from tests.system.digits import ask_digits, break_digits
-from tests.system.stage import ROOT, Node, Stage, wait_until
+from tests.system.stage import ROOT, Node, Stage
 
 BUDGET = ("--latency-p99", "20ms", "--rate", "10/s")
 
@@ -37,23 +35,6 @@ def ask(node: Node) -> None:
         raise SystemExit("demo: the accuracy is lower than that of the model")
 
 
-def is_ready(node: Node) -> bool:
-    """Whether digits answers; a connection that the dying worker held is cut, which is no answer."""
-    try:
-        return node.request("GET", "/v2/models/digits/ready")[0] == 200
-    except ConnectionError:
-        return False
-
-
-def kill_worker(node: Node) -> None:
-    model: dict[str, Any] = node.model("digits") or {}
-    print(f"kill -9 {model['pid']}   (the worker of digits)")
-    os.kill(model["pid"], signal.SIGKILL)
-    started = time.monotonic()
-    wait_until("the next answer", lambda: is_ready(node), 20)
-    print(f"digits is ready again {time.monotonic() - started:.2f} s later; the daemon is the same process")
-
-
 def play(it: Stage) -> None:
     """Ends with the node running; SystemExit when something did not go as it should."""
     home = str(it.home)
@@ -74,9 +55,7 @@ def play(it: Stage) -> None:
     it.publish(broken, "--no-check")
     deploy(it, "digits@1.1.0", expect=1)
     ask(node)
-    say("kill the worker: only its model pauses")
-    kill_worker(node)
-    ask(node)
+    serving.play(it, node)
     say("the node, and what it recorded")
     time.sleep(2.0)  # latencies reach the database in batches of a second
     show("status", "--config", str(node.config))
