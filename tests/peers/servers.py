@@ -21,6 +21,7 @@ VENV = ROOT / ".venv-peers"
 PYTHON = VENV / "bin/python"
 HERE = Path(__file__).parent
 START_S = 60.0
+MAX_BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,17 +150,19 @@ def _triton_model(folder: Path, model: Served) -> None:
     (folder / "1").mkdir(parents=True)
     (folder / "1/model.py").symlink_to(HERE / "triton_model.py")
     (folder / "1/model.onnx").symlink_to(model.file)
+    free = all(spec.dynamic for spec in (*model.inputs, *model.outputs))
+    batch = MAX_BATCH if free else 0  # the first dimension is not among the others then
     (folder / "config.pbtxt").write_text(
-        f'name: "{model.name}"\nbackend: "python"\nmax_batch_size: 0\n'
-        f"input [{_tensors(model.inputs)}]\noutput [{_tensors(model.outputs)}]\n"
+        f'name: "{model.name}"\nbackend: "python"\nmax_batch_size: {batch}\n'
+        f"input [{_tensors(model.inputs, free)}]\noutput [{_tensors(model.outputs, free)}]\n"
         "instance_group [{kind: KIND_CPU count: 1}]\n"
     )
 
 
-def _tensors(specs: Sequence[TensorSpec]) -> str:
+def _tensors(specs: Sequence[TensorSpec], free: bool) -> str:
     types = {spec.name: "STRING" if spec.dtype == "BYTES" else spec.dtype for spec in specs}
     return ", ".join(
-        f'{{name: "{spec.name}" data_type: TYPE_{types[spec.name]} dims: {list(spec.shape)}}}'
+        f'{{name: "{spec.name}" data_type: TYPE_{types[spec.name]} dims: {list(spec.shape[free:])}}}'
         for spec in specs
     )
 

@@ -20,7 +20,10 @@ class TritonPythonModel:
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         file = Path(args["model_repository"]) / args["model_version"] / "model.onnx"
         self._session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
-        self._inputs = [each["name"] for each in json.loads(args["model_config"])["input"]]
+        config = json.loads(args["model_config"])
+        self._inputs, self._outputs = (
+            [each["name"] for each in config[side]] for side in ("input", "output")
+        )
 
     def execute(self, requests: list[Any]) -> list[Any]:
         return [self._answer(request) for request in requests]
@@ -29,7 +32,8 @@ class TritonPythonModel:
         tensors = {
             name: _text(triton.get_input_tensor_by_name(request, name).as_numpy()) for name in self._inputs
         }
-        names = list(request.requested_output_names())
+        wanted = request.requested_output_names()
+        names = [name for name in self._outputs if name in wanted]
         try:
             arrays = self._session.run(names, tensors)
         except Exception as error:
