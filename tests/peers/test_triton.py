@@ -15,28 +15,11 @@ from tests.peers import servers
 from tests.peers.answers import Answer, ask
 from tests.peers.cases import CASES, Case, get, infer, outputs, pair, same, without, y
 from tests.peers.differences import DIFFERENCES
-from tests.peers.ours import ours
-from tests.peers.served import everything
 from tests.peers.served import same as same_model
 from tests.peers.servers import Peer
 
 LISTED = {name: statuses for cases in DIFFERENCES.values() for name, statuses in cases.items()}
 SHARED = "shared memory: "
-
-
-@pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Peer, Peer]]:
-    """We and Triton, with the same models."""
-    problem = servers.missing()
-    assert problem is None, problem
-    root = tmp_path_factory.mktemp("peers")
-    for name in ("ours", "triton"):
-        (root / name).mkdir()
-    with (
-        ours(root / "ours") as we,
-        servers.triton(root / "triton", everything(root / "models")) as triton,
-    ):
-        yield we, triton
 
 
 def test_every_listed_difference_is_one_of_a_case() -> None:
