@@ -6,6 +6,7 @@ import gzip
 import http.client
 import json
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from tests.peers.cases import HEADER_LENGTH, Case
 from tests.peers.servers import Peer
 
 TIMEOUT_S = 20.0
-UNPACK = {"": bytes, "gzip": gzip.decompress, "deflate": zlib.decompress}
+UNPACK: dict[str, Callable[[bytes], bytes]] = {"": bytes, "gzip": gzip.decompress, "deflate": zlib.decompress}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def _comparable(case: Case, answer: http.client.HTTPResponse, body: bytes) -> An
     coding = answer.getheader("Content-Encoding", "")
     data = UNPACK[coding](body)
     split = int(answer.getheader(HEADER_LENGTH, len(data)))
-    document = json.loads(data[:split].decode(errors="replace")) if data else None
+    document: Any = json.loads(data[:split].decode(errors="replace")) if data else None
     if answer.status >= 400:
         return Answer(answer.status, coding, "", str(bool(document and document.get("error"))))
     _round(document)

@@ -7,7 +7,7 @@ import json
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -46,13 +46,11 @@ def same(datatype: str, data: Any, **request: Any) -> Document:
     return {"inputs": [{"name": "x", "datatype": datatype, "shape": [1, 4], "data": data}], **request}
 
 
-def infer(
-    name: str, body: Document | bytes, model: str = "pair", chunked: bool = False, **headers: str
-) -> Case:
+def infer(name: str, body: Document | bytes, model: str = "pair", **headers: str) -> Case:
     """Underscores in header names stand for hyphens."""
     data = body if isinstance(body, bytes) else json.dumps(body).encode()
     named = {key.replace("_", "-"): value for key, value in headers.items()}
-    return Case(name, f"/v2/models/{model}/infer", data, named, chunked=chunked)
+    return Case(name, f"/v2/models/{model}/infer", data, named)
 
 
 def binary(
@@ -340,7 +338,7 @@ def _coding() -> Iterable[Case]:
     yield binary("Accept-Encoding gzip, binary", many, data, model="fp32", Accept_Encoding="gzip")
     yield infer("Accept-Encoding gzip, a short answer", JSON, Accept_Encoding="gzip")
     yield infer("Accept-Encoding gzip, an error", b"{", Accept_Encoding="gzip")
-    yield infer("a chunked body", JSON, chunked=True)
+    yield replace(infer("a chunked body", JSON), chunked=True)
 
 
 def _shared_memory() -> Iterable[Case]:

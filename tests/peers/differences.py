@@ -80,7 +80,7 @@ DIFFERENCES: dict[str, dict[str, tuple[int, int]]] = {
     "Chunked bodies are not read: the memory for a tensor is made before its first byte arrives.": {
         "a chunked body": (501, 200),
     },
-    "Health has a JSON body, which KServe's client and the protocol's description want; Triton's is empty.": dict.fromkeys(
+    "Health has a JSON body, which the protocol describes and KServe's client reads; Triton's is empty.": dict.fromkeys(
         ("GET /v2/health/live", "GET /v2/health/ready", "GET /v2/models/pair/ready"), (200, 200)
     ),
     "An unknown model or version is 404 everywhere.": dict.fromkeys(
