@@ -15,7 +15,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 README = REPO / "systemd" / "README.md"
 UNIT = "etc/systemd/system/overlaid.service"
-GPU = "etc/systemd/system/overlaid.service.d/gpu.conf"
+DROP_INS = ("gpu", "shared-memory")
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: sudo apt-get install systemd"
@@ -69,8 +69,13 @@ def test_the_unit_is_clean(tree: Path) -> None:
     assert verify(tree) == (0, "")
 
 
-def test_the_unit_with_the_gpu_drop_in_is_clean(tree: Path) -> None:
-    copy(REPO / "systemd/overlaid-gpu.conf", tree / GPU)
+def drop_in(tree: Path, name: str) -> None:
+    copy(REPO / f"systemd/overlaid-{name}.conf", tree / f"etc/systemd/system/overlaid.service.d/{name}.conf")
+
+
+@pytest.mark.parametrize("name", DROP_INS)
+def test_the_unit_with_a_drop_in_is_clean(tree: Path, name: str) -> None:
+    drop_in(tree, name)
     assert verify(tree) == (0, "")
 
 
@@ -88,10 +93,10 @@ def test_verify_would_see_a_mistake(tree: Path, before: str, after: str, complai
     assert complaint in verify(tree)[1]
 
 
-@pytest.mark.parametrize("drop_in", [False, True], ids=["cpu", "gpu"])
-def test_exposure_is_at_most_1_5(tree: Path, drop_in: bool) -> None:
-    if drop_in:
-        copy(REPO / "systemd/overlaid-gpu.conf", tree / GPU)
+@pytest.mark.parametrize("names", [(), *((name,) for name in DROP_INS), DROP_INS], ids=str)
+def test_exposure_is_at_most_1_5(tree: Path, names: tuple[str, ...]) -> None:
+    for name in names:
+        drop_in(tree, name)
     rc, output = run(
         "systemd-analyze", "security", "--offline=yes", "--threshold=15", "--no-pager", f"--root={tree}",
         "overlaid.service",

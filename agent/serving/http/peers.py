@@ -13,7 +13,8 @@ from pathlib import Path
 
 from agent.serving.http.messages import RequestError
 
-TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
+TABLES = (Path("/proc/self/net/tcp"), Path("/proc/self/net/tcp6"))
+OVERFLOW = Path("/proc/sys/kernel/overflowuid")
 _ESTABLISHED = "01"  # a socket that its owner has closed is listed as root's
 _TRIES = 3  # the kernel's table changes while it is read: a line may be missed
 _MAPPED = "0000000000000000FFFF0000"  # ::ffff:0:0/96 as the kernel prints it
@@ -62,19 +63,19 @@ class Peer:
 
 
 def peer_uid(sock: socket.socket) -> int:
-    """The user at the other end of a Unix socket (SO_PEERCRED) or of a loopback TCP connection (/proc/net/tcp).
+    """The user at the other end of a Unix socket (SO_PEERCRED) or of a loopback TCP connection (/proc/self/net/tcp).
 
     Raises RequestError 403 when that cannot be told, OSError when it has gone.
     """
     if sock.family == socket.AF_UNIX:
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-        return int(struct.unpack("3i", credentials)[1])
+        return _distinct(int(struct.unpack("3i", credentials)[1]))
     theirs, ours = sock.getpeername(), sock.getsockname()
     for _ in range(_TRIES):
         for table in TABLES:
             uid = find_uid(table.read_text() if table.exists() else "", theirs, ours)
             if uid is not None:
-                return uid
+                return _distinct(uid)
     raise _unknown()
 
 
@@ -94,6 +95,17 @@ def find_uid(table: str, local: tuple[str, int], remote: tuple[str, int]) -> int
 def _hex(address: tuple[str, int], prefix: str) -> str:
     host = int.from_bytes(socket.inet_aton(address[0]), sys.byteorder)
     return f"{prefix}{host:08X}:{address[1]:04X}"
+
+
+def _distinct(uid: int) -> int:
+    """In a user namespace of its own, a process sees every user that it does not know as this one."""
+    if uid == int(OVERFLOW.read_text()):
+        raise RequestError(
+            403,
+            "the service sees its clients as one and the same user; shared memory needs PrivateUsers=no in its unit "
+            "(overlaid-shared-memory.conf)",
+        )
+    return uid
 
 
 def _unknown() -> RequestError:

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from agent.serving.http.messages import RequestError
-from agent.serving.http.peers import find_uid, peer_uid
+from agent.serving.http.peers import OVERFLOW, find_uid, peer_uid
 
 THERE, HERE = ("127.0.0.1", 0xB2C4), ("127.0.0.1", 8000)
 HEAD = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
@@ -37,6 +37,22 @@ def test_the_line_of_the_peers_own_end_counts(prefix: str) -> None:
 def test_a_socket_that_its_owner_closed_says_nothing(state: str) -> None:
     """The kernel lists it as root's."""
     assert find_uid(HEAD + line("0100007F:B2C4", "0100007F:1F40", state, 0), THERE, HERE) is None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_users_that_look_alike_are_refused() -> None:
+    address = f"\0overlaid-test-{os.getpid()}"
+    with socket.socket(socket.AF_UNIX) as server, socket.socket(socket.AF_UNIX) as client:
+        server.bind(address)
+        server.listen()
+        os.seteuid(int(OVERFLOW.read_text()))  # as which a private user namespace shows everybody
+        try:
+            client.connect(address)
+        finally:
+            os.seteuid(0)
+        accepted, _ = server.accept()
+        with accepted, pytest.raises(RequestError, match="PrivateUsers"):
+            peer_uid(accepted)
 
 
 def test_real_connections() -> None:
