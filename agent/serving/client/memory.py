@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 import fcntl
-import itertools
 import json
 import mmap
 import os
@@ -37,9 +36,7 @@ class SharedArrays:
         self._path = path
         self._sock: socket.socket | None = None
         self._turn = threading.Lock()
-        self._names = (
-            f"client-{os.getpid()}-{secrets.token_hex(4)}-{number}" for number in itertools.count()
-        )
+        self._process = os.getpid()
         self._files: dict[str, int] = {}
         self._starts: dict[str, tuple[int, int]] = {}  # first address, and the one behind the last
         self._whole: dict[int, tuple[str, Array]] = {}  # by id
@@ -52,7 +49,7 @@ class SharedArrays:
             raise BadRequest(
                 f"{kind} {shape} cannot lie in shared memory: numbers of a fixed size only, at least one"
             )
-        name = next(self._names)
+        name = f"client-{os.getpid()}-{secrets.token_hex(8)}"
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(fd, size)
@@ -105,6 +102,9 @@ class SharedArrays:
         self._whole.clear()
 
     def _register(self, name: str, fd: int) -> None:
+        if self._process != os.getpid():  # after a fork the connection is the parent's
+            self._hang_up()
+            self._process = os.getpid()
         try:
             if self._sock is None:
                 self._sock = self._connect()

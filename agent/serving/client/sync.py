@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
 import struct
 import time
@@ -35,7 +36,8 @@ class Client:
     """``address``: ``/run/overlaid/http.sock``, a model's own socket, or ``http://127.0.0.1:8000``.
 
     ``retry_s``: for so long, requests are sent again that were refused with ModelUnavailable, or that nobody took
-    (ServiceUnreachable). Threads may share a client: each call has a connection to itself. Close it, or use ``with``.
+    (ServiceUnreachable). Threads and forked processes may share a client: each call has a connection to
+    itself. Close it, or use ``with``.
     """
 
     def __init__(self, address: str | Path, retry_s: float = 0.0) -> None:
@@ -44,6 +46,7 @@ class Client:
         self._memory = SharedArrays(self._address.memory)
         self._requests = InferRequests(self._memory.place)
         self._idle: list[_Link] = []
+        self._process = os.getpid()
 
     def infer(
         self,
@@ -135,6 +138,8 @@ class Client:
 
     def _exchange(self, parts: Parts, wait_s: float) -> tuple[_Link, Answer]:
         """Over a connection from before; when that has ended meanwhile, once over a new one."""
+        if os.getpid() != self._process:  # after a fork these connections are the parent's
+            self._process, self._idle = os.getpid(), []
         try:
             link = self._idle.pop()
         except IndexError:
