@@ -116,7 +116,7 @@ def _running(
     with log.open("wb") as out:
         process = subprocess.Popen(
             command,
-            env=os.environ | {"PATH": path} | environment,
+            env=os.environ | {"PATH": path, "ORT_DISABLE_TELEMETRY": "1"} | environment,
             stdout=out,
             stderr=out,
             start_new_session=True,  # Triton leaves its models' processes behind when it crashes
