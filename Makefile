@@ -54,8 +54,9 @@ test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
 	@echo "== tests of the PYNQ path"
 	@$(PYNQ_BIN)/python -m pytest tests/pynq
 
+# Triton needs a libpython: of its own Python, or Debian's.
 test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of Triton and KServe
-	@tests/debian-packages libpython$$($(PEERS_BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
+	-@tests/debian-packages libpython$$($(PEERS_BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@echo "== tests against peers"
 	@$(BIN)/python -m pytest tests/peers
 

@@ -57,11 +57,12 @@ def triton(folder: Path, models: Sequence[Served]) -> Iterator[Peer]:
 
     StageError when it does not start.
     """
-    packages = _site_packages()
+    version, libraries = _python()
+    packages = VENV / f"lib/python{version}/site-packages"
     server = packages / "pytriton/tritonserver"
     backend = folder / "backends/python"
     backend.mkdir(parents=True)
-    stub = server / f"python_backend_stubs/{_version()}/triton_python_backend_stub"
+    stub = server / f"python_backend_stubs/{version}/triton_python_backend_stub"
     for file in (*(server / "backends/python").iterdir(), stub):
         (backend / file.name).symlink_to(file)
     for model in models:
@@ -75,7 +76,10 @@ def triton(folder: Path, models: Sequence[Served]) -> Iterator[Peer]:
         "allow-grpc": "false",
         "allow-metrics": "false",
     }
-    environment = {"LD_LIBRARY_PATH": str(packages / "nvidia_pytriton.libs"), "VIRTUAL_ENV": str(VENV)}
+    environment = {
+        "LD_LIBRARY_PATH": f"{packages / 'nvidia_pytriton.libs'}:{libraries}",
+        "VIRTUAL_ENV": str(VENV),
+    }
     command = [str(server / "bin/tritonserver"), "--disable-auto-complete-config"]
     for key, value in options.items():
         command += [f"--{key}", str(value)]
@@ -167,12 +171,9 @@ def _tensors(specs: Sequence[TensorSpec], free: bool) -> str:
     )
 
 
-def _version() -> str:
-    code = "import sys; print('%d.%d' % sys.version_info[:2])"
-    return subprocess.run(
-        [str(PYTHON), "-c", code], check=True, capture_output=True, text=True
-    ).stdout.strip()
-
-
-def _site_packages() -> Path:
-    return VENV / f"lib/python{_version()}/site-packages"
+def _python() -> tuple[str, str]:
+    """Version of the peers' Python, such as 3.11, and the folder of libpython where it has one of its own."""
+    code = "import sys, sysconfig; print('%d.%d' % sys.version_info[:2]); print(sysconfig.get_config_var('LIBDIR'))"
+    done = subprocess.run([str(PYTHON), "-c", code], check=True, capture_output=True, text=True)
+    version, folder = done.stdout.splitlines()
+    return version, folder
