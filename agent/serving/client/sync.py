@@ -175,7 +175,6 @@ class _Link:
         self._sock = sock
         self._receiver = Receiver()
         self._wait_s = 0.0
-        self._local = sock.family == socket.AF_UNIX
 
     def exchange(self, parts: Parts, wait_s: float) -> Answer:
         """Send and receive. Raises Stale, ConnectionLost, DeadlineExceeded; the connection is closed then."""
@@ -203,7 +202,7 @@ class _Link:
 
     def _send(self, parts: Parts) -> bool:
         """False when the service does not take all of the request: it may have answered all the same."""
-        if not self._local and ended(self._sock):  # else TCP would take the request and lose it
+        if ended(self._sock):  # who has ended its side may still take requests, and lose them
             raise Stale
         try:
             sent = self._sock.sendmsg(parts)

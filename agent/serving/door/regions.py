@@ -21,8 +21,8 @@ from agent.serving.processes.process import ANSWER_S, Worker
 from agent.serving.protocol.numbers import whole
 
 SHM_FOLDER = Path("/dev/shm")  # noqa: S108  (where shm_open of the C library makes its files)
+# Of both one user may have half: nobody fills the table for the others.
 MAX_REGIONS = 256
-MAX_OWN_REGIONS = 128  # of one user: nobody fills the table for the others
 MAX_BYTES = 1 << 30
 MAX_NAME = 128
 
@@ -161,16 +161,17 @@ class RegionTable:
             raise RequestError(
                 409, f"shared memory region {region.name!r} is registered already; unregister it first"
             )
-        if len(self._regions) >= MAX_REGIONS or len(self.own(region.uid)) >= MAX_OWN_REGIONS:
+        own = self.own(region.uid)
+        if len(self._regions) >= MAX_REGIONS or len(own) >= MAX_REGIONS // 2:
             raise RequestError(
-                503, f"{len(self._regions)} shared memory regions are registered; unregister some"
+                503, f"{len(own)} shared memory regions are registered by this user; unregister some"
             )
-        used = sum(other.byte_size for other in self._regions.values())
-        if used + region.byte_size > self._max_bytes:
+        used, used_by_all = (sum(each.byte_size for each in some) for some in (own, self._regions.values()))
+        if used_by_all + region.byte_size > self._max_bytes or used + region.byte_size > self._max_bytes // 2:
             raise RequestError(
                 503,
-                f"{region.byte_size} more bytes of shared memory are too much: {used} of {self._max_bytes} are "
-                "registered; unregister some",
+                f"{region.byte_size} more bytes of shared memory are too much: {used} of {self._max_bytes // 2} are "
+                "registered by this user; unregister some",
             )
 
     async def _forget_removed(self) -> None:

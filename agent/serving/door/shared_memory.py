@@ -94,14 +94,24 @@ class SharedMemory:
     def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(BlockingIOError, InterruptedError, ConnectionAbortedError):
             sock, _ = listener.accept()
-            if len(self._clients) >= MAX_CLIENTS:
+            client = self._admit(sock)
+            if client is None:
                 sock.close()
                 return
-            client = _Client(peer_uid(sock))
             client.channel = Channel(
                 sock, lambda message: self._received(client, message), lambda: self._ended(client)
             )
             self._clients.add(client)
+
+    def _admit(self, sock: socket.socket) -> _Client | None:
+        """None when there are too many clients, half of them this user's, or its user cannot be told."""
+        try:
+            uid = peer_uid(sock)
+        except RequestError as error:
+            log.warning("%s", error)
+            return None
+        own = sum(client.uid == uid for client in self._clients)
+        return _Client(uid) if len(self._clients) < MAX_CLIENTS and own < MAX_CLIENTS // 2 else None
 
     def _received(self, client: _Client, message: Message) -> None:
         """Raises ValueError, KeyError or TypeError for nonsense: the channel is closed then."""

@@ -128,7 +128,6 @@ def test_names_belong_to_users() -> None:
 
 def test_there_is_room_for_so_many_and_so_much(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(regions, "MAX_REGIONS", 4)
-    monkeypatch.setattr(regions, "MAX_OWN_REGIONS", 2)
 
     async def steps(table: RegionTable, worker: FakeWorker) -> None:
         async def refused(candidate: Region) -> None:
@@ -136,14 +135,16 @@ def test_there_is_room_for_so_many_and_so_much(monkeypatch: pytest.MonkeyPatch) 
                 await table.add(candidate)
             assert caught.value.status == 503
 
+        await refused(region("a", uid=1, size=501))  # half of what there is
         for uid in (1, 2):
             for name in ("a", "b"):
                 await table.add(region(name, uid))
-            await refused(region("c", uid))
+            await refused(region("c", uid))  # half of those there are
         await refused(region("a", uid=3))
         await table.remove(1)
-        await refused(region("a", uid=3, size=1000))
-        await table.add(region("a", uid=3, size=1000 - 2 * SIZE))
+        await table.add(region("a", uid=3, size=500))
+        await refused(region("b", uid=4, size=501 - 2 * SIZE))
+        await table.add(region("b", uid=4, size=500 - 2 * SIZE))
 
     in_table(steps, max_bytes=1000)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 import time
 from collections.abc import Callable
@@ -103,6 +104,22 @@ def test_a_connection_that_ended_between_requests_is_replaced(make: Make, tmp_pa
         ended.set()
 
     with service(tmp_path, once, double, tcp=tcp) as address, make(address) as client:
+        client.infer("m", X)
+        assert ended.wait(10)
+        assert np.array_equal(client.infer("m", X)["y"], X["x"] * 2)
+
+
+def test_a_connection_of_which_the_service_ended_its_half_is_replaced(make: Make, tmp_path: Path) -> None:
+    """As servers do that let a last answer arrive: they still read, and throw away."""
+    ended = threading.Event()
+
+    def half(peer: Peer) -> None:
+        double(peer)
+        peer.sock.shutdown(socket.SHUT_WR)
+        ended.set()
+        assert peer.sock.recv(1) == b""
+
+    with service(tmp_path, half, double) as address, make(address) as client:
         client.infer("m", X)
         assert ended.wait(10)
         assert np.array_equal(client.infer("m", X)["y"], X["x"] * 2)
