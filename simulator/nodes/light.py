@@ -126,7 +126,7 @@ class LightWorker(Worker):
         """See ``Worker.stop``."""
         await self.end()
 
-    async def end(self) -> None:
+    async def end(self, fate: str = "") -> None:  # noqa: ARG002
         """Free the device."""
         if self._watching is not None:
             self._watching.cancel()

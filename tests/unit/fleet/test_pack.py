@@ -21,6 +21,7 @@ from agent.errors import (
 )
 from agent.fleet.overlays import write_overlay_model
 from agent.fleet.pack import pack
+from agent.hal import Session
 from agent.overlay.compiler import compile_graph
 from agent.overlay.programfile import write_program
 from agent.overlay.selftest import self_test_graph
@@ -242,7 +243,7 @@ def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
 def test_a_missing_runtime_says_what_to_install_or_to_skip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def gone(_: object) -> None:
+    def gone(_: object) -> Session:
         raise ImportError("No module named 'onnxruntime'")
 
     backend = cpu.BACKENDS["onnxruntime"]
