@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from agent.serving.http.connection import Connection
-from agent.serving.http.messages import Head, RequestError
+from agent.serving.http.messages import Head, RequestError, check_content_type
 from agent.serving.protocol.targets import Target
 
 MAX_BODY = 64 * 1024
-CONTENT_TYPES = ("", "application/json", "application/octet-stream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +37,7 @@ class Call:
 
 def body_memory(head: Head) -> memoryview:
     """Memory for the body, if any; RequestError 413 or 415 before a byte of it is read."""
-    kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES:
-        raise RequestError(415, f"Content-Type {kind[:64]!r} is not supported; send application/json")
+    check_content_type(head)
     if head.headers.get("content-encoding", "identity").lower() != "identity":
         raise RequestError(415, "compressed bodies are not supported here; send the body as it is")
     size = head.content_length or 0

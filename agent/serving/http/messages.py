@@ -17,6 +17,7 @@ from agent.errors import OverlaidError
 MAX_HEAD = 16 * 1024
 KNOWN_HEADS = 64  # remembered: a client's requests begin with the same bytes again and again
 JSON = "application/json"
+CONTENT_TYPES = ("", JSON, "application/octet-stream")
 RETRY = {"Retry-After": "1"}
 
 
@@ -71,6 +72,13 @@ class Reply:
         for name, value in self.headers.items():
             text += f"{name}: {value}\r\n"
         return (text + ("\r\n" if keep_alive else "Connection: close\r\n\r\n")).encode("latin-1")
+
+
+def check_content_type(head: Head) -> None:
+    """RequestError 415 for a body of another kind than this protocol's."""
+    kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in CONTENT_TYPES:
+        raise RequestError(415, f"Content-Type {kind[:64]!r} is not supported; send application/json")
 
 
 def json_reply(value: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Reply:

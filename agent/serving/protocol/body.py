@@ -12,11 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from agent.serving.http.messages import JSON, Head, Reply, RequestError
+from agent.serving.http.messages import JSON, Head, Reply, RequestError, check_content_type
 from agent.serving.protocol.request import HEADER_LENGTH
 from agent.types import TensorSpec
 
-CONTENT_TYPES = ("", "application/json", "application/octet-stream")
 ENCODINGS = {"gzip": 16 + zlib.MAX_WBITS, "x-gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 ALIGNMENT = 64  # of the first binary tensor: a cache line, and more than any instruction asks for
 LEAST_LIMIT = 1 << 20
@@ -39,9 +38,7 @@ def body_memory(head: Head, limit: int) -> memoryview:
 
     RequestError 411, 413 or 415 before a byte of it is read.
     """
-    kind = head.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in CONTENT_TYPES:
-        raise RequestError(415, f"Content-Type {kind[:64]!r} is not supported; send application/json")
+    check_content_type(head)
     _encoding(head)
     if head.content_length is None:
         raise RequestError(411, "the request has no Content-Length")
