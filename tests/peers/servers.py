@@ -36,7 +36,7 @@ class Served:
 
 def missing() -> str | None:
     """Why there are no peers on this machine, None when there are."""
-    return None if PYTHON.exists() else "no .venv-peers; `make test-peers` makes it"
+    return None if PYTHON.exists() else "no .venv-peers; `make peers` makes it"
 
 
 @dataclass(frozen=True, slots=True)
