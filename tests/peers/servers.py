@@ -83,8 +83,14 @@ def triton(folder: Path, models: Sequence[Served]) -> Iterator[Peer]:
     command = [str(server / "bin/tritonserver"), "--disable-auto-complete-config"]
     for key, value in options.items():
         command += [f"--{key}", str(value)]
-    with _running("triton", command, folder, environment, port) as peer:
-        yield peer
+    memory = f"triton-{os.getpid()}-{port}-"
+    command.append(f"--backend-config=python,shm-region-prefix-name={memory}")
+    try:
+        with _running("triton", command, folder, environment, port) as peer:
+            yield peer
+    finally:
+        for left in Path("/dev/shm").glob(f"{memory}*"):  # when it crashed
+            left.unlink()
 
 
 @contextmanager
