@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,6 @@ def connect_unix(path: str, kind: socket.SocketKind) -> socket.socket:
 
 def ended(sock: socket.socket) -> bool:
     """True when the other end has closed; nothing else may come between two requests."""
-    try:
-        sock.recv(1, socket.MSG_DONTWAIT | socket.MSG_PEEK)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(0))

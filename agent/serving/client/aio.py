@@ -24,7 +24,7 @@ from agent.serving.client.errors import (
     too_late,
 )
 from agent.serving.client.memory import SharedArrays
-from agent.serving.client.requests import Array, InferRequests, Outputs, Parts, get, model_path, unsent
+from agent.serving.client.requests import Array, InferRequests, Outputs, Request, get, model_path
 from agent.serving.client.sync import GRACE_S, WAIT_S
 
 
@@ -52,9 +52,9 @@ class AsyncClient:
         end = time.monotonic() + self._retry_s
         while True:
             try:
-                parts = self._requests.make(model, inputs, outputs, timeout_s, priority)
+                request = self._requests.make(model, inputs, outputs, timeout_s, priority)
                 async with self._free:
-                    link, answer = await self._exchange(parts, wait_s)
+                    link, answer = await self._exchange(request, wait_s)
                     self._put_back(link, answer)
                     return link.results.arrays(answer, outputs)
             except ModelNotFound:
@@ -108,19 +108,19 @@ class AsyncClient:
             self._put_back(link, answer)
             return document(answer)
 
-    async def _exchange(self, parts: Parts, wait_s: float) -> tuple[_Link, Answer]:
+    async def _exchange(self, request: Request, wait_s: float) -> tuple[_Link, Answer]:
         """Over a connection from before; when that has ended meanwhile, once over a new one."""
         if self._idle:
             link = self._idle.pop()
             try:
-                return link, await link.exchange(parts, wait_s)
+                return link, await link.exchange(request, wait_s)
             except Stale:  # what has ended one has probably ended all
                 while self._idle:
                     self._idle.pop().close()
         # On this machine connecting takes no time, or fails at once.
         link = _Link(self._address.connect())
         try:
-            return link, await link.exchange(parts, wait_s)
+            return link, await link.exchange(request, wait_s)
         except Stale as error:
             raise ServiceUnreachable("the service ended the connection before it took the request") from error
 
@@ -142,12 +142,12 @@ class _Link:
         self._receiver = Receiver()
         self._late = False
 
-    async def exchange(self, parts: Parts, wait_s: float) -> Answer:
+    async def exchange(self, request: Request, wait_s: float) -> Answer:
         """Send and receive. Raises Stale, ConnectionLost, DeadlineExceeded; the connection is closed then."""
         loop = asyncio.get_running_loop()
         timer = loop.call_later(wait_s, self._expire)
         try:
-            return await self._receive(loop, await self._send(loop, parts))
+            return await self._receive(loop, await self._send(loop, request))
         except BaseException as error:
             self.close()
             if self._late and isinstance(error, Exception):
@@ -164,16 +164,16 @@ class _Link:
         self._late = True
         self._sock.shutdown(socket.SHUT_RDWR)
 
-    async def _send(self, loop: asyncio.AbstractEventLoop, parts: Parts) -> bool:
+    async def _send(self, loop: asyncio.AbstractEventLoop, request: Request) -> bool:
         """False when the service does not take all of the request: it may have answered all the same."""
         if ended(self._sock):
             raise Stale
         try:
             try:
-                sent = self._sock.sendmsg(parts)
+                sent = self._sock.sendmsg(request.parts)
             except BlockingIOError:
                 sent = 0
-            for piece in unsent(parts, sent):
+            for piece in request.unsent(sent):
                 await loop.sock_sendall(self._sock, piece)
         except (BrokenPipeError, ConnectionResetError):
             return False

@@ -7,9 +7,10 @@ laid so that its first tensor is aligned.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +21,9 @@ from agent.serving.client.requests import Array, Outputs
 SMALL = 64 * 1024
 ALIGN = 64
 MAX_ANSWER = 1 << 30
+
+# Name, type, shape, offset behind the JSON, and bytes of an output; -1 bytes: in shared memory.
+Output = tuple[str, np.dtype[Any], tuple[int, ...], int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +37,7 @@ class Head:
     close: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """The body begins at ``start`` of ``memory``; ``lent``: the next answer is received into the same memory."""
 
     head: Head
@@ -106,7 +109,7 @@ class Results:
 
     def __init__(self) -> None:
         self._text: bytes | None = None
-        self._layout: list[tuple[str, str, tuple[int, ...], int, int]] = []
+        self._layout: list[Output] = []
 
     def arrays(self, answer: Answer, outputs: Outputs) -> dict[str, Array]:
         """Output arrays by name; those of ``outputs`` that lie in shared memory are the arrays given.
@@ -117,22 +120,21 @@ class Results:
         if head.status != 200:
             raise error_of(answer)
         json_end = answer.start + head.split
-        text = bytes(memoryview(answer.memory)[answer.start : json_end])
+        text = answer.memory[answer.start : json_end]  # of a bytearray, or of a large answer's uint8 array
+        if not answer.lent:
+            text = text.tobytes()
         if text != self._text:
-            self._layout = _layout(text, head.length - head.split)
+            self._layout = _layout(bytes(text), head.length - head.split)
             self._text = text
-        given: Mapping[str, Array] = outputs if isinstance(outputs, Mapping) else {}
-        results = {}
-        for name, datatype, shape, offset, size in self._layout:
-            if size < 0 and name in given:
-                results[name] = given[name]
-            elif size < 0:
-                raise _nonsense()
-            elif datatype == "BYTES":
-                at = json_end + offset
+        results: dict[str, Array] = {}
+        for name, kind, shape, offset, size in self._layout:
+            at = json_end + offset
+            if size < 0:
+                results[name] = _given(outputs, name)
+            elif kind.hasobject:
                 results[name] = unpack_strings(memoryview(answer.memory)[at : at + size], shape)
             else:
-                array: Array = np.ndarray(shape, DTYPES[datatype], answer.memory, json_end + offset)
+                array: Array = np.ndarray(shape, kind, answer.memory, at)
                 results[name] = array.copy() if answer.lent or not array.flags.aligned else array
         return results
 
@@ -157,28 +159,27 @@ def error_of(answer: Answer) -> Exception:
     return refusal(answer.head.status, text, answer.head.retry_after)
 
 
-def _layout(text: bytes, nbytes: int) -> list[tuple[str, str, tuple[int, ...], int, int]]:
-    """Name, datatype, shape, offset behind the JSON, and bytes of each output; -1 bytes: in shared memory."""
-    layout = []
+def _given(outputs: Outputs, name: str) -> Array:
+    """The array in shared memory that the request named."""
+    if not isinstance(outputs, Mapping) or name not in outputs:
+        raise _nonsense()
+    return outputs[name]
+
+
+def _layout(text: bytes, nbytes: int) -> list[Output]:
+    layout: list[Output] = []
     at = 0
     try:
         for entry in json.loads(text)["outputs"]:
-            name, datatype, shape = (
-                str(entry["name"]),
-                str(entry["datatype"]),
-                tuple(map(int, entry["shape"])),
-            )
+            name, kind, shape = str(entry["name"]), DTYPES[entry["datatype"]], tuple(map(int, entry["shape"]))
             parameters = entry.get("parameters", {})
             if "shared_memory_region" in parameters:
-                layout.append((name, datatype, shape, 0, -1))
+                layout.append((name, kind, shape, 0, -1))
                 continue
             size = int(parameters["binary_data_size"])
-            layout.append((name, datatype, shape, at, size))
+            layout.append((name, kind, shape, at, size))
             at += size
-            plain = datatype != "BYTES"
-            if size < 0 or (
-                plain and size != DTYPES[datatype].itemsize * int(np.prod(shape, dtype=np.int64))
-            ):
+            if size < 0 or (not kind.hasobject and size != kind.itemsize * math.prod(shape)):
                 raise ValueError("a size that does not fit its shape")
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise _nonsense() from error

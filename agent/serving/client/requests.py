@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
@@ -20,30 +20,38 @@ from agent.serving.client.errors import BadRequest
 Array = NDArray[Any]
 Place = tuple[str, int]  # a shared memory region's name, and the offset in it
 Outputs = Sequence[str] | Mapping[str, Array] | None
-Parts = list[Any]  # objects with the buffer protocol
 
-MAX_HEADS = 256
+MAX_KNOWN = 256
 MAX_TIMEOUT_S = 86_400.0
 
 
-def get(path: str) -> Parts:
+class Request(NamedTuple):
+    """``parts``: objects with the buffer protocol, to send one after the other; ``size``: their bytes."""
+
+    parts: list[Any]
+    size: int
+
+    def unsent(self, sent: int) -> list[memoryview]:
+        """What is left when ``sent`` bytes have gone."""
+        left: list[memoryview] = []
+        if sent == self.size:
+            return left
+        for part in self.parts:
+            view = memoryview(part).cast("B")
+            if sent < len(view):
+                left.append(view[sent:])
+            sent = max(0, sent - len(view))
+        return left
+
+
+def get(path: str) -> Request:
     """A request without a body."""
-    return [f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()]
+    head = f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode()
+    return Request([head], len(head))
 
 
 def model_path(model: str, tail: str = "") -> str:
     return f"/v2/models/{quote(model, safe='')}{tail}"
-
-
-def unsent(parts: Parts, sent: int) -> list[memoryview]:
-    """What is left of a request of which ``sent`` bytes have gone."""
-    left = []
-    for part in parts:
-        view = memoryview(part).cast("B")
-        if sent < len(view):
-            left.append(view[sent:])
-        sent = max(0, sent - len(view))
-    return left
 
 
 class InferRequests:
@@ -54,7 +62,7 @@ class InferRequests:
 
     def __init__(self, place: Callable[[Array], Place | None]) -> None:
         self._place = place
-        self._heads: dict[Any, bytes] = {}
+        self._known: dict[Any, tuple[bytes, int]] = {}
 
     def make(
         self,
@@ -63,34 +71,33 @@ class InferRequests:
         outputs: Outputs,
         timeout_s: float | None,
         priority: int,
-    ) -> Parts:
-        """The pieces to send one after the other; arrays are not copied. Raises BadRequest."""
-        parts: Parts = [b""]
+    ) -> Request:
+        """Arrays are not copied. Raises BadRequest."""
+        parts: list[Any] = [b""]
         tensors: list[tuple[Any, ...]] = []
-        for name, array in inputs.items():
-            datatype = _PLAIN.get(array.dtype.str) if type(array) is np.ndarray else None
-            data: Any = array
-            if datatype is None or not array.flags.c_contiguous:
-                datatype, data = _sendable(name, array)
+        for name, value in inputs.items():
+            if type(value) is np.ndarray and value.dtype in _PLAIN and value.flags.c_contiguous:
+                kind, shape, data, size = value.dtype, value.shape, value, value.nbytes
+            else:
+                kind, shape, data, size = _sendable(name, value)
             place = self._place(data)
             if place is None:
                 parts.append(data)
-            size = data.nbytes if type(data) is np.ndarray else len(data)
-            tensors.append((name, datatype, np.shape(array), size, place))
-        wanted = self._wanted(outputs)
+            tensors.append((name, kind, shape, size, place))
+        wanted = self._wanted(outputs) if outputs else ()
         key = (model, timeout_s, priority, wanted, *tensors)
-        head = self._heads.get(key)
-        if head is None:
+        known = self._known.get(key)
+        if known is None:
             head = _head(model, tensors, wanted, timeout_s, priority)
-            if len(self._heads) >= MAX_HEADS:
-                self._heads.clear()
-            self._heads[key] = head
-        parts[0] = head
-        return parts
+            known = head, len(head) + sum(size for *_, size, place in tensors if place is None)
+            if len(self._known) >= MAX_KNOWN:
+                self._known.clear()
+            self._known[key] = known
+        parts[0], size = known
+        return Request(parts, size)
 
     def _wanted(self, outputs: Outputs) -> tuple[Any, ...]:
-        if not outputs:
-            return ()
+        assert outputs is not None
         if not isinstance(outputs, Mapping):
             return tuple((name, None) for name in outputs)
         return tuple((name, (*self._shared(name, array), array.nbytes)) for name, array in outputs.items())
@@ -104,11 +111,12 @@ class InferRequests:
         return place
 
 
-_PLAIN = {dtype.str: name for dtype, name in NAMES.items() if dtype.kind in "biuf"}
+_PLAIN = {dtype: name for dtype, name in NAMES.items() if dtype.kind in "biuf"}
 
 
-def _sendable(name: str, value: Any) -> tuple[str, Any]:
-    """The datatype of anything like an array, and its bytes: an array in C order, or the binary form of strings."""
+def _sendable(name: str, value: Any) -> tuple[Any, tuple[int, ...], Any, int]:
+    """Of anything like an array: its type, None for strings; its shape; its bytes, an array in C order or the binary
+    form of strings; their number."""
     array = np.asarray(value)
     if array.dtype.kind in "OSU":
         try:
@@ -117,13 +125,14 @@ def _sendable(name: str, value: Any) -> tuple[str, Any]:
             raise BadRequest(f"input {name!r}: an array of objects must hold str or bytes only") from error
         packed = np.empty(len(strings), object)
         packed[:] = strings
-        return "BYTES", pack_strings(packed)
+        data = pack_strings(packed)
+        return None, array.shape, data, len(data)
     plain = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).reshape(array.shape)
-    if plain.dtype.str not in _PLAIN:
+    if plain.dtype not in _PLAIN:
         raise BadRequest(
             f"input {name!r}: numpy's {array.dtype} is no datatype of the protocol; convert it (astype)"
         )
-    return _PLAIN[plain.dtype.str], plain
+    return plain.dtype, plain.shape, plain, plain.nbytes
 
 
 def _head(
@@ -151,9 +160,8 @@ def _head(
     ).encode() + text
 
 
-def _input(
-    name: str, datatype: str, shape: tuple[int, ...], size: int, place: Place | None
-) -> dict[str, Any]:
+def _input(name: str, kind: Any, shape: tuple[int, ...], size: int, place: Place | None) -> dict[str, Any]:
+    datatype = "BYTES" if kind is None else _PLAIN[kind]
     parameters = {"binary_data_size": size} if place is None else _region(*place, size)
     return {"name": name, "shape": list(shape), "datatype": datatype, "parameters": parameters}
 

@@ -26,7 +26,7 @@ from agent.serving.client.errors import (
     too_late,
 )
 from agent.serving.client.memory import SharedArrays
-from agent.serving.client.requests import Array, InferRequests, Outputs, Parts, get, model_path, unsent
+from agent.serving.client.requests import Array, InferRequests, Outputs, Request, get, model_path
 
 WAIT_S = 60.0  # for an answer, when the request has no time-out of its own
 GRACE_S = 5.0  # the service answers requests that are too late itself
@@ -122,8 +122,8 @@ class Client:
         priority: int,
         wait_s: float,
     ) -> dict[str, Array]:
-        parts = self._requests.make(model, inputs, outputs, timeout_s, priority)
-        link, answer = self._exchange(parts, wait_s)
+        request = self._requests.make(model, inputs, outputs, timeout_s, priority)
+        link, answer = self._exchange(request, wait_s)
         try:
             return link.results.arrays(answer, outputs)
         finally:
@@ -136,7 +136,7 @@ class Client:
         finally:
             self._put_back(link, answer)
 
-    def _exchange(self, parts: Parts, wait_s: float) -> tuple[_Link, Answer]:
+    def _exchange(self, request: Request, wait_s: float) -> tuple[_Link, Answer]:
         """Over a connection from before; when that has ended meanwhile, once over a new one."""
         if os.getpid() != self._process:  # after a fork these connections are the parent's
             self._process, self._idle = os.getpid(), []
@@ -146,12 +146,12 @@ class Client:
             link = _Link(self._address.connect())
         else:
             try:
-                return link, link.exchange(parts, wait_s)
+                return link, link.exchange(request, wait_s)
             except Stale:  # what has ended one has probably ended all
                 self._drop_idle()
                 link = _Link(self._address.connect())
         try:
-            return link, link.exchange(parts, wait_s)
+            return link, link.exchange(request, wait_s)
         except Stale as error:
             raise ServiceUnreachable("the service ended the connection before it took the request") from error
 
@@ -176,12 +176,12 @@ class _Link:
         self._receiver = Receiver()
         self._wait_s = 0.0
 
-    def exchange(self, parts: Parts, wait_s: float) -> Answer:
+    def exchange(self, request: Request, wait_s: float) -> Answer:
         """Send and receive. Raises Stale, ConnectionLost, DeadlineExceeded; the connection is closed then."""
         try:
             if wait_s != self._wait_s:
                 self._limit(wait_s)
-            whole = self._send(parts)
+            whole = self._send(request)
             return self._receive(whole)
         except BlockingIOError:
             self.close()
@@ -200,13 +200,13 @@ class _Link:
             self._sock.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", int(seconds), int(rest * 1e6)))
         self._wait_s = wait_s
 
-    def _send(self, parts: Parts) -> bool:
+    def _send(self, request: Request) -> bool:
         """False when the service does not take all of the request: it may have answered all the same."""
         if ended(self._sock):  # who has ended its side may still take requests, and lose them
             raise Stale
         try:
-            sent = self._sock.sendmsg(parts)
-            for piece in unsent(parts, sent):
+            sent = self._sock.sendmsg(request.parts)
+            for piece in request.unsent(sent):
                 self._sock.sendall(piece)
         except (BrokenPipeError, ConnectionResetError):
             return False

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from agent.serving.client.answers import Answer, Receiver, Results
 from agent.serving.client.errors import BadRequest, InferenceFailed
-from agent.serving.client.requests import InferRequests, unsent
+from agent.serving.client.requests import InferRequests, Request
 from agent.serving.http.messages import parse_head
 from agent.serving.protocol.data import Array
 from agent.serving.protocol.header import RegionSlice, Wanted
@@ -20,8 +20,9 @@ from agent.serving.protocol.response import encode
 from tests.unit.serving.requests import Memory, specs, tensors
 
 
-def read(parts: list[Any], given_specs: Any, memory: Any = None) -> InferRequest:
-    data = b"".join(memoryview(part).cast("B") for part in parts)
+def read(made: Request, given_specs: Any, memory: Any = None) -> InferRequest:
+    data = b"".join(memoryview(part).cast("B") for part in made.parts)
+    assert len(data) == made.size
     end = data.index(b"\r\n\r\n") + 4
     head = parse_head(data[:end])
     assert head.path == "/v2/models/a%20b/infer" and head.content_length == len(data) - end
@@ -107,16 +108,16 @@ def test_other_answers_are_named(body: bytes) -> None:
 def test_what_is_unsent_is_the_rest(parts: list[bytes], data: st.DataObject) -> None:
     whole = b"".join(parts)
     sent = data.draw(st.integers(0, len(whole)))
-    assert b"".join(unsent(list(parts), sent)) == whole[sent:]
+    assert b"".join(Request(list(parts), len(whole)).unsent(sent)) == whole[sent:]
 
 
 def test_arrays_in_shared_memory_are_named_not_sent() -> None:
     x, y = np.arange(8, dtype=np.float32).reshape(2, 4), np.zeros((2, 4), np.float32)
     places = {id(x): ("r", 16), id(y): ("r", 64)}
     requests = InferRequests(lambda value: places.get(id(value)))
-    parts = requests.make("a b", {"x": x}, {"x": y}, None, 0)
-    request = read(parts, specs({"x": x}), Memory(r=bytes(16) + x.tobytes()))
-    assert len(parts) == 1 and np.array_equal(request.tensors["x"], x)
+    made = requests.make("a b", {"x": x}, {"x": y}, None, 0)
+    request = read(made, specs({"x": x}), Memory(r=bytes(16) + x.tobytes()))
+    assert len(made.parts) == 1 and np.array_equal(request.tensors["x"], x)
     assert request.outputs[0].region == RegionSlice("r", 64, 32)
     with pytest.raises(BadRequest, match=r"Client.shared\(\)"):
         requests.make("a b", {"x": x}, {"x": y.copy()}, None, 0)
