@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from dataclasses import replace
 
 import pytest
@@ -19,6 +20,7 @@ from agent.serving.door.node import Energy, NodeState, Rail
 from agent.serving.pool import WorkerStatus
 from agent.types import Binding, BindingStatus, Budget, Candidate, ModelStatus, PowerSample, State
 from tests.system.serving_models import bare_node
+from tests.system.stage import ROOT
 
 CANDIDATE = Candidate("int8", "onnxruntime", "cpu")
 Samples = dict[tuple[str, tuple[tuple[str, str], ...]], float]
@@ -87,6 +89,9 @@ def test_what_is_known_of_node_and_models() -> None:
     metrics.worker("m", status, 5)
     metrics.worker("absent", None, 0)
     samples = parse(metrics.text())
+    shown = set(re.findall(r"^# TYPE (\w+)", metrics.text().decode(), re.MULTILINE))
+    table = (ROOT / "docs/serving.md").read_text().partition("\n## Metrics\n")[2].partition("\n| Metric")[2]
+    assert set(re.findall(r"`((?:overlaid|process)_\w+)`", table)) == shown
     model_label, rail = ("model", "m"), (("rail", "package-0"), ("tag", "measured"))
     want = {
         ("overlaid_info", (("node", "bare"), ("site", "test"), ("version", "0"))): 1,
