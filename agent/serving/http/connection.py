@@ -211,7 +211,7 @@ class Connection(asyncio.BufferedProtocol):
         while self.idle and not self._transport.is_closing():
             while self._filled >= 2 and self._buffer.startswith(b"\r\n"):  # some clients end bodies with it
                 self._take(2)
-            end = self._buffer.find(b"\r\n\r\n", 0, self._filled)
+            end = self._buffer.find(b"\r\n\r\n", 0, min(self._filled, MAX_HEAD))
             if end < 0:
                 self._await_head()
                 break

@@ -16,6 +16,7 @@ from agent.errors import OverlaidError
 
 MAX_HEAD = 16 * 1024
 KNOWN_HEADS = 64  # remembered: a client's requests begin with the same bytes again and again
+VERSIONS = ("1.0", "1.1")
 JSON = "application/json"
 CONTENT_TYPES = ("", JSON, "application/octet-stream")
 RETRY = {"Retry-After": "1"}
@@ -116,13 +117,16 @@ def parse_head(data: bytes) -> Head:
             parser.feed_data(data)
         if not collector.complete:
             raise RequestError(400, "not an HTTP/1.1 request: the head is incomplete")
+        version = parser.get_http_version()
+        if version not in VERSIONS:  # the parser still takes HTTP/0.9, which has no heads
+            raise RequestError(400, f"not an HTTP/1.1 request but one of HTTP/{version}")
         path = httptools.parse_url(collector.url).path or b"/"
         length = collector.headers.get("content-length")
         return Head(
             method=parser.get_method().decode("latin-1"),
             path=path.decode("latin-1"),
             headers=collector.headers,
-            keep_alive=_keeps_alive(parser.get_http_version(), collector.headers.get("connection", "")),
+            keep_alive=_keeps_alive(version, collector.headers.get("connection", "")),
             content_length=None if length is None else int(length),
         )
     except (httptools.HttpParserError, ValueError) as error:

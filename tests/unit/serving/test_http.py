@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.serving.http.connection import Connection
-from agent.serving.http.messages import Head, Reply, RequestError, json_reply, parse_head
+from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, json_reply, parse_head
 from agent.serving.protocol.targets import Target, check_method, parse_target
 
 
@@ -26,7 +26,11 @@ def test_a_head_is_parsed() -> None:
     [
         b"\x16\x03\x01\x02\x00",  # TLS
         b"GET\r\n\r\n",
+        b"GET /\r\n\r\n",
+        b"GET /\nHost: h\r\n\r\n",
+        b"GET / HTTP/1.1\nHost: h\r\n\r\n",
         b"GET / HTTP/9.9\r\n\r\n",
+        b"PRI * HTTP/2.0\r\n\r\n",
         b"GET / HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: -1\r\n\r\n",
         b"POST / HTTP/1.1\r\nContent-Length: 99999999999999999999999\r\n\r\n",
@@ -176,6 +180,25 @@ def test_a_client_that_does_not_read_is_not_served_on() -> None:
         assert len(handler.away) == 1
 
     talk(steps)
+
+
+@pytest.mark.parametrize(("size", "status"), [(MAX_HEAD, b"200"), (MAX_HEAD + 1, b"431")])
+def test_a_head_may_have_16_kb_however_it_arrives(size: int, status: bytes) -> None:
+    head = b"GET /x HTTP/1.1\r\nX: " + b"x" * (size - 24) + b"\r\n\r\n"
+    assert len(head) == size
+
+    async def whole(client: Client, handler: Echo, connection: Connection) -> None:
+        client[1].write(head)
+        assert (await client[0].readuntil(b"\r\n")).split()[1] == status
+
+    async def in_two(client: Client, handler: Echo, connection: Connection) -> None:
+        client[1].write(head[:-1])
+        await asyncio.sleep(0.05)
+        client[1].write(head[-1:])
+        assert (await client[0].readuntil(b"\r\n")).split()[1] == status
+
+    talk(whole)
+    talk(in_two)
 
 
 def test_expect_100_continue() -> None:
