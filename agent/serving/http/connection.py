@@ -129,7 +129,7 @@ class Connection(asyncio.BufferedProtocol):
         """Close, after an answer to what somebody else has read, unless that one began to answer."""
         if reply is None:
             self._state, self._deadline = _State.LINGER, self._loop.time() + LINGER_S
-            self._transport.write_eof()
+            self._end_sending()
         else:
             self._keep_alive = False
             self._send(reply)
@@ -294,9 +294,15 @@ class Connection(asyncio.BufferedProtocol):
         if self._keep_alive:
             return
         if linger:
-            self._transport.write_eof()
+            self._end_sending()
         else:
             self._transport.close()
+
+    def _end_sending(self) -> None:
+        try:
+            self._transport.write_eof()
+        except OSError:  # the client has reset the connection; asyncio's own loop shuts it down at once
+            self._transport.abort()
 
     def _take(self, size: int) -> None:
         """Drop the first bytes of the buffer."""

@@ -55,19 +55,21 @@ class Custody:
         self._vitals.states[slot] = BUSY if busy else IDLE
         return slot
 
-    def release(self, slot: int) -> Orphan:
-        """The worker gives a connection back, or never got it."""
+    def release(self, slot: int) -> Orphan | None:
+        """The worker gives a connection back. None for one that is not under custody: it has ended with this."""
         copy, door = self._take(slot)
-        if copy < 0:
-            raise ValueError(f"the connection in slot {slot} was never seen here")
-        return Orphan(as_socket(copy), door, IDLE)
+        return None if copy < 0 else Orphan(as_socket(copy), door, IDLE)
+
+    def drop(self, slot: int) -> None:
+        """The connection has ended, or the worker never got it."""
+        copy, _ = self._take(slot)
+        if copy >= 0:
+            os.close(copy)
 
     def received(self, message: Message) -> None:
         """``closed`` and ``opened``, in this order: a slot may be told of in both."""
         for slot in message.head.get("closed", ()):
-            copy, _ = self._take(int(slot))
-            if copy >= 0:
-                os.close(copy)
+            self.drop(int(slot))
         if "opened" not in message.head:
             return
         slot = int(message.head["opened"])

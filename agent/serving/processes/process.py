@@ -152,7 +152,7 @@ class Worker:
         try:
             self._channel.send({"op": "connection", "door": door, "slot": slot}, unread, [fd])
         except WorkerError:
-            self._custody.release(slot).sock.close()
+            self._custody.drop(slot)
             raise
 
     def _kill(self) -> None:
@@ -207,7 +207,8 @@ class Worker:
         elif head["op"] == "connection":
             elsewhere = bool(head["elsewhere"])
             connection = self._custody.release(int(head["slot"]))
-            self._on_connection(self, connection.sock, message.payload, connection.door, elsewhere)
+            if connection is not None:
+                self._on_connection(self, connection.sock, message.payload, connection.door, elsewhere)
         elif head["op"] == "slots":
             self._custody.received(message)
         else:

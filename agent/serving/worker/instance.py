@@ -29,8 +29,13 @@ class Instance:
     def work(self, task: Callable[[Session], T], done: Callable[[T | Exception], None]) -> None:
         """``task(session)`` on the instance's thread, then ``done`` on the loop with its result or what it raised."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._live, name="inference", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._live, name="inference", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no memory for its stack
+                self._loop.call_soon(done, error)
+                return
+            self._thread = thread
         self._work.put((task, done))
 
     def close(self) -> None:

@@ -295,5 +295,7 @@ def test_a_daemon_short_of_descriptors_does_not_blame_the_worker() -> None:
         sides.custody.received(Message({"opened": PASSED, "closed": []}, b"", []))
         sides.custody.received(Message({"closed": [PASSED]}, b"", []))
         assert len(sides.custody) == 0
+        sides.custody.received(Message({"opened": PASSED, "closed": []}, b"", []))
+        assert sides.custody.release(PASSED) is None and len(sides.custody) == 0
 
     play(steps)

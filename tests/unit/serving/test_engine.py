@@ -277,6 +277,32 @@ def test_instances_run_at_the_same_time_each_with_its_session(tmp_path: Path) ->
     asyncio.run(run())
 
 
+def test_an_instance_that_gets_no_thread_is_free_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_thread(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    async def run() -> None:
+        sessions = [Gated(), Gated()]
+        engine = await slow_engine(tmp_path, *sessions)
+        first, told = job(0.0)
+        engine.submit(first)
+        with monkeypatch.context() as scarce:
+            scarce.setattr(threading.Thread, "start", no_thread)
+            second, failed = job(1.0)
+            engine.submit(second)
+            assert "can't start new thread" in str(await failed)
+        third, answered = job(2.0)
+        engine.submit(third)
+        sessions[1].gate.release()
+        assert (await answered)["y"][0, 0] == 4 and not told.done()
+        sessions[0].gate.release()
+        await told
+
+    asyncio.run(run())
+
+
 def test_a_run_takes_several_that_wait_and_a_bad_one_spoils_it_for_nobody(tmp_path: Path) -> None:
     async def run() -> None:
         session = Gated()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import struct
 from collections.abc import Awaitable, Callable
 
 import pytest
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.serving.http.connection import Connection
+from agent.serving.http.connections import Connections
 from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, json_reply, parse_head
 from agent.serving.protocol.targets import Target, check_method, parse_target
 
@@ -248,3 +250,27 @@ def test_http_1_0_is_closed_after_the_answer() -> None:
 )
 def test_who_wants_the_connection_closed_gets_it_closed(head: bytes, goes_on: bool) -> None:
     assert parse_head(head).keep_alive is goes_on
+
+
+def test_a_client_that_is_gone_already_needs_no_answer() -> None:
+    """Its worker died, and it did not wait to hear of it."""
+
+    async def run() -> None:
+        complaints: list[object] = []
+        loop = asyncio.get_running_loop()
+        loop.set_exception_handler(lambda _, context: complaints.append(context))
+        handler = Echo()
+        connections = Connections(handler)
+        for reply in (None, RequestError(503, "its worker is gone").reply()):
+            with socket.create_server(("127.0.0.1", 0)) as server:
+                client = socket.create_connection(server.getsockname())
+                ours, _ = server.accept()
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            client.close()
+            connections.dismiss(ours, reply)
+        while len(connections):
+            await asyncio.sleep(0.005)
+        await connections.close()
+        assert not complaints
+
+    asyncio.run(run())
