@@ -21,6 +21,7 @@ from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.http.listeners import listen_tcp, listen_unix
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError
+from agent.serving.http.sites import check_site
 from agent.serving.pool import Pool
 from agent.serving.processes.process import Worker
 from agent.serving.protocol.targets import check_method, parse_target
@@ -86,6 +87,7 @@ class FrontDoor:
 
     def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
         """Ask for the body of a request to the server itself, or pass the connection on."""
+        check_site(connection, head)
         target = parse_target(head.path)
         if target.model is not None:
             self._pass_on(connection, self._worker(target.model))

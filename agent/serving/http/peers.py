@@ -33,6 +33,11 @@ class Peer:
         return int(self._transport.get_extra_info("socket").fileno())
 
     @property
+    def over_tcp(self) -> bool:
+        """It came to an address, which browsers reach as well, and not to a Unix socket."""
+        return bool(self._transport.get_extra_info("socket").family == socket.AF_INET)
+
+    @property
     def uid(self) -> int:
         """Its user, looked up once; RequestError 403 when that cannot be told."""
         if self._uid is None:

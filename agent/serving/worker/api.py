@@ -14,6 +14,7 @@ from agent.errors import OverlaidError, TensorError, one_line
 from agent.histogram import Histogram
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
+from agent.serving.http.sites import check_site
 from agent.serving.processes.limits import memory_text, out_of_memory
 from agent.serving.protocol.body import body_limit, body_memory, compressed, plain_body
 from agent.serving.protocol.request import HEADER_LENGTH, Decoder, InferRequest
@@ -79,6 +80,7 @@ class ModelApi:
         if self.draining:
             self._give_back(connection, False)
             return None
+        check_site(connection, head)
         try:
             target = parse_target(head.path)
         except RequestError:
