@@ -8,7 +8,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from onnx import NodeProto, TensorProto, helper
 from agent.hal import ModelFile
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.pool import Pool, PoolEvent
-from agent.serving.processes.vitals import Patience
+from agent.serving.processes.vitals import Patience, Vitals
 from agent.serving.spec import Golden, WorkerSpec
 from agent.types import TensorSpec
 from tests.system.serving_models import bare_node, make_spec
@@ -108,10 +108,22 @@ class Node:
             await self.pool.route(spec.model, worker)
 
     async def close(self) -> None:
-        for client in self._clients:
-            client.close()
+        self.forget_clients()
         await self.door.stop()
         await self.pool.close()
+
+    def vitals(self, model: str) -> Vitals:
+        """What the model's worker shows of itself."""
+        worker = self.pool.worker(model)
+        assert worker is not None and worker.vitals is not None
+        return worker.vitals
+
+    def forget_clients(self, keep: Sequence[Client] = ()) -> None:
+        """Close the connections of all others."""
+        for client in self._clients:
+            if client not in keep:
+                client.close()
+        self._clients = list(keep)
 
     def pid(self, model: str) -> int:
         status = self.pool.status(model)
@@ -124,7 +136,7 @@ class Node:
     async def until(self, condition: Callable[[], bool], seconds: float = 30.0) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, self.events
+            assert time.monotonic() < deadline, [event for event in self.events if event.kind != "stats"]
             await asyncio.sleep(0.01)
 
     async def restarted(self, model: str, times: int = 1) -> None:
@@ -197,7 +209,8 @@ def scenario(
 
     def bystander(node: Node) -> None:
         nonlocal served
-        client = node.client("triple")
+        assert node.door.address is not None
+        client = Client(node.door.address, "triple")
         while not stop:
             assert client.infer() == 200
             served += 1

@@ -128,7 +128,6 @@ class FrontDoor:
         try:
             connection.hand_over(send)
         except WorkerError as error:
-            log.warning("connection for %s not passed on: %s", worker.spec.model, error)
             raise RequestError(
                 503, f"model {worker.spec.model!r} is busy: {error}; try again", RETRY
             ) from error

@@ -48,12 +48,13 @@ class Connection(asyncio.BufferedProtocol):
         seat: Seat | None = None,
     ) -> None:
         self.door = door
+        self.served = False  # a request at least
         self.seat = seat
         self._states = seat.states if seat else bytearray(1)
         self._slot = seat.slot if seat else 0
         self.peer: Peer
         self._handler = handler
-        self._once = once
+        self.once = once
         self._loop = asyncio.get_running_loop()
         # One byte more than it comes with: uvloop may read before the first look at what is there.
         self._buffer = bytearray(max(MAX_HEAD, len(unread)) + 1)
@@ -94,22 +95,27 @@ class Connection(asyncio.BufferedProtocol):
 
     @property
     def leaving(self) -> bool:
-        """It is being closed."""
-        return self._state is not _State.NEW and self._transport.is_closing()
+        """It is being closed, or will be soon."""
+        return self.lingering or (self._state is not _State.NEW and self._transport.is_closing())
+
+    @property
+    def lingering(self) -> bool:
+        """Open only so that its client may read an answer."""
+        return self._state is _State.LINGER and not self._transport.is_closing()
 
     @property
     def dispensable(self) -> tuple[bool, float] | None:
-        """Sorts connections that wait for their clients: those between requests, then those that wait longest.
+        """Sorts connections that wait for their clients: those that were of no use yet first, then by patience left.
 
         None while a request is worked on.
         """
         if self._waits_for_us or self.leaving:
             return None
-        return not self.idle or self._filled > 0, self._deadline
+        return self.served, self._deadline
 
     def make_way(self) -> None:
         """Close a dispensable connection for another one's sake."""
-        if self._blocked or self._state is _State.LINGER:
+        if self._blocked:
             self._transport.abort()
         elif self._state is _State.BODY or self._filled:
             error = RequestError(408, "the request came too slowly while others waited for a connection")
@@ -238,7 +244,7 @@ class Connection(asyncio.BufferedProtocol):
             head = parse_head(bytes(self._buffer[:size]))
             self._only_head = head.method == "HEAD"
             self._keep_alive = (
-                head.keep_alive and not head.has_body and not self._once
+                head.keep_alive and not head.has_body and not self.once
             )  # a refused body is not read
             answer = self._handler.on_head(self, head)
         except RequestError as error:
@@ -282,6 +288,7 @@ class Connection(asyncio.BufferedProtocol):
 
     def _send(self, reply: Reply, linger: bool = True) -> None:
         self._states[self._slot] = ANSWERING
+        self.served = True
         self._state = _State.HEAD if self._keep_alive else _State.LINGER
         self._deadline = self._loop.time() + (IDLE_S if self._keep_alive else LINGER_S)
         # Not writelines(): in Python 3.12 and 3.13 it does not tell when the peer does not read.

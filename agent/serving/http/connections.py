@@ -72,7 +72,9 @@ class Connections:
         """Serve a connected socket whose bytes ``unread`` were already received elsewhere."""
         if len(self) >= MAX_ADOPTED:
             self._make_room(MAX_ADOPTED)
-        self._add(sock, Connection(self._handler, door, unread, IDLE_S, seat=seat))
+        connection = Connection(self._handler, door, unread, IDLE_S, seat=seat)
+        connection.served = not unread
+        self._add(sock, connection)
 
     def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
         """Answer a request that was read elsewhere, unless somebody began to; then close."""
@@ -107,11 +109,12 @@ class Connections:
     def _make_room(self, limit: int) -> bool:
         """Close a connection that waits for its client, if one must go; False when none does.
 
-        So those who connect and say nothing, or say it slowly, push each other out.
+        So those who connect and say nothing, or say it slowly, push each other out before anybody else.
         """
-        if sum(not connection.leaving for connection in self._open) < limit:
+        staying = [one for one in self._open if not one.once and not one.leaving]
+        if len(staying) < limit:
             return True
-        waiting = [(order, connection) for connection in self._open if (order := connection.dispensable)]
+        waiting = [(order, connection) for connection in staying if (order := connection.dispensable)]
         if not waiting:
             return False
         min(waiting, key=lambda pair: pair[0])[1].make_way()
@@ -119,9 +122,12 @@ class Connections:
 
     def _add(self, sock: socket.socket, connection: Connection) -> None:
         if len(self) >= MAX_OPEN:
-            sock.close()
-            self.forget(connection)
-            return
+            lingering = next((one for one in self._open if one.lingering), None)
+            if lingering is None:
+                sock.close()
+                self.forget(connection)
+                return
+            lingering.abort()
         self._open.add(connection)
         task = self._loop.create_task(self._start(sock, connection))
         self._starting.add(task)
@@ -179,7 +185,7 @@ class _Dismissed(Connection):
     """Says its reply, if any, and closes."""
 
     def __init__(self, handler: Handler, reply: Reply | None) -> None:
-        super().__init__(handler, door=True)
+        super().__init__(handler, door=True, once=True)
         self._last = reply
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
