@@ -32,7 +32,7 @@ MAX_WAITING = 16  # messages
 MAX_WAITING_BYTES = 1 << 20  # of them together
 STALE_S = 10.0  # what waited for longer is not what a subscriber wants to know now
 METADATA_S = 1.0  # a message that does not fit makes it be read anew, unless it is younger than this
-MAX_TOPICS = 64  # whose last message is remembered
+MAX_TOPICS = 1024  # whose last message is remembered
 ERROR_EVERY_S = 1.0  # on the error topic
 EVENT_EVERY_S = 60.0  # in telemetry
 MAX_RETRY_S = 5.0
@@ -68,7 +68,7 @@ class Lane:
         self._waiting: deque[_Waiting] = deque()
         self._waiting_bytes = 0
         self._arrived = asyncio.Event()
-        self._last: OrderedDict[str, int] = OrderedDict()  # topic → hash of its last payload
+        self._last: OrderedDict[int, int] = OrderedDict()  # hash of a topic → of its last payload
         self._inputs: tuple[TensorSpec, ...] | None = None
         self._inputs_read = float("-inf")
         self._received = self._answered = self._over_rate = self._dropped = self._errors = 0
@@ -112,10 +112,10 @@ class Lane:
 
     def _known(self, message: Message) -> bool:
         """The broker sends a retained message again with each subscription; once it was run it is old."""
-        fingerprint = hash(message.payload)
-        known = message.retain and self._last.get(message.topic) == fingerprint
-        self._last[message.topic] = fingerprint
-        self._last.move_to_end(message.topic)
+        topic, fingerprint = hash(message.topic), hash(message.payload)
+        known = message.retain and self._last.get(topic) == fingerprint
+        self._last[topic] = fingerprint
+        self._last.move_to_end(topic)
         if len(self._last) > MAX_TOPICS:
             self._last.popitem(last=False)
         return known

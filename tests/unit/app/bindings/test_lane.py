@@ -160,6 +160,16 @@ def test_a_retained_message_is_run_once(tmp_path: Path) -> None:
     play(tmp_path, act)
 
 
+def test_retained_messages_of_many_topics_are_known_again(tmp_path: Path) -> None:
+    async def act(it: Play) -> None:
+        for _ in range(2):  # two connections
+            for number in range(1000):
+                it.lane.offer(message(b"last", retain=True, topic=f"in/{number}"))
+        assert it.lane.status().received == 1000
+
+    play(tmp_path, act)
+
+
 def test_what_does_not_fit_is_an_error_and_the_next_message_is_answered(tmp_path: Path) -> None:
     async def act(it: Play) -> None:
         it.lane.offer(message(b"abc", topic="in/7"))
