@@ -147,6 +147,8 @@ def test_unix_sockets_of_the_front_door_and_of_a_model(tmp_path: Path) -> None:
             assert infer(connection, "double")[1]["outputs"][0]["data"] == [2, 4, 6, 8]
             assert ask(connection, "GET", "/v2/health/live") == (200, {"live": True})
             assert infer(connection, "triple")[0] == (200 if path == door else 404)
+            for call in ("GET /v2/models/stats", "POST /v2/repository/index"):
+                assert ask(connection, *call.split())[0] == (200 if path == door else 404)
             assert infer(connection, "double")[0] == 200
             connection.close()
 

@@ -29,6 +29,8 @@ from agent.serving.worker.engine import Engine
 from agent.serving.worker.job import Job, Outcome
 from agent.serving.worker.regions import ClientRegions, WorkerRegions
 
+OWN = ("server", "live", "ready")  # answered on the model's own socket for the server
+
 
 @dataclass(slots=True)
 class _Asked:
@@ -209,8 +211,8 @@ class ModelApi:
         return RequestError(500, text).reply()
 
     def _check_target(self, target: Target) -> None:
-        if target.model not in (None, self._spec.model):
-            raise RequestError(404, f"this socket serves only {self._spec.model!r}")
+        if target.model != self._spec.model and (target.model is not None or target.action not in OWN):
+            raise RequestError(404, f"this socket serves only {self._spec.model!r}; ask the front door")
         if target.version not in (None, self._spec.version):
             raise RequestError(404, f"{self._spec.model!r} is served in version {self._spec.version!r} only")
 
