@@ -26,13 +26,13 @@ class Address:
 
         Raises BadRequest.
         """
-        if not str(text).startswith("http://"):
+        if "://" not in str(text):
             path = Path(text).absolute()
             runtime = path.parent.parent if path.parent.name == "models" else path.parent
             return cls(str(path), runtime / "shm.sock")
         try:
             parts = urlsplit(str(text))
-            if not parts.hostname or parts.path not in ("", "/"):
+            if parts.scheme != "http" or not parts.hostname or parts.path not in ("", "/"):
                 raise ValueError
             return cls((parts.hostname, parts.port or 80), None)
         except ValueError:

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from agent.devices.tensors import DTYPES, unpack_strings
-from agent.serving.client.errors import InferenceFailed, refusal
+from agent.devices.tensors import DTYPES, NAMES, unpack_strings
+from agent.serving.client.errors import BadRequest, InferenceFailed, refusal
 from agent.serving.client.requests import Array, Outputs
 
 SMALL = 64 * 1024
@@ -130,7 +130,7 @@ class Results:
         for name, kind, shape, offset, size in self._layout:
             at = json_end + offset
             if size < 0:
-                results[name] = _given(outputs, name)
+                results[name] = _given(outputs, name, kind, shape)
             elif kind.hasobject:
                 results[name] = unpack_strings(memoryview(answer.memory)[at : at + size], shape)
             else:
@@ -159,11 +159,17 @@ def error_of(answer: Answer) -> Exception:
     return refusal(answer.head.status, text, answer.head.retry_after)
 
 
-def _given(outputs: Outputs, name: str) -> Array:
-    """The array in shared memory that the request named."""
+def _given(outputs: Outputs, name: str, kind: np.dtype[Any], shape: tuple[int, ...]) -> Array:
+    """The array in shared memory that the request named; BadRequest when it is no such output's."""
     if not isinstance(outputs, Mapping) or name not in outputs:
         raise _nonsense()
-    return outputs[name]
+    array = outputs[name]
+    if not kind.hasobject and (array.dtype != kind or array.size != math.prod(shape)):
+        raise BadRequest(
+            f"output {name!r} is {NAMES[kind]} {list(shape)}, the array for it {array.dtype} {list(array.shape)}; make "
+            "one that fits with Client.shared()"
+        )
+    return array
 
 
 def _layout(text: bytes, nbytes: int) -> list[Output]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import array
 import fcntl
 import json
+import math
 import mmap
 import os
 import secrets
 import socket
+import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,8 +46,9 @@ class SharedArrays:
     def make(self, shape: Sequence[int] | int, dtype: DTypeLike) -> Array:
         """Zeros. Raises BadRequest (shared memory is off, no room) and ServiceUnreachable."""
         kind = np.dtype(dtype)
-        size = int(np.prod(shape, dtype=np.int64)) * kind.itemsize
-        if kind.hasobject or size <= 0:
+        sizes = tuple(int(size) for size in np.atleast_1d(shape))
+        size = math.prod(sizes) * kind.itemsize
+        if kind.hasobject or min(sizes, default=1) < 1 or not 0 < size <= sys.maxsize:
             raise BadRequest(
                 f"{kind} {shape} cannot lie in shared memory: numbers of a fixed size only, at least one"
             )
@@ -54,15 +57,18 @@ class SharedArrays:
         try:
             os.ftruncate(fd, size)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
-            made: Array = np.frombuffer(mmap.mmap(fd, size), kind).reshape(shape)
+            made: Array = np.frombuffer(mmap.mmap(fd, size), kind).reshape(sizes)
             with self._turn:
                 self._register(name, fd)
+                self._files[name] = fd
         except BaseException:
             os.close(fd)
             raise
         first = made.__array_interface__["data"][0]
-        self._files[name] = fd
-        self._starts[name] = first, first + size
+        self._starts = {
+            **self._starts,
+            name: (first, first + size),
+        }  # another thread may just go through the old one
         self._whole[id(made)] = name, made
         return made
 

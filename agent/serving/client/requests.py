@@ -51,7 +51,11 @@ def get(path: str) -> Request:
 
 
 def model_path(model: str, tail: str = "") -> str:
-    return f"/v2/models/{quote(model, safe='')}{tail}"
+    """Raises BadRequest for a name that cannot be one."""
+    try:
+        return f"/v2/models/{quote(model, safe='')}{tail}"
+    except (TypeError, UnicodeEncodeError) as error:
+        raise BadRequest(f"model {model!r} is no name: {error}") from error
 
 
 class InferRequests:
@@ -117,7 +121,10 @@ _PLAIN = {dtype: name for dtype, name in NAMES.items() if dtype.kind in "biuf"}
 def _sendable(name: str, value: Any) -> tuple[Any, tuple[int, ...], Any, int]:
     """Of anything like an array: its type, None for strings; its shape; its bytes, an array in C order or the binary
     form of strings; their number."""
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise BadRequest(f"input {name!r} cannot be made an array: {error}") from error
     if array.dtype.kind in "OSU":
         try:
             strings = [item.encode() if isinstance(item, str) else bytes(item) for item in array.reshape(-1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -121,3 +122,35 @@ def test_arrays_in_shared_memory_are_named_not_sent() -> None:
     assert request.outputs[0].region == RegionSlice("r", 64, 32)
     with pytest.raises(BadRequest, match=r"Client.shared\(\)"):
         requests.make("a b", {"x": x}, {"x": y.copy()}, None, 0)
+
+
+def in_memory(shape: list[int], datatype: str = "FP32") -> Answer:
+    """The answer to a request whose output went into shared memory."""
+    place = {"shared_memory_region": "r", "shared_memory_byte_size": 16}
+    entry = {"name": "y", "datatype": datatype, "shape": shape, "parameters": place}
+    text = json.dumps({"outputs": [entry]}).encode()
+    return feed(Receiver(), f"HTTP/1.1 200 OK\r\nContent-Length: {len(text)}\r\n\r\n".encode() + text, 1000)
+
+
+@pytest.mark.parametrize("shape", [[4], [1, 4], [2, 2]])
+def test_an_output_in_shared_memory_is_the_array_that_was_given(shape: list[int]) -> None:
+    given = np.zeros((1, 4), np.float32)
+    assert Results().arrays(in_memory(shape), {"y": given})["y"] is given
+
+
+@pytest.mark.parametrize("given", [np.zeros(4, np.int32), np.zeros(4, ">f4"), np.zeros(8, np.float32)])
+def test_an_array_that_does_not_fit_its_output_is_no_answer(given: Array) -> None:
+    with pytest.raises(BadRequest, match=r"'y' is FP32 \[1, 4\]"):
+        Results().arrays(in_memory([1, 4]), {"y": given})
+
+
+@pytest.mark.parametrize("value", [[[1, 2], [3]], {"a": [1, [2]]}["a"]])
+def test_what_is_no_array_is_refused(value: Any) -> None:
+    with pytest.raises(BadRequest, match="input 'x'"):
+        InferRequests(lambda _: None).make("m", {"x": value}, None, None, 0)
+
+
+@pytest.mark.parametrize("name", ["\ud800", 7])
+def test_names_that_are_no_text_are_refused(name: Any) -> None:
+    with pytest.raises(BadRequest, match="model"):
+        InferRequests(lambda _: None).make(name, {}, None, None, 0)
