@@ -36,7 +36,8 @@ from agent.link.outbox import Outbox
 from agent.package.store import Store
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.door.node import Energy, NodeState
-from agent.serving.pool import MakeWorker, Pool, PoolEvent
+from agent.serving.events import PoolEvent
+from agent.serving.pool import MakeWorker, Pool
 from agent.telemetry import sampler
 from agent.telemetry.writer import Telemetry
 from agent.trust import PublicKey, keyring

@@ -7,7 +7,7 @@ from dataclasses import replace
 from agent.deploy.journal import Deployment
 from agent.deploy.reconcile import Wanted
 from agent.deploy.service import Service
-from agent.serving.pool import WorkerStatus
+from agent.serving.events import WorkerStatus
 from agent.types import ModelStatus, State
 
 

@@ -10,14 +10,12 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
-from typing import Protocol
 
 from agent.errors import OverlaidError, WorkerError, one_line
 from agent.histogram import Histogram
 from agent.serving.events import Kind, PoolEvent, WorkerStatus
+from agent.serving.homes import Homes
 from agent.serving.http.listeners import listen_unix
-from agent.serving.http.messages import RETRY, Reply, RequestError
-from agent.serving.http.seat import BUSY, IDLE
 from agent.serving.processes.custody import Orphan
 from agent.serving.processes.nursery import Nursery
 from agent.serving.processes.process import OnConnection, OnStats, Worker
@@ -30,20 +28,6 @@ from agent.serving.spec import WorkerSpec
 log = logging.getLogger(__name__)
 
 MakeWorker = Callable[[WorkerSpec, OnStats, OnConnection], Worker]
-
-__all__ = ["Door", "MakeWorker", "Pool", "PoolEvent", "WorkerStatus"]
-
-
-class Door(Protocol):
-    """What the front door does for the pool."""
-
-    def take_back(self, sock: socket.socket, unread: bytes) -> None:
-        """A keep-alive connection whose next request is for someone else, or whose worker is gone."""
-        ...
-
-    def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
-        """A connection whose worker is gone: answer its request (None: that had begun), then close it."""
-        ...
 
 
 class Pool:
@@ -62,11 +46,11 @@ class Pool:
         self._make_worker = make_worker or functools.partial(Worker, spawn=self._nursery.start)
         self._patience = patience
         self._routes: dict[str, Route] = {}
+        self.homes = Homes(self._routes)
         self._workers: set[Worker] = set()
         self._retired: set[Worker] = set()  # replaced, not ended yet
         self._expected: set[str] = set()
         self._closed = False
-        self.door: Door | None = None
         # A worker that has just loaded is told of shared memory before it serves.
         self.introduce: Callable[[Worker], Awaitable[None]] | None = None
 
@@ -77,7 +61,7 @@ class Pool:
         """
         if self._closed:
             raise WorkerError("the daemon is stopping: no worker is started any more")
-        worker = self._make_worker(spec, self._stats, self._returned)
+        worker = self._make_worker(spec, self._stats, self.homes.returned)
         worker.on_unwell, worker.on_orphans = self._unwell, self._orphaned
         self._workers.add(worker)
         try:
@@ -271,37 +255,9 @@ class Pool:
         if worker not in self._retired:  # a worker that was moved off a device has nothing new to say of it
             self._emit("unwell", worker.spec, f"{error.name}: {one_line(error)}", failure=error)
 
-    def _returned(
-        self, worker: Worker, connection: socket.socket, unread: bytes, door: bool, elsewhere: bool
-    ) -> None:
-        """A worker gives a connection back: it drains, or (``elsewhere``) the next request is not for its model."""
-        route = self._routes.get(worker.spec.model)
-        successor = route.worker if route else None
-        if not elsewhere and successor is not None and successor is not worker:
-            with connection, contextlib.suppress(WorkerError):
-                successor.pass_connection(connection.fileno(), unread, door)
-        elif door and self.door is not None:
-            self.door.take_back(connection, unread)
-        elif not door and route is not None and successor is None:
-            route.wait(connection, unread)
-        else:
-            connection.close()
-
     def _orphaned(self, worker: Worker, orphans: list[Orphan]) -> None:
-        """A worker is gone: nobody whose request was there waits in vain, nobody else notices."""
         self._workers.discard(worker)
-        route = self._routes.get(worker.spec.model)
-        if route is not None:
-            route.lost(worker)
-        text = f"the worker of {worker.spec} {worker.fate} while it had this request; try again"
-        reply = RequestError(503, text, RETRY).reply()
-        for orphan in orphans:
-            if orphan.state == IDLE:
-                self._returned(worker, orphan.sock, b"", orphan.door, False)
-            elif self.door is not None:
-                self.door.dismiss(orphan.sock, reply if orphan.state == BUSY else None)
-            else:
-                orphan.sock.close()
+        self.homes.orphaned(worker, orphans)
 
     def _emit(
         self,

@@ -19,7 +19,8 @@ from onnx import NodeProto, TensorProto, helper
 
 from agent.hal import ModelFile
 from agent.serving.door.front_door import FrontDoor
-from agent.serving.pool import Pool, PoolEvent
+from agent.serving.events import PoolEvent
+from agent.serving.pool import Pool
 from agent.serving.processes.vitals import Patience, Vitals
 from agent.serving.spec import Golden, WorkerSpec
 from agent.types import TensorSpec

@@ -22,7 +22,8 @@ import pytest
 
 from agent.errors import GoldenMismatch, ModelLoadError, TensorError, WorkerCrashed
 from agent.serving.door.front_door import FrontDoor
-from agent.serving.pool import Pool, PoolEvent
+from agent.serving.events import PoolEvent
+from agent.serving.pool import Pool
 from agent.serving.spec import WorkerSpec
 from tests.system.serving_models import bare_node, make_spec
 

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import ModelLoadError, RuntimeUnavailable
-from agent.serving.pool import Pool, PoolEvent
+from agent.serving.events import PoolEvent
+from agent.serving.pool import Pool
 from agent.serving.processes import nursery
 from agent.serving.processes.nursery import Nursery
 from agent.serving.processes.process import Worker

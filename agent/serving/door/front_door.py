@@ -72,14 +72,14 @@ class FrontDoor:
         except WorkerError:
             await self.stop()
             raise
-        self._pool.door = self
+        self._pool.homes.door = self
 
     async def stop(self) -> None:
         """Close the listening sockets and the connections that are here (not those with the workers)."""
         if self._connections is None:
             return  # it never listened: the socket's path is somebody else's
         await self._shared_memory.stop()
-        self._pool.door = None
+        self._pool.homes.door = None
         for task in self._tasks:
             task.cancel()
         await self._connections.close()
@@ -133,12 +133,12 @@ class FrontDoor:
             ) from error
 
     def take_back(self, sock: socket.socket, unread: bytes) -> None:
-        """See ``pool.Door``."""
+        """See ``homes.Door``."""
         if self._connections is not None:
             self._connections.adopt(sock, door=True, unread=unread)
 
     def dismiss(self, sock: socket.socket, reply: Reply | None) -> None:
-        """See ``pool.Door``."""
+        """See ``homes.Door``."""
         if self._connections is not None:
             self._connections.dismiss(sock, reply)
 

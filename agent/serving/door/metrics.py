@@ -9,7 +9,7 @@ from typing import get_args
 from agent.histogram import Histogram
 from agent.serving.door.exposition import Metric
 from agent.serving.door.node import NodeState
-from agent.serving.pool import WorkerStatus
+from agent.serving.events import WorkerStatus
 from agent.serving.recent import Failure
 from agent.types import BindingStatus, ModelStatus
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from agent.serving.door.metrics import resident_bytes
 from agent.serving.door.node import NodeState
-from agent.serving.pool import WorkerStatus
+from agent.serving.events import WorkerStatus
 from agent.types import to_jsonable
 
 

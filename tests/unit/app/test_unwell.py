@@ -7,7 +7,7 @@ from pathlib import Path
 from agent.app.daemon import Daemon
 from agent.config import load_config
 from agent.errors import DeviceLost, OverlaidError
-from agent.serving.pool import PoolEvent
+from agent.serving.events import PoolEvent
 from agent.types import BoardInfo, Candidate
 
 GPU = Candidate("fp16", "sim", "gpu")

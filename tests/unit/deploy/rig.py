@@ -17,7 +17,7 @@ from agent.package.blocks import file_entry
 from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
 from agent.package.store import Store
 from agent.package.verify import digest_of
-from agent.serving.pool import WorkerStatus
+from agent.serving.events import WorkerStatus
 from agent.serving.spec import WorkerSpec
 from agent.telemetry.writer import Telemetry
 from agent.trust import PrivateKey, keyring, seal

@@ -96,7 +96,7 @@ def test_what_is_passed_is_kept_until_it_is_closed_or_comes_back() -> None:
             assert sides.vitals.states[slots[0]] == ANSWERING  # nothing may be said on it any more
             await until(lambda: len(sides.custody) == 1)
             back = sides.custody.release(slots[1])
-            assert back.door and len(sides.custody) == 0
+            assert back is not None and back.door and len(sides.custody) == 0
             back.sock.close()
             assert client.recv(1) == b""
 

@@ -17,7 +17,7 @@ from agent.histogram import Histogram
 from agent.serving.door.exposition import Metric
 from agent.serving.door.metrics import Metrics
 from agent.serving.door.node import Energy, NodeState, Rail
-from agent.serving.pool import WorkerStatus
+from agent.serving.events import WorkerStatus
 from agent.types import Binding, BindingStatus, Budget, Candidate, ModelStatus, PowerSample, State
 from tests.system.serving_models import bare_node
 from tests.system.stage import ROOT

@@ -15,7 +15,8 @@ import pytest
 
 from agent.errors import DeviceLost, DmaTimeout, InferenceError, OverlaidError, OverlayLoadError
 from agent.hal import Run
-from agent.serving.pool import Pool, PoolEvent
+from agent.serving.events import PoolEvent
+from agent.serving.pool import Pool
 from agent.serving.processes import process
 from agent.serving.processes.spawn import Spawned, ends
 from agent.serving.worker import service as worker
