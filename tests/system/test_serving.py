@@ -421,6 +421,27 @@ def test_those_who_say_nothing_or_say_it_slowly_make_way(
     scenario(tmp_path, steps)
 
 
+def test_newcomers_do_not_push_each_other_out_while_slow_ones_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.serving.http.connections.MAX_CONNECTIONS", 20)
+
+    async def steps(node: Node) -> None:
+        slow = [socket.create_connection(("127.0.0.1", node.port), timeout=20) for _ in range(20)]
+        for sock in slow:
+            sock.sendall(b"GET ")
+        await asyncio.sleep(0.2)
+        new = [socket.create_connection(("127.0.0.1", node.port), timeout=20) for _ in range(20)]
+        for sock in new:  # all before the door looks again: it accepts some, then some more, then reads
+            sock.sendall(b"GET /v2 HTTP/1.1\r\n\r\n")
+        for sock in new:
+            assert (await asyncio.to_thread(sock.recv, 100)).startswith(b"HTTP/1.1 200 ")
+        for sock in (*slow, *new):
+            sock.close()
+
+    scenario(tmp_path, steps)
+
+
 def test_runs_that_may_be_long_leave_the_connection_in_order(tmp_path: Path) -> None:
     async def steps(node: Node) -> None:
         # Neither checked nor profiled: its runs count as long and go to the inference thread.

@@ -20,6 +20,7 @@ HEAD_S = 5.0  # from the first byte to the end of a head
 IDLE_S = 75.0  # between requests
 STALL_S = 30.0  # without a byte of a body, or of a response taken
 JOIN_BYTES = 16 * 1024  # a small response goes in one piece; joining a large one would only copy it
+FRESH_S = 0.1  # from its acceptance until what a client sent with it has surely been looked at
 LINGER_S = 2.0  # a client may still read the answer to a request that was not read to its end
 
 
@@ -69,6 +70,7 @@ class Connection(asyncio.BufferedProtocol):
         self._body = memoryview(b"")
         self._received = 0
         self._deadline = self._loop.time() + first_s
+        self._fresh_until = self._loop.time() + FRESH_S
 
     @property
     def idle(self) -> bool:
