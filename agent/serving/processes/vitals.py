@@ -123,7 +123,7 @@ class Pulse:
         gap = 0.0 if self._looked is None else min(now - self._looked, 2 * self.patience.look_s)
         beat, run = vitals.last_beat, vitals.running_since
         self.run_s = self.run_s + gap if run and run == self._run else 0.0
-        self.silent_s = self.silent_s + gap if not run and beat == self._beat else 0.0
+        self.silent_s = self.silent_s + gap if beat == self._beat else 0.0
         self._looked, self._beat, self._run, self._usual_s = now, beat, run, vitals.usual_s
 
     @property
@@ -133,12 +133,16 @@ class Pulse:
 
     @property
     def doubtful(self) -> str:
-        """Why the worker should not get requests now; empty when it is well."""
-        return self._late(self.patience.doubt_s, self.patience.doubt_s)
+        """Why the worker should not get requests now; empty when it is well.
+
+        Whose loop is alive during a long run answers for itself.
+        """
+        doubt_s = self.patience.doubt_s
+        return self._late(doubt_s, doubt_s) if self.silent_s >= doubt_s else ""
 
     def _late(self, silent_s: float, run_s: float) -> str:
-        if self.silent_s >= silent_s:
-            return f"no sign of life for {self.silent_s:.0f} s"
-        if self.run_s >= max(run_s, self.patience.factor * self._usual_s):
+        if self._run and self.run_s >= max(run_s, self.patience.factor * self._usual_s):
             return f"a run has lasted {self.run_s:.0f} s"
+        if not self._run and self.silent_s >= silent_s:
+            return f"no sign of life for {self.silent_s:.0f} s"
         return ""

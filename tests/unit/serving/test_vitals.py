@@ -104,6 +104,21 @@ def test_a_run_excuses_silence_but_not_for_ever() -> None:
     assert not worker.look(3).pulse.doubtful
 
 
+def test_a_loop_that_is_alive_during_a_run_is_not_doubted() -> None:
+    worker = Worker()
+    worker.running_since = 100.5
+    assert not worker.look(30, beats=True).pulse.doubtful and not worker.pulse.hung
+    assert worker.look(1, beats=True).pulse.hung == "a run has lasted 30 s" and not worker.pulse.doubtful
+
+
+def test_silence_during_a_run_is_forgiven_at_its_end() -> None:
+    worker = Worker()
+    worker.usual_s, worker.running_since = 1.0, 100.5
+    assert not worker.look(15).pulse.doubtful
+    worker.running_since, worker.last_beat = 0.0, 115.5
+    assert not worker.look(1).pulse.hung and not worker.pulse.doubtful
+
+
 def test_a_slow_model_may_be_slow() -> None:
     worker = Worker()
     worker.usual_s, worker.running_since = 4.0, 100.5
