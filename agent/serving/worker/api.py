@@ -171,12 +171,14 @@ class ModelApi:
         self, connection: Connection, asked: _Asked, outcome: Outcome, queue_ns: int, infer_ns: int
     ) -> None:
         del self._jobs[connection]
-        try:
-            if isinstance(outcome, Exception):
-                raise outcome
-            reply, _ = self._answer(asked, outcome, queue_ns, infer_ns)
-        except Exception as error:
-            reply = self._failure(error, queue_ns + asked.decoding_ns + infer_ns)
+        after_ns = queue_ns + asked.decoding_ns + infer_ns
+        if isinstance(outcome, Exception):  # not raised: its traceback would keep alive what the request brought
+            reply = self._failure(outcome, after_ns)
+        else:
+            try:
+                reply, _ = self._answer(asked, outcome, queue_ns, infer_ns)
+            except Exception as error:
+                reply = self._failure(error, after_ns)
         connection.reply(reply)
 
     def _answer(self, asked: _Asked, outputs: Tensors, queue_ns: int, infer_ns: int) -> tuple[Reply, int]:

@@ -105,13 +105,24 @@ def _alone(session: Session, jobs: Sequence[Job]) -> Executed:
         try:
             run = session.run(job.tensors)
         except UNWELL as error:  # so would the others' runs end
-            done.outcomes += [error] * (len(jobs) - len(done.outcomes))
+            done.outcomes += [_bare(error)] * (len(jobs) - len(done.outcomes))
             done.unwell = True
             break
         except Exception as error:
-            done.outcomes.append(error)
+            done.outcomes.append(_bare(error))
         else:
             done.outcomes.append(run.outputs)
             done.wall_s = run.wall_s
             done.infer_ns = time.monotonic_ns() - done.began_ns
     return done
+
+
+def _bare(error: Exception) -> Exception:
+    """Without tracebacks: their frames hold the request's tensors and, in a circle, the outcomes."""
+    errors: list[BaseException | None] = [error]
+    while errors:
+        one = errors.pop()
+        if one is not None and one.__traceback__ is not None:
+            one.__traceback__ = None
+            errors += [one.__cause__, one.__context__]
+    return error

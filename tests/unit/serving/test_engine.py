@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import itertools
 import threading
+import weakref
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
@@ -275,6 +277,35 @@ def test_instances_run_at_the_same_time_each_with_its_session(tmp_path: Path) ->
         await asyncio.gather(*told)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize("wall_s", [0.0001, 0.1], ids=["loop", "thread"])
+@pytest.mark.parametrize("max_batch", [1, 4])
+def test_what_a_failed_run_was_given_is_freed_at_once(tmp_path: Path, wall_s: float, max_batch: int) -> None:
+    class Failing(Doubler):
+        def run(self, tensors: Mapping[str, Any]) -> Run:
+            try:
+                return super().run(tensors)
+            except InferenceError as error:
+                raise InferenceError("failed") from error
+
+    async def run() -> None:
+        engine = Engine([Failing(wall_s)], max_batch)
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
+        requests, told = zip(*(job(value) for value in (-1.0, -2.0, 3.0)), strict=True)
+        given = [weakref.ref(request.tensors["x"]) for request in requests]
+        for request in requests:
+            engine.submit(request)
+        assert [type(await answer) for answer in told] == [InferenceError, InferenceError, dict]
+        del request, requests, told
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))  # the thread has let go of them, too
+        assert [array() for array in given] == [None] * 3
+
+    gc.disable()
+    try:
+        asyncio.run(run())
+    finally:
+        gc.enable()
 
 
 def test_an_instance_that_gets_no_thread_is_free_for_the_next(
