@@ -174,6 +174,10 @@ class Connection(asyncio.BufferedProtocol):
             return self._body[self._received :]
         if self._state is _State.LINGER:
             return memoryview(self._buffer)
+        if self._state is _State.HEAD:
+            self._states[self._slot] = (
+                BUSY  # who is killed between reading and saying so would take a request along
+            )
         return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -183,6 +187,9 @@ class Connection(asyncio.BufferedProtocol):
             if self._received == len(self._body):
                 self._complete()
                 self._advance()
+                self._loop.call_soon(
+                    self._advance
+                )  # uvloop has filled all it had, so it asks for more at once
         elif self._state is not _State.LINGER:
             self._filled += nbytes
             self._advance()

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.http.messages import MAX_HEAD, Head, Reply, RequestError, json_reply, parse_head
+from agent.serving.http.seat import BUSY, IDLE, Seat
 from agent.serving.protocol.targets import Target, check_method, parse_target
+from agent.serving.worker.service import new_event_loop
 
 
 def test_a_head_is_parsed() -> None:
@@ -274,3 +276,55 @@ def test_a_client_that_is_gone_already_needs_no_answer() -> None:
         assert not complaints
 
     asyncio.run(run())
+
+
+def test_a_connection_is_busy_before_anything_is_read_from_it() -> None:
+    """A process that is killed in between has taken a request of which nobody else knows."""
+
+    async def run() -> None:
+        states = bytearray([IDLE])
+        connection = Connection(Echo(), door=True, seat=Seat(states, 0))
+        ours, theirs = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+        with theirs:
+            await asyncio.sleep(0)
+            assert connection.idle and states[0] == IDLE
+            request = b"GET /a HTTP/1.1\r\n\r\n"
+            connection.get_buffer(-1)[: len(request)] = request
+            assert states[0] == BUSY
+            connection.buffer_updated(len(request))
+            assert states[0] == IDLE and theirs.recv(1000).endswith(b'"/a"')
+        transport.abort()
+        await asyncio.sleep(0)
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, new_event_loop])
+@pytest.mark.parametrize("size", [0, 100, 16 * 1024, 1 << 20])
+def test_a_connection_is_idle_again_when_it_has_answered(
+    size: int, new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """Some event loops ask for memory once more when a body filled what they had."""
+
+    async def run() -> None:
+        states = bytearray([IDLE])
+        connection = Connection(Echo(), door=True, seat=Seat(states, 0))
+        ours, theirs = socket.socketpair()
+        transport, _ = await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, ours)
+        reader, writer = await asyncio.open_connection(sock=theirs)
+        for _ in range(2):
+            writer.write(b"POST /a HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % size)
+            await asyncio.sleep(0.02)
+            writer.write(bytes(size))
+            await reader.readuntil(b"\r\n\r\n")
+            assert await reader.readexactly(size) == bytes(size)
+            await asyncio.sleep(0.02)
+            assert states[0] == IDLE
+        writer.close()
+        transport.abort()
+        await asyncio.sleep(0.01)
+
+    loop = new_loop()
+    loop.run_until_complete(run())
+    loop.close()
