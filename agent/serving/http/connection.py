@@ -175,9 +175,8 @@ class Connection(asyncio.BufferedProtocol):
         if self._state is _State.LINGER:
             return memoryview(self._buffer)
         if self._state is _State.HEAD:
-            self._states[self._slot] = (
-                BUSY  # who is killed between reading and saying so would take a request along
-            )
+            # Who is killed between reading and saying so would take a request along.
+            self._states[self._slot] = BUSY
         return memoryview(self._buffer)[self._filled :]
 
     def buffer_updated(self, nbytes: int) -> None:
@@ -187,9 +186,8 @@ class Connection(asyncio.BufferedProtocol):
             if self._received == len(self._body):
                 self._complete()
                 self._advance()
-                self._loop.call_soon(
-                    self._advance
-                )  # uvloop has filled all it had, so it asks for more at once
+                # uvloop has filled all the memory it was given, so it asks for more at once, though nothing may come.
+                self._loop.call_soon(self._advance)
         elif self._state is not _State.LINGER:
             self._filled += nbytes
             self._advance()
