@@ -1,7 +1,8 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-pynq test-peers lint bench area ci lock lock-pynq lock-peers clean debian peers
+.PHONY: help demo test test-pynq test-peers soak lint bench area ci lock lock-pynq lock-peers clean debian peers
 .DEFAULT_GOAL := help
 PYTHON ?= python3
+SECONDS ?= 30
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYNQ_BIN := .venv-pynq/bin
@@ -60,6 +61,10 @@ test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of
 	@echo "== tests against peers"
 	@$(BIN)/python -m pytest tests/peers
 
+soak: $(STAMP) debian  ## a daemon under mixed load, crashes and changes for SECONDS (30); nothing wrong, nothing leaks
+	@echo "== soak"
+	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
+
 lint: $(STAMP)   ## ruff, mypy --strict, import rules
 	@echo "== ruff"; $(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@echo "== mypy"; $(BIN)/mypy
@@ -72,7 +77,7 @@ area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by 
 	@tests/debian-packages yosys
 	@$(BIN)/python -m bitstreams.area
 
-ci: lint test test-pynq test-peers  ## what .ci/run runs
+ci: lint test test-pynq test-peers soak  ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

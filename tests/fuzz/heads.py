@@ -50,11 +50,7 @@ def one_round(seed: int) -> Counter[int]:
     """The statuses of the answers to this seed's stream, by a client that sends it whole and another one that does not;
     AssertionError when they are told different things, and any other exception, are findings."""
     rng = random.Random(seed)
-    requests = [_request(rng) for _ in range(rng.choice((1, 2, 3, 8)))]
-    stream = b"".join(requests)
-    damaged = rng.random() < 0.6
-    for _ in range(rng.choice((1, 1, 2, 4)) if damaged else 0):
-        stream = _damage(rng, stream)
+    stream = damaged_stream(rng)
     for head in stream.split(b"\r\n\r\n")[:-1]:
         with contextlib.suppress(RequestError):
             check_head(head.lstrip(b"\r\n")[:MAX_HEAD].rstrip(b"\r\n") + b"\r\n\r\n")
@@ -64,6 +60,14 @@ def one_round(seed: int) -> Counter[int]:
         other = asyncio.run(_played(rng, _pieces(rng, stream), ends, hurried=False))
         assert other == whole, _difference(other, whole, stream)
     return Counter(int(status) for status in re.findall(rb"HTTP/1\.1 (\d+) ", whole))
+
+
+def damaged_stream(rng: random.Random) -> bytes:
+    """Some requests, not always damaged."""
+    stream = b"".join(_request(rng) for _ in range(rng.choice((1, 2, 3, 8))))
+    for _ in range(rng.choice((1, 1, 2, 4)) if rng.random() < 0.6 else 0):
+        stream = _damage(rng, stream)
+    return stream
 
 
 def _difference(other: bytes, whole: bytes, stream: bytes) -> str:
