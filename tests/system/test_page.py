@@ -88,5 +88,25 @@ def test_the_page_shows_models_budgets_latency_and_power_and_says_when_nobody_an
         assert {url for url in page.requests if not url.startswith(("data:", base))} == set()
 
 
+# A card as the page makes it, with all that is long; whether its text stays inside, and has room.
+LONG = """(() => {
+  const own = card("very-long-model-name-that-goes-on-and-on-and-never-ends-really");
+  at("models").append(own.root);
+  show(own.pill, "serving, profiling 42 % 1.0.0", "pill busy");
+  show(own.why, `ModelLoadError: /${"packages".repeat(40)}.onnx`, "bad");
+  show(own.place, `${"variant".repeat(40)} on cpu`);
+  return own.root.scrollWidth <= own.root.clientWidth && own.title.offsetHeight < 100;
+})()"""
+
+
+def test_long_names_and_errors_stay_in_their_cards(node: Node, tmp_path: Path) -> None:
+    with Browser(tmp_path / "profile") as page:
+        page.open(f"http://127.0.0.1:{node.port}/")
+        page.until("the model", lambda: page.text(f"{CARD} .pill"))
+        assert page.evaluate("at('pause').click()") is None  # so that it is not refreshed away
+        assert page.evaluate(LONG)
+        assert page.problems == []
+
+
 def _moved(page: Browser, script: str, first: str) -> bool:
     return bool(page.evaluate(script) != first)
