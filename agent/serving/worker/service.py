@@ -32,6 +32,7 @@ from agent.serving.worker.watched import Watched
 STATS_S = 1.0
 PROVE_S = 10.0
 UNWELL_S = 1.0  # of each kind of error; one says it all
+REST_S = 5.0  # without a request; then the C library gives back what it kept of large ones for the next
 
 Answer = tuple[dict[str, float], bytes]  # fields and payload
 
@@ -45,6 +46,7 @@ class Service:
         self._tasks: set[asyncio.Task[None]] = set()
         self._proof: asyncio.Task[None] | None = None
         self._told_waiting = 0
+        self._rested_s = REST_S
         self._told: dict[str, float] = {}  # name of an error that speaks of the device: monotonic s
         self._operations: dict[str, Callable[[Message], Awaitable[Answer]]] = {
             "load": self._load,
@@ -240,11 +242,15 @@ class Service:
         self._vitals.beat()
         self._loop.call_later(STATS_S, self._report)
         self._send_stats()
+        if self._rested_s < REST_S:
+            self._rested_s += STATS_S
+            if self._rested_s >= REST_S:
+                release_memory()
 
     def _send_stats(self) -> None:
         report = self._api.take_report()
         if report.latency.total or report.failures or report.waiting != self._told_waiting:
-            latency, self._told_waiting = report.latency, report.waiting
+            latency, self._told_waiting, self._rested_s = report.latency, report.waiting, 0.0
             fields = {"latency": latency.pairs(), "seconds": latency.seconds, "failures": report.failures}
             self._channel.send({"op": "stats", "waiting": report.waiting, **fields})
 
