@@ -18,9 +18,13 @@ from numpy.typing import NDArray
 from agent.devices.tensors import DTYPES, pack_strings, unpack_strings
 from agent.errors import TensorError
 from agent.serving.http.messages import RequestError
+from agent.serving.protocol.jsontext import dumps
 from agent.types import TensorSpec
 
 Array = NDArray[Any]
+
+NUMBER = 25  # characters of the longest, -2.2250738585072014e-308, with its comma
+ESCAPED = 6  # bytes of a character at most: \\u0000
 
 
 def from_binary(data: memoryview, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
@@ -67,7 +71,8 @@ def to_json(name: str, array: Array) -> bytes:
     """
     if array.dtype == np.object_:
         try:
-            return orjson.dumps([item.decode() for item in array.reshape(-1)])
+            texts = [item.decode() for item in array.reshape(-1)]
+            return dumps(texts, sum(ESCAPED * len(text) + 3 for text in texts))
         except UnicodeDecodeError:
             raise RequestError(
                 400, f"output {name!r} is not text (UTF-8) but bytes: ask for it with binary_data true"
@@ -75,7 +80,7 @@ def to_json(name: str, array: Array) -> bytes:
     flat = np.ascontiguousarray(array).reshape(-1)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         return json.dumps(flat.tolist()).encode()
-    return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+    return dumps(flat, NUMBER * flat.size, orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _flatten(data: list[Any], spec: TensorSpec, shape: tuple[int, ...]) -> list[Any]:

@@ -8,26 +8,32 @@ exchange all the same. What it does not take, or might have taken wrongly, the s
 from __future__ import annotations
 
 import json
+import mmap
 from typing import Any
 
+import numpy as np
 import orjson
 
 from agent.serving.http.messages import RequestError
 
 MAX_DEPTH = 32
 MAX_VALUES = 10_000  # beside the tensors' data
-MAX_ELEMENTS = 4_000_000  # in all: each may take 80 bytes of memory
+MAX_ELEMENTS = 4_000_000  # in all
+ELEMENT_BYTES = 96  # of memory that each may take
+PARSING = 16  # bytes that orjson takes for each of the text: twelve of its own, and its strings
+ARENA = 2 << 20  # Python takes memory from the system in pieces of 1 MiB
 
 
 def parse_object(data: bytes) -> dict[str, Any]:
     """A request's JSON object. Raises RequestError 400, 413 for more than memory may be spent on."""
-    if len(data) > MAX_ELEMENTS and sum(map(data.count, (b",", b"[", b"{"))) > MAX_ELEMENTS:
+    elements = sum(map(data.count, (b",", b"[", b"{")))
+    if elements > MAX_ELEMENTS:
         raise RequestError(
             413, f"the request's JSON has more than {MAX_ELEMENTS} values; send its tensors as binary data"
         )
     try:
-        document = orjson.loads(data)
-    except ValueError:
+        document = loads(data, elements)
+    except (ValueError, MemoryError):
         document = _strictly(data)
     colons = _survey(document)
     # Outside of strings there is a colon for each key: when one more is in the text, a key was there twice. One that is
@@ -37,6 +43,26 @@ def parse_object(data: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise RequestError(400, "the request must be a JSON object")
     return document
+
+
+def loads(data: bytes, elements: int) -> Any:
+    """orjson's, which ends the process where memory is short; ValueError, MemoryError."""
+    _check_room(PARSING * len(data) + ELEMENT_BYTES * elements + ARENA)
+    return orjson.loads(data)
+
+
+def dumps(value: Any, nbytes: int, option: int = 0) -> bytes:
+    """orjson's, for text of at most so many bytes; MemoryError."""
+    _check_room(2 * nbytes + ARENA)  # its buffer doubles
+    return orjson.dumps(value, option=option)
+
+
+def _check_room(nbytes: int) -> None:
+    """MemoryError when so many bytes cannot be had now, from the system or of what the C library has free."""
+    try:
+        mmap.mmap(-1, nbytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS).close()
+    except OSError:
+        np.empty(nbytes, np.uint8)
 
 
 def _strictly(data: bytes) -> Any:

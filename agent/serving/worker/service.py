@@ -225,6 +225,7 @@ class Service:
 
     def _starved(self) -> None:
         """A request found no memory: go on only while an ordinary run still finds some."""
+        self._loop.call_soon(release_memory)  # once what the request brought is free
         if self._proof is None or self._proof.done():
             self._proof = self._loop.create_task(self._prove())
 
