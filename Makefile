@@ -2,7 +2,7 @@
 .PHONY: help demo test test-pynq test-peers soak lint bench area ci lock lock-pynq lock-peers clean debian peers
 .DEFAULT_GOAL := help
 PYTHON ?= python3
-SECONDS ?= 30
+SECONDS ?= 25
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYNQ_BIN := .venv-pynq/bin
@@ -61,7 +61,7 @@ test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of
 	@echo "== tests against peers"
 	@$(BIN)/python -m pytest tests/peers
 
-soak: $(STAMP) debian  ## a daemon under mixed load, crashes and changes for SECONDS (30); nothing wrong, nothing leaks
+soak: $(STAMP) debian  ## a daemon under mixed load, crashes and changes for SECONDS (25); nothing wrong, nothing leaks
 	@echo "== soak"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
 

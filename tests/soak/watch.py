@@ -47,18 +47,18 @@ class Watch:
     """Looks at a daemon and its descendants."""
 
     daemon: int
-    _looks: list[tuple[float, Mapping[str, Footprint]]] = field(default_factory=list)
+    looks: list[tuple[float, Mapping[str, Footprint]]] = field(default_factory=list)
 
     def look(self) -> Mapping[str, Footprint]:
         found = footprints(self.daemon)
-        self._looks.append((time.monotonic(), found))
+        self.looks.append((time.monotonic(), found))
         return found
 
     def trends(self) -> list[Trend]:
         """Of every process that was there long enough."""
-        began, end = self._looks[0][0], self._looks[-1][0]
+        began, end = self.looks[0][0], self.looks[-1][0]
         series: dict[tuple[str, int], list[tuple[float, Footprint]]] = {}
-        for at, found in self._looks:
+        for at, found in self.looks:
             if at - began >= WARM_UP * (end - began):
                 for name, one in found.items():
                     series.setdefault((name, one.pid), []).append((at, one))
