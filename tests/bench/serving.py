@@ -191,7 +191,7 @@ def _shared_request(model: Model, arrays: SharedArrays) -> bytes:
     """A request whose input lies in shared memory."""
     array = arrays.make(model.shape, np.float32)
     array[:] = model.sample()
-    return b"".join(InferRequests(arrays.place).make(model.name, {"x": array}, None, None, 0))
+    return b"".join(InferRequests(arrays.place).make(model.name, {"x": array}, None, None, 0).parts)
 
 
 def _memories(it: Stage, generator: Generator, node: Node, same: Sequence[Model]) -> dict[str, Figure]:
