@@ -13,7 +13,7 @@ import numpy as np
 from tests.system.crashing import Node, scenario
 from tests.system.serving_models import make_spec
 
-LIMIT_MB = 256
+LIMIT_MB = 400
 
 
 def data_mb(pid: int) -> float:
@@ -45,10 +45,10 @@ def test_a_worker_gives_back_what_large_requests_took_failed_ones_too(tmp_path: 
         assert node.door.address is not None
         port, pid = node.door.address[1], node.pid("double")
         start = data_mb(pid)
-        for megabytes, status in ((1, 200), (60, 200), (110, 500), (80, 200), (110, 500), (60, 200)):
+        for megabytes, status in ((1, 200), (60, 200), (170, 500), (80, 200), (170, 500), (60, 200)):
             assert await asyncio.to_thread(infer, port, megabytes) == status, megabytes
         await node.until(lambda: data_mb(pid) < start + 40)
         assert node.pid("double") == pid
 
-    spec = replace(make_spec(tmp_path, "double", 2.0), memory_mb=LIMIT_MB, max_body_bytes=128 << 20)
+    spec = replace(make_spec(tmp_path, "double", 2.0), memory_mb=LIMIT_MB, max_body_bytes=256 << 20)
     scenario(tmp_path, [spec], steps)

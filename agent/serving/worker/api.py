@@ -121,8 +121,9 @@ class ModelApi:
             return self._failure(error, time.monotonic_ns() - began_ns)
         asked = _Asked(head, request, regions, time.monotonic_ns() - began_ns)
         try:
-            if engine.inline and (request.timeout_s is None or request.timeout_s >= engine.run_s):
-                run = engine.run_now(request.tensors)
+            in_time = request.timeout_s is None or request.timeout_s >= engine.run_s
+            if engine.inline and in_time and engine.brief(request.batch):
+                run = engine.run_now(request.tensors, request.batch)
                 infer_ns = int(run.wall_s * 1e9)
                 reply, encoding_ns = self._answer(asked, run.outputs, 0, infer_ns)
                 engine.statistics.executed(request.batch, asked.decoding_ns, infer_ns, encoding_ns)
@@ -172,7 +173,9 @@ class ModelApi:
     ) -> None:
         del self._jobs[connection]
         after_ns = queue_ns + asked.decoding_ns + infer_ns
-        if isinstance(outcome, Exception):  # not raised: its traceback would keep alive what the request brought
+        if isinstance(
+            outcome, Exception
+        ):  # not raised: its traceback would keep alive what the request brought
             reply = self._failure(outcome, after_ns)
         else:
             try:

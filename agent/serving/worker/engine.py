@@ -52,6 +52,7 @@ class Engine:
         self._busy = 0
         self._inline_s = INLINE_S if len(sessions) == 1 else PARALLEL_INLINE_S
         self._run_s = self._share_s = _SLOW_S
+        self._usual = 1.0  # samples of a typical run
         self._line: Line[Job] = Line()
         self._chores: deque[tuple[Callable[[Session], Any], asyncio.Future[Any]]] = deque()
         self._burst_s = 0.0  # of requests on the loop since it last looked at everything else
@@ -80,7 +81,11 @@ class Engine:
         """Typical seconds of a run."""
         return self._run_s
 
-    def run_now(self, tensors: Any) -> Run:
+    def brief(self, samples: int) -> bool:
+        """Whether a run on so many samples, be they far more than usual, is short enough for the loop."""
+        return self._run_s * max(1.0, samples / self._usual) <= self._inline_s
+
+    def run_now(self, tensors: Any, samples: int = 1) -> Run:
         """Run on the calling thread, the loop's. Raises what ``Session.run`` raises."""
         try:
             run = self._instances[0].session.run(tensors)
@@ -88,10 +93,14 @@ class Engine:
             self._run_s = self._share_s = _SLOW_S
             raise
         self._burst_s += run.wall_s + BESIDE_S
-        # A running median: robust against single slow runs, and cheap.
-        self._run_s *= _NUDGE if run.wall_s > self._run_s else 1 / _NUDGE
+        self._note(run.wall_s, samples)
         self._share_s = self._run_s
         return run
+
+    def _note(self, wall_s: float, samples: int) -> None:
+        """Running medians: robust against single slow runs, and cheap."""
+        self._run_s *= _NUDGE if wall_s > self._run_s else 1 / _NUDGE
+        self._usual = max(1.0, self._usual * (_NUDGE if samples > self._usual else 1 / _NUDGE))
 
     def submit(self, job: Job) -> None:
         """Let it wait for its turn; ``job.finish`` is called once, from the loop, with what came out.
@@ -149,7 +158,7 @@ class Engine:
                 self._begin_chore(*self._chores.popleft())
             elif not self._line:
                 return
-            elif self._run_s <= self._inline_s:
+            elif self.brief(self._line.first().samples):
                 if not self._passing:
                     self._passing = True
                     self._loop.call_soon(self._pass)
@@ -164,7 +173,7 @@ class Engine:
         while (
             self._line
             and self._busy < len(self._instances)
-            and self._run_s <= self._inline_s
+            and self.brief(self._line.first().samples)
             and self._burst_s < BURST_S
         ):
             jobs = self._take()
@@ -216,7 +225,7 @@ class Engine:
             self._run_s = self._share_s = _SLOW_S
         elif done.wall_s:
             share_s = done.wall_s / len(jobs)
-            self._run_s *= _NUDGE if done.wall_s > self._run_s else 1 / _NUDGE
+            self._note(done.wall_s, sum(job.samples for job in jobs) if done.joining_ns else jobs[-1].samples)
             self._share_s *= _NUDGE if share_s > self._share_s else 1 / _NUDGE
         if not done.apart:
             self.max_batch = 1

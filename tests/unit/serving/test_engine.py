@@ -133,6 +133,25 @@ def test_a_model_that_becomes_slow_leaves_the_loop(tmp_path: Path) -> None:
     asyncio.run(run())
 
 
+def test_far_more_samples_than_usual_leave_the_loop(tmp_path: Path) -> None:
+    async def run() -> None:
+        session = Doubler(0.001)
+        engine = Engine([session])
+        await engine.check(make_spec(tmp_path, [0, 2, 4, 6, 8, 10]))
+        loop_thread = threading.get_ident()
+        assert engine.inline and engine.brief(5) and not engine.brief(6)
+        for samples, on_loop in ((1, True), (100, False), (2, True)):
+            request, told = job(1.0, samples)
+            engine.submit(request)
+            await told
+            assert (session.threads[-1] == loop_thread) is on_loop
+        for _ in range(100):  # what is usual is short again
+            engine.run_now({"x": np.ones((100, 2), np.float32)}, 100)
+        assert engine.brief(100)
+
+    asyncio.run(run())
+
+
 def test_runs_in_the_thread_are_one_at_a_time_and_keep_their_errors(tmp_path: Path) -> None:
     async def run() -> None:
         session = Doubler(0.1)
