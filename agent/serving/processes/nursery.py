@@ -19,7 +19,7 @@ from agent.serving.spec import WorkerSpec
 from agent.waiting import set_within
 
 READY_S = 30.0  # to import a runtime on a slow board; workers wait: to import it themselves takes as long
-FORK_S = 10.0
+FORK_S = 3.0  # a stopped zygote delays one start by so much
 IDLE_S = 60.0  # without a worker
 STRAYS_S = 2.0
 
