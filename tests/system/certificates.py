@@ -37,11 +37,10 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str, *, host: str = "127.0.0.1") -> Pair:
-        """A certificate with ``name`` as its common name, good for ``host``: an address, or localhost for loopback."""
+        """A certificate with ``name`` as its common name, good for ``host``: an address or localhost."""
         key = ec.generate_private_key(ec.SECP256R1())
-        address = ipaddress.ip_address(host)
-        by_name = [x509.DNSName("localhost")] if address.is_loopback else []
-        names = x509.SubjectAlternativeName([x509.IPAddress(address), *by_name])
+        by_name = x509.DNSName(host) if host == "localhost" else x509.IPAddress(ipaddress.ip_address(host))
+        names = x509.SubjectAlternativeName([by_name])
         certificate = (
             _builder(_name(name), self._name, key)
             .add_extension(names, critical=False)

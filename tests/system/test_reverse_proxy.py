@@ -54,7 +54,7 @@ def command(name: str, config: Path) -> list[str]:
 
 def proxied(name: str, node: Node, folder: Path, steps: Callable[[int, Authority, Pair], None]) -> None:
     authority = Authority(folder)
-    authority.issue("https")
+    authority.issue("https", host="localhost")
     port = free_port()
     config = adapted(name, folder, node.port, port)
     homes = dict.fromkeys(("HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"), str(folder))
