@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from agent import __version__, notify
+from agent.app.allowance import allow_many_descriptors, share_one_heap
 from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
-from agent.app.descriptors import allow_many_descriptors
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
 from agent.app.power import PowerLog
@@ -52,6 +52,7 @@ def main(config: Config) -> int:
     """Run until SIGTERM or SIGINT."""
     lock = _prepare(config)
     allow_many_descriptors()
+    share_one_heap()
     try:
         asyncio.run(_until_signal(config))
     finally:

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.app.descriptors import allow_many_descriptors
+from agent.app.allowance import allow_many_descriptors
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.door.node import NodeState
 from agent.serving.events import PoolEvent

@@ -9,7 +9,7 @@ import pytest
 
 SCRIPT = """
 import resource
-from agent.app.descriptors import allow_many_descriptors
+from agent.app.allowance import allow_many_descriptors
 resource.setrlimit(resource.RLIMIT_NOFILE, ({soft}, {hard}))
 allow_many_descriptors()
 print(*resource.getrlimit(resource.RLIMIT_NOFILE))
