@@ -44,12 +44,14 @@ def _crash(node: Node, client: Client, image: Any) -> None:
     pid = (node.model("digits") or {})["pid"]
     print(f"kill -9 {pid}   (the worker of digits)")
     os.kill(pid, signal.SIGKILL)
-    started = time.perf_counter()
+    started, told = time.perf_counter(), ""
     while True:
         try:
             client.infer("digits", {"image": image}, timeout_s=5)
         except ModelUnavailable as error:
-            print(f"a client is told: {error}")
+            if str(error) != told:
+                told = str(error)
+                print(f"a client is told: {told}")
             time.sleep(0.005)
         else:
             break
