@@ -94,7 +94,9 @@ def load(model: Path | bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
-    options.log_severity_level = 4  # what goes wrong in a run is raised; printed too, clients would fill the log
+    options.log_severity_level = (
+        4  # what goes wrong in a run is raised; printed too, clients would fill the log
+    )
     # One large request would hold its memory for ever. The C library's own costs as little: 0.12 ms for a ResNet-8 and
     # 5 ms for a MobileNet with or without.
     options.enable_cpu_mem_arena = False
