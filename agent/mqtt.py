@@ -33,6 +33,8 @@ def _check(text: str, what: str) -> None:
     # Not printable are also lone surrogates, which are no UTF-8.
     if not text.isprintable() or not 0 < len(text.replace(NODE, _LONGEST_NAME).encode()) <= MAX_TOPIC_BYTES:
         raise ValueError(f"{what} {text[:80]!r} must be 1-{MAX_TOPIC_BYTES} bytes without control characters")
+    if set(text.replace(NODE, "")) & set("{}"):
+        raise ValueError(f"{what} {text!r}: braces may only be those of {NODE}")
     if text.startswith("$"):
         raise ValueError(f"{what} {text!r} begins with '$', which is the broker's own")
 

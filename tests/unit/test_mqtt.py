@@ -98,7 +98,18 @@ def test_a_wildcard_is_a_whole_level(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "a\0b", "a\nb", "\ud800", "x" * (MAX_TOPIC_BYTES + 1), "é" * 129, "{node}" * 5, "$SYS/x"]
+    "text",
+    [
+        "",
+        "a\0b",
+        "a\nb",
+        "\ud800",
+        "x" * (MAX_TOPIC_BYTES + 1),
+        "é" * 129,
+        "{node}" * 5,
+        "$SYS/x",
+        "a/{nodes}/b",
+    ],
 )
 def test_what_is_no_topic_is_refused(text: str) -> None:
     for check in (check_topic, check_filter):
