@@ -24,7 +24,7 @@ from agent.serving.processes.vitals import Patience
 from agent.serving.spec import WorkerSpec
 
 ROOT = Path(__file__).resolve().parents[2]
-HURRIED = Patience(look_s=0.1, doubt_s=1.6, silent_s=3.0, run_s=2.5)  # workers beat every second
+HURRIED = Patience(look_s=0.1, doubt_s=4.0, silent_s=8.0, run_s=8.0)  # of a machine that does much else
 
 
 @dataclass(frozen=True, slots=True)

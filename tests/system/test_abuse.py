@@ -374,28 +374,27 @@ def test_workers_that_crash_and_hang_with_clients_in_every_state(daemon: BareDae
     """Three times SIGSEGV, once a run that does not end: who had a request there is told, the others are answered."""
     for fault in ("crash", "crash", "crash", "hang"):
         pid = footprints(daemon.pid)["spin"].pid
-        kinds = [connect(address) for address in places(daemon, "spin") * 4]
-        idle, partial, unread = kinds[:4], kinds[4:6], kinds[6:]
-        for sock in idle:
-            sock.sendall(infer("spin", count(1)))
-            assert receive(sock)[0] == 200
-        for sock in partial:
-            sock.sendall(infer("spin", count(1))[:-10])
-        for sock in unread:
-            sock.sendall(infer("spin", count(FOREVER)))
-        time.sleep(0.2)  # so that one of them runs
-        if fault == "crash":
-            os.kill(pid, signal.SIGSEGV)
-        for sock in (*partial, *unread):
-            status, headers, answer = receive(sock)
-            assert (status, headers["Retry-After"]) == (503, "1"), answer
-            assert ("SIGSEGV" if fault == "crash" else "hung") in answer["error"]
-        for sock in idle:  # told that the worker is being started, or answered by it
-            sock.sendall(infer("spin", count(1)))
-            status, headers, answer = receive(sock)
-            assert status == 200 or (status, headers["Retry-After"]) == (503, "1"), answer
-        for address in places(daemon, "spin"):
-            until(lambda address=address: trouble(address, "spin", count(1)))  # type: ignore[misc]
-        for sock in kinds:
-            sock.close()
+        with contextlib.ExitStack() as stack:
+            kinds = [stack.enter_context(connect(address)) for address in places(daemon, "spin") * 4]
+            idle, partial, unread = kinds[:4], kinds[4:6], kinds[6:]
+            for sock in idle:
+                sock.sendall(infer("spin", count(1)))
+                assert receive(sock)[0] == 200
+            for sock in partial:
+                sock.sendall(infer("spin", count(1))[:-10])
+            for sock in unread:
+                sock.sendall(infer("spin", count(FOREVER)))
+            time.sleep(0.2)  # so that one of them runs
+            if fault == "crash":
+                os.kill(pid, signal.SIGSEGV)
+            for sock in (*partial, *unread):
+                status, headers, answer = receive(sock)
+                assert (status, headers["Retry-After"]) == (503, "1"), answer
+                assert ("SIGSEGV" if fault == "crash" else "hung") in answer["error"]
+            for sock in idle:  # told that the worker is being started, or answered by it
+                sock.sendall(infer("spin", count(1)))
+                status, headers, answer = receive(sock)
+                assert status == 200 or (status, headers["Retry-After"]) == (503, "1"), answer
+            for address in places(daemon, "spin"):
+                until(lambda address=address: trouble(address, "spin", count(1)))  # type: ignore[misc]
         assert footprints(daemon.pid)["spin"].pid != pid
