@@ -371,8 +371,12 @@ def test_memory_eaters(daemon: BareDaemon) -> None:
 
 
 def test_workers_that_crash_and_hang_with_clients_in_every_state(daemon: BareDaemon) -> None:
-    """Three times SIGSEGV, once a run that does not end: who had a request there is told, the others are answered."""
-    for fault in ("crash", "crash", "crash", "hang"):
+    """SIGSEGV, then a run that does not end: who had a request there is told, the others are answered.
+
+    What a worker had not read yet is its successor's, which then hangs: each fault may cost two workers, and five in a
+    minute would have the model given up.
+    """
+    for fault in ("crash", "hang"):
         pid = footprints(daemon.pid)["spin"].pid
         with contextlib.ExitStack() as stack:
             kinds = [stack.enter_context(connect(address)) for address in places(daemon, "spin") * 4]
@@ -384,13 +388,13 @@ def test_workers_that_crash_and_hang_with_clients_in_every_state(daemon: BareDae
                 sock.sendall(infer("spin", count(1))[:-10])
             for sock in unread:
                 sock.sendall(infer("spin", count(FOREVER)))
-            time.sleep(0.2)  # so that one of them runs
+            time.sleep(0.5)  # so that one of them runs
             if fault == "crash":
                 os.kill(pid, signal.SIGSEGV)
             for sock in (*partial, *unread):
                 status, headers, answer = receive(sock)
                 assert (status, headers["Retry-After"]) == (503, "1"), answer
-                assert ("SIGSEGV" if fault == "crash" else "hung") in answer["error"]
+                assert "hung" in answer["error"] or (fault == "crash" and "SIGSEGV" in answer["error"])
             for sock in idle:  # told that the worker is being started, or answered by it
                 sock.sendall(infer("spin", count(1)))
                 status, headers, answer = receive(sock)
