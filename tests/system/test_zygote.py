@@ -255,6 +255,20 @@ def test_a_zygote_ends_when_no_worker_needs_it(tmp_path: Path, monkeypatch: pyte
     play(tmp_path, scenario)
 
 
+def test_a_zygote_is_collected_though_its_end_is_cut_short() -> None:
+    async def run() -> None:
+        zygote = nursery.Zygote("onnxruntime")
+        await zygote.start()
+        ending = asyncio.ensure_future(zygote.end())
+        await asyncio.sleep(0)
+        ending.cancel()
+        await asyncio.gather(ending, return_exceptions=True)
+        assert ending.cancelled() and zygotes() == []
+
+    asyncio.run(run())
+    gc.collect()  # a Popen that is dropped before its process was collected warns
+
+
 def test_a_hundred_forks_leave_no_descriptor_and_no_zombie(tmp_path: Path) -> None:
     async def end(spawned: Spawned) -> None:
         spawned.control.close()

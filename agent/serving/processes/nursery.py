@@ -7,6 +7,7 @@ import contextlib
 import logging
 import os
 import socket
+import subprocess
 import sys
 import time
 from typing import Any
@@ -64,13 +65,14 @@ class Keeper:
         self._settled = asyncio.Event()  # not while one is being started
         self._workers: list[Process] = []
         self._used = True
+        self._unwanted = False
         self._told = ""
         self._task = asyncio.create_task(self._keep(), name=f"zygote of {backend}")
 
     @property
     def ended(self) -> bool:
         """Nobody needed it any more, or it was closed."""
-        return self._task.done()
+        return self._unwanted or self._task.done()
 
     async def fork(self, spec: WorkerSpec) -> Spawned | None:
         """None where there is no zygote; waits for one that is being started."""
@@ -112,6 +114,7 @@ class Keeper:
             while not await set_within(zygote.gone, IDLE_S):
                 self._workers = [worker for worker in self._workers if worker.returncode is None]
                 if not self._workers and not self._used:
+                    self._unwanted = True
                     return False
                 self._used = False
             self._tell("ended")
@@ -138,7 +141,7 @@ class Zygote:
         self._backend = backend
         self._turn = asyncio.Lock()
         self._answer: asyncio.Future[dict[str, Any]] | None = None
-        self._process: Process | None = None
+        self._process: subprocess.Popen[bytes] | None = None
         self._channel: Channel | None = None
         self.gone = asyncio.Event()
 
@@ -173,10 +176,15 @@ class Zygote:
             return
         self._process.kill()
         deadline = time.monotonic() + STRAYS_S
-        while self._process.poll() is None or not _collected(self._process.pid):
-            if time.monotonic() > deadline:
-                return
-            await asyncio.sleep(0.005)
+        try:
+            while self._process.poll() is None or not _collected(self._process.pid):
+                if time.monotonic() > deadline:
+                    return
+                await asyncio.sleep(0.005)
+        except asyncio.CancelledError:  # the daemon stops just now; a killed process takes milliseconds
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(STRAYS_S)
+            raise
 
     async def _answered(self, timeout: float) -> dict[str, Any]:
         answer = self._answer = asyncio.get_running_loop().create_future()
