@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import resource
 import signal
 import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from agent.app.allowance import allow_many_descriptors
 from tests.system.crashing import Client, Node, descriptors, scenario
 from tests.system.serving_models import make_spec
 
@@ -25,13 +25,11 @@ def resident_mb(pid: int | None = None) -> float:
 
 @contextlib.contextmanager
 def crowd(address: tuple[str, int] | Path, size: int, says: bytes) -> Iterator[list[socket.socket]]:
-    """Connections that say one thing and then nothing. Fewer where this process may not have so many descriptors."""
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (limit := resource.getrlimit(resource.RLIMIT_NOFILE)[1], limit)
-    )
+    """Connections that say one thing and then nothing."""
+    allow_many_descriptors()
     with contextlib.ExitStack() as stack:
         socks = []
-        for _ in range(min(size, limit - 2000)):
+        for _ in range(size):
             family = socket.AF_UNIX if isinstance(address, Path) else socket.AF_INET
             sock = stack.enter_context(socket.socket(family))
             sock.settimeout(20)

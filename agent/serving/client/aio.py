@@ -20,7 +20,6 @@ from agent.serving.client.errors import (
     ModelUnavailable,
     ServiceUnreachable,
     Stale,
-    lost,
     too_late,
 )
 from agent.serving.client.memory import SharedArrays
@@ -186,13 +185,9 @@ class _Link:
             try:
                 count = await loop.sock_recv_into(self._sock, receiver.buffer())
             except ConnectionResetError:  # there was something of the request that it had not read
-                if receiver.begun:
-                    raise lost() from None
-                raise Stale from None
+                raise receiver.ended(whole=False) from None
             if count == 0:
-                if whole or receiver.begun:
-                    raise lost()
-                raise Stale
+                raise receiver.ended(whole)
             answer = receiver.received(count)
             if answer is not None:
                 return answer

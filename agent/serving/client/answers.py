@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from agent.devices.tensors import DTYPES, NAMES, unpack_strings
-from agent.serving.client.errors import BadRequest, InferenceFailed, refusal
+from agent.serving.client.errors import (
+    BadRequest,
+    ConnectionLost,
+    InferenceFailed,
+    Stale,
+    lost,
+    refusal,
+)
 from agent.serving.client.requests import Array, Outputs
 
 SMALL = 64 * 1024
@@ -64,10 +71,10 @@ class Receiver:
         self._filled = 0
         self._large: Answer | None = None
 
-    @property
-    def begun(self) -> bool:
-        """True when something of the answer has come."""
-        return self._filled > 0 or self._large is not None
+    def ended(self, whole: bool) -> ConnectionLost | Stale:
+        """What the end of the connection means; ``whole``: all of the request was sent."""
+        begun = self._filled > 0 or self._large is not None
+        return lost() if whole or begun else Stale()
 
     def buffer(self) -> memoryview:
         """Where to receive."""
