@@ -258,11 +258,15 @@ class Candidate:
 class Measurement:
     """A profiled candidate. Times in ms of device time, energy in joules per inference, memory in MB.
 
-    ``p99_ms`` is the upper confidence bound of the 99th percentile; ``confidence`` says how sure (0..1).
-    ``joules`` is what a run costs above the loaded model's idling, ``holding_w`` what keeping it loaded costs, and
-    ``rest_w`` what the node drew without it. ``energy`` tags them: "measured", "estimated", "simulated" or "missing"
-    (then they are None). ``max_batch``: requests that one run may answer, because that pays; ``batch_gain``: requests
-    answered in the same time, as a multiple, when runs of more than one do so best; None where that was not measured.
+    ``p99_ms`` is the upper confidence bound of the 99th percentile, closed or open loop, whichever is more;
+    ``confidence`` says how sure (0..1). ``open_p99_ms``: that of the open loop at the budget's rate, where it was run.
+    ``joules`` is what a run costs above the loaded model's idling, ``joules_sigma`` its standard error, ``holding_w``
+    what keeping it loaded costs, ``load_j`` what loading it took, and ``rest_w`` what the node drew without it.
+    ``energy`` tags them: "measured", "estimated", "simulated" or "missing" (then they are None). ``max_batch``: requests
+    that one run may answer, because that pays; ``batch_gain``: requests answered in the same time, as a multiple, when
+    runs of more than one do so best; None where that was not measured. ``parts``: mean ms of a run on each device that
+    a composite placement uses; empty when all is on the candidate's. ``overlay``: what must be on the FPGA for it.
+    ``measured``: Unix seconds; 0 when not known.
     """
 
     candidate: Candidate
@@ -280,6 +284,12 @@ class Measurement:
     rest_w: float | None = None
     max_batch: int = 1
     batch_gain: float | None = None
+    open_p99_ms: float | None = None
+    joules_sigma: float | None = None
+    load_j: float | None = None
+    parts: tuple[tuple[str, float], ...] = ()
+    overlay: OverlayRef | None = None
+    measured: float = 0.0
 
     def average_w(self, rate_hz: float) -> float | None:
         """Watts that the model adds to the node at this rate; None without an energy figure."""
@@ -341,7 +351,8 @@ class DeviceInfo:
     """A device as it is shown to people and told to the operator. ``kind``: cpu, gpu or fpga.
 
     ``note``: one line on its speed and watts, where they are known without measuring (simulated boards). ``overlays``:
-    those that an FPGA can load without a package of their own.
+    those that an FPGA can load without a package of their own. ``parallel``: threads that run beside each other
+    without sharing (the cores that a CPU lets us use); 1 for a GPU or an FPGA.
     """
 
     id: str
@@ -352,17 +363,21 @@ class DeviceInfo:
     memory_mb: int | None = None
     note: str = ""
     overlays: tuple[OverlayRef, ...] = ()
+    parallel: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class BoardInfo:
-    """What probing found. ``problems`` name what was looked for and is not usable, with the reason."""
+    """What probing found. ``problems`` name what was looked for and is not usable, with the reason. ``power_mode``: the
+    setting of clocks under which it runs (a Jetson's nvpmodel, else the CPU's governor); empty where there is none.
+    """
 
     name: str
     simulated: bool
     devices: tuple[DeviceInfo, ...]
     meters: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
+    power_mode: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,11 +36,15 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One inference: outputs by name, device time and wall time in seconds (equal on real CPUs)."""
+    """One inference: outputs by name, device time and wall time in seconds (equal on real CPUs).
+
+    ``parts``: of a run on several devices, the seconds on each by kind ("cpu", "fpga"); empty when it used one.
+    """
 
     outputs: Tensors
     device_s: float
     wall_s: float
+    parts: Mapping[str, float] = field(default_factory=dict)
 
 
 class Session(Protocol):
