@@ -103,7 +103,7 @@ def test_a_budget_decides_the_device(it: Stage, zynq: Node) -> None:
     chosen = next(verdict["measurement"] for verdict in explained["verdicts"] if verdict["chosen"])
     assert chosen["energy"] == "simulated"
     assert 2.0 < chosen["p50_ms"] < 4.0
-    assert chosen["holding_w"] == pytest.approx(0.2, abs=0.05)  # simulator/boards/pynq-z2.toml
+    assert chosen["holding_w"] == pytest.approx(0.2, abs=0.12)  # simulator/boards/pynq-z2.toml
     assert 1e-3 < chosen["joules"] < 3e-3  # 0.6 W for 2.8 ms
 
 
