@@ -171,12 +171,11 @@ class Fpga:
         deadline = time.monotonic() + STOP_S
         with contextlib.suppress(DeviceError):
             self._transport.write32(CONTROL, SOFT_RESET)
-            while self._transport.read32(STATUS) & BUSY:
-                if time.monotonic() > deadline:
-                    break
-                time.sleep(PAUSE_S)
-            else:
-                self._restless = False
+            late = False
+            while self._restless and not late:
+                late = time.monotonic() > deadline  # before the look: a process that was held up looks once more
+                self._restless = bool(self._transport.read32(STATUS) & BUSY)
+                time.sleep(PAUSE_S * self._restless)
         if self._restless:
             log.error("the core does not stop: it is loaded anew for the next turn")
             self.loaded = None
