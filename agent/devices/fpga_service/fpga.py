@@ -173,7 +173,8 @@ class Fpga:
             self._transport.write32(CONTROL, SOFT_RESET)
             late = False
             while self._restless and not late:
-                late = time.monotonic() > deadline  # before the look: a process that was held up looks once more
+                # Before the look: a process that was held up looks once more.
+                late = time.monotonic() > deadline
                 self._restless = bool(self._transport.read32(STATUS) & BUSY)
                 time.sleep(PAUSE_S * self._restless)
         if self._restless:
