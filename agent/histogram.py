@@ -38,6 +38,12 @@ class Histogram:
         """How many were shorter than ``2**octave`` microseconds."""
         return sum(count for index, count in self.counts.items() if index < octave * PER_OCTAVE)
 
+    def over(self, seconds: float) -> int:
+        """How many took longer, as far as the buckets tell: those in buckets above the one that holds ``seconds``."""
+        micros = seconds * 1e6
+        index = 0 if micros < 1 else min(MAX_BUCKET, int(math.log2(micros) * PER_OCTAVE))
+        return sum(count for bucket, count in self.counts.items() if bucket > index)
+
     def percentile_ms(self, fraction: float) -> float | None:
         """Upper edge, in ms, of the bucket that holds the percentile; None when empty."""
         total = self.total

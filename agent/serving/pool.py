@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from agent.errors import OverlaidError, WorkerError, one_line
-from agent.histogram import Histogram
 from agent.serving.events import Kind, PoolEvent, WorkerStatus
 from agent.serving.homes import Homes
 from agent.serving.http.listeners import listen_unix
@@ -249,26 +248,34 @@ class Pool:
             route.recent.add(time.monotonic(), report.latency, report.errors)
             route.failures.update(report.failures)
             route.waiting = report.waiting
-        self._emit("stats", worker.spec, histogram=report.latency, errors=report.errors)
+        spec = worker.spec
+        self._tell(
+            PoolEvent(
+                "stats",
+                spec.model,
+                spec.version,
+                spec.candidate,
+                histogram=report.latency,
+                errors=report.errors,
+                failures=report.failures,
+                runs=report.runs,
+                device_s=report.device_s,
+            )
+        )
 
     def _unwell(self, worker: Worker, error: OverlaidError) -> None:
         if worker not in self._retired:  # a worker that was moved off a device has nothing new to say of it
-            self._emit("unwell", worker.spec, f"{error.name}: {one_line(error)}", failure=error)
+            spec, text = worker.spec, f"{error.name}: {one_line(error)}"
+            self._tell(PoolEvent("unwell", spec.model, spec.version, spec.candidate, text, failure=error))
 
     def _orphaned(self, worker: Worker, orphans: list[Orphan]) -> None:
         self._workers.discard(worker)
         self.homes.orphaned(worker, orphans)
 
-    def _emit(
-        self,
-        kind: Kind,
-        spec: WorkerSpec,
-        text: str = "",
-        histogram: Histogram | None = None,
-        errors: int = 0,
-        failure: OverlaidError | None = None,
-    ) -> None:
-        event = PoolEvent(kind, spec.model, spec.version, spec.candidate, text, histogram, errors, failure)
+    def _emit(self, kind: Kind, spec: WorkerSpec, text: str = "") -> None:
+        self._tell(PoolEvent(kind, spec.model, spec.version, spec.candidate, text))
+
+    def _tell(self, event: PoolEvent) -> None:
         try:
             self._on_event(event)
         except Exception:  # a listener's fault must not cost a worker

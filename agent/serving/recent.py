@@ -22,11 +22,14 @@ Failure = Literal["request", "overload", "deadline", "device", "run"]
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a worker did since its last report: answers by latency (seconds of handling), failures by kind; ``waiting``
-    requests are in its queue now."""
+    requests are in its queue now. ``runs``: those on one sample, which took ``device_s`` of the device's time.
+    """
 
     latency: Histogram
     failures: Mapping[Failure, int]
     waiting: int = 0
+    runs: int = 0
+    device_s: float = 0.0
 
     @property
     def errors(self) -> int:

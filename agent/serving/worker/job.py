@@ -58,7 +58,8 @@ class Job:
 @dataclass(slots=True)
 class Executed:
     """What a run, or the runs that took its place, brought each request. ``wall_s``: of the last one;
-    ``infer_ns``: 0 when none ended well; ``apart``: False when the outputs could not be told apart."""
+    ``infer_ns``: 0 when none ended well; ``apart``: False when the outputs could not be told apart. ``singles``: device
+    seconds of the runs on one sample, which are like those that were profiled."""
 
     outcomes: list[Outcome]
     began_ns: int = 0
@@ -68,6 +69,7 @@ class Executed:
     wall_s: float = 0.0
     unwell: bool = False
     apart: bool = True
+    singles: list[float] = field(default_factory=list)
 
     @classmethod
     def failed(cls, jobs: Sequence[Job], error: Exception) -> Executed:
@@ -113,6 +115,8 @@ def _alone(session: Session, jobs: Sequence[Job]) -> Executed:
         else:
             done.outcomes.append(run.outputs)
             done.wall_s = run.wall_s
+            if job.samples == 1:
+                done.singles.append(run.device_s)
             done.infer_ns = time.monotonic_ns() - done.began_ns
     return done
 

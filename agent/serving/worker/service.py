@@ -253,7 +253,8 @@ class Service:
         if report.latency.total or report.failures or report.waiting != self._told_waiting:
             latency, self._told_waiting, self._rested_s = report.latency, report.waiting, 0.0
             fields = {"latency": latency.pairs(), "seconds": latency.seconds, "failures": report.failures}
-            self._channel.send({"op": "stats", "waiting": report.waiting, **fields})
+            runs = {"runs": report.runs, "device_s": report.device_s}
+            self._channel.send({"op": "stats", "waiting": report.waiting, **fields, **runs})
 
 
 def serve(control: socket.socket) -> None:

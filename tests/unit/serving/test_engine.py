@@ -556,3 +556,25 @@ def test_integers_and_booleans_compare() -> None:
     big = np.array([2**62 + 1], np.int64)
     assert compare({"y": big}, {"y": big}, 0.0, 0.0) is None
     assert compare({"y": np.array([True])}, {"y": np.array([False])}, 0.0, 0.0) is not None
+
+
+def test_runs_on_one_sample_are_counted_with_their_device_time() -> None:
+    async def scenario(inline: bool) -> tuple[int, float]:
+        engine = Engine([Doubler(0.001 if inline else 1.0)], max_batch=1 if inline else 2)
+        for samples in (1, 3, 1):
+            if inline:
+                engine.run_now({"x": np.ones((samples, 2), np.float32)}, samples)
+            else:
+                one, told = job(1.0, samples)
+                engine.submit(one)
+                await told
+        bad, told = job(-1.0)
+        engine.submit(bad)
+        assert isinstance(await told, InferenceError)
+        counted = engine.take_singles()
+        assert engine.take_singles() == (0, 0.0)
+        engine.close()
+        return counted
+
+    assert asyncio.run(scenario(inline=True)) == (2, pytest.approx(0.001))
+    assert asyncio.run(scenario(inline=False)) == (2, pytest.approx(1.0))

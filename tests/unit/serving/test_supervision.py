@@ -49,6 +49,12 @@ def test_recent_latencies_fall_off_while_totals_stay() -> None:
     assert (recent.requests, recent.errors) == (6, 1)
 
 
+def test_late_answers_are_told_by_the_buckets_above_the_limit() -> None:
+    seen = histogram(0.001, 3)
+    seen.merge(histogram(0.010, 2).counts)
+    assert (seen.over(0.0005), seen.over(0.001), seen.over(0.005), seen.over(0.011)) == (5, 2, 2, 0)
+
+
 def test_spec_crosses_to_the_worker(tmp_path: Path) -> None:
     spec = WorkerSpec(
         model="m",
