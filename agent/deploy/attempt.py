@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from agent.deploy import phases, workers
 from agent.deploy.journal import Deployment
+from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     BlockError,
@@ -126,7 +127,7 @@ class Attempt:
     async def _install(self, package: VerifiedPackage) -> Placement:
         """An FPGA overlay: loaded once for its self-test; then programs may use it."""
         res, model = self.res, self.deployment.model
-        candidate = phases.candidates_of(res, package.manifest)[0][0]
+        candidate = candidates_of(res, package.manifest)[0][0]
         async with self.measuring:
             worker = await self._phase(
                 Phase.ACTIVATING, lambda _: workers.start_checked(res, package, candidate)
@@ -215,7 +216,7 @@ class Attempt:
     async def _phase(
         self,
         phase: Phase,
-        work: Callable[[phases.Progress], Awaitable[T]],
+        work: Callable[[Progress], Awaitable[T]],
         deadline_s: float | None = None,
     ) -> T:
         limit = deadline_s or self.res.settings.phase_timeout_s

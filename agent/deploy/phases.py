@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 
-from agent.deploy import overlays, workers
+from agent.deploy.measuring import Progress, candidates_of, measure_all, measure_batches
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
     GoldenMismatch,
@@ -21,24 +21,12 @@ from agent.errors import (
 )
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
-from agent.placement import batching, plan, profile
+from agent.placement import plan
 from agent.serving.processes.process import Worker
 from agent.serving.unwell import UNWELL
-from agent.types import Budget, Candidate, DesiredModel, Measurement, Placement, Verdict
+from agent.types import Budget, DesiredModel, Placement, Verdict
 
 log = logging.getLogger("deploy")
-Progress = Callable[[float], None]
-
-
-def candidates_of(res: Resources, manifest: Manifest) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
-    """What this node could run, and why not the rest."""
-    variants = tuple(
-        plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
-        for v in manifest.variants
-    )
-    # Every manifest that is installed is verified for it: only for packages that need an overlay.
-    delivered = overlays.delivered(res) if any(v.overlay for v in variants) else ()
-    return plan.candidates_for(variants, res.board, delivered)
 
 
 def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]:
@@ -137,18 +125,7 @@ async def place(
     GoldenMismatch when no candidate computes what the packer promised: the package or the runtimes are broken.
     What a device raised when it was lost or the like and nothing else is feasible: it may be when the device is back.
     """
-    candidates, failed = candidates_of(res, package.manifest)
-    measurements: list[Measurement] = []
-    verdicts = list(failed)
-    errors: list[OverlaidError] = []
-    for done, candidate in enumerate(candidates, start=1):
-        try:
-            measured = await _measure(res, package, candidate)
-            measurements.append(profile.beside(measured, _running(running)))
-        except OverlaidError as error:
-            errors.append(error)
-            verdicts.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
-        progress(done / len(candidates))
+    measurements, verdicts, errors = await measure_all(res, package, budget, running, progress)
     if not measurements and errors and all(isinstance(error, GoldenMismatch) for error in errors):
         raise GoldenMismatch(one_line(errors[0]))
     choose = partial(
@@ -161,7 +138,7 @@ async def place(
     choice = choose(measurements)
     if choice.measurement is None or choice.candidate is None:
         raise _nothing_fits(choice.reason, verdicts, errors)
-    batched = await _measure_batches(res, package, budget, choice.measurement)
+    batched = await measure_batches(res, package, budget, choice.measurement)
     choice = choose([batched if m is choice.measurement else m for m in measurements])
     assert choice.candidate is not None
     manifest = package.manifest
@@ -185,41 +162,6 @@ def _nothing_fits(reason: str, verdicts: Iterable[Verdict], errors: Iterable[Ove
         return type(away)(f"{away}; {reason}")
     missing = next((v.reason for v in verdicts if v.reason.startswith(plan.NEEDS_OVERLAY)), None)
     return OverlayLoadError(f"{missing}; {reason}") if missing else NoFeasibleCandidate(reason)
-
-
-def _running(placement: Placement | None) -> Measurement | None:
-    verdicts = placement.verdicts if placement else ()
-    return next((verdict.measurement for verdict in verdicts if verdict.chosen), None)
-
-
-async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
-    seconds = res.settings.profile_s
-    rest_w = await profile.idle_watts(res.meters, seconds * profile.IDLE_SHARE)
-    worker = await workers.start_checked(res, package, candidate)
-    try:
-        accuracy = package.manifest.variant(candidate.variant).accuracy
-        return await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
-    finally:
-        await res.pool.stop(worker)
-
-
-async def _measure_batches(
-    res: Resources, package: VerifiedPackage, budget: Budget, chosen: Measurement
-) -> Measurement:
-    """``chosen`` with what answering several requests in a run brings, where a model and its budget allow it."""
-    manifest = package.manifest
-    if not batching.worth_measuring(manifest.inputs, manifest.outputs, budget, chosen):
-        return chosen
-    try:
-        worker = await workers.start_checked(res, package, chosen.candidate)
-        try:
-            times = await worker.batch_times(res.settings.profile_s / 2, batching.longest_s(budget))
-        finally:
-            await res.pool.stop(worker)
-    except OverlaidError as error:  # requests are answered one by one then, which is no failure
-        log.info("%s: runs that answer several requests: %s: %s", manifest.name, error.name, error)
-        return chosen
-    return batching.with_batches(chosen, times, budget)
 
 
 async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:

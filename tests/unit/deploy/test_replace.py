@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import ledger, phases, replace, workers
+from agent.deploy import ledger, measuring, replace, workers
 from agent.deploy.resources import Resources
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
 from agent.package.verify import VerifiedPackage
@@ -55,7 +55,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
             candidate, 500, p99_ms / 2, p99_ms / 2, p99_ms, 0.99, 0.1, 10.0, None, joules, "simulated", holding_w, 4.0
         )  # fmt: skip
 
-    monkeypatch.setattr(phases, "_measure", measure)
+    monkeypatch.setattr(measuring, "_measure", measure)
     monkeypatch.setattr(replace, "PROBE_S", 0.03)
 
 
