@@ -85,6 +85,21 @@ class Pool:
             route.backoff.started(time.monotonic())
         return old
 
+    async def hold(self, spec: WorkerSpec, why: str) -> None:
+        """Serve the model by nobody until ``route`` is called: its requests are answered 503 with ``why``.
+
+        Those in flight finish, then its worker ends. OSError when there is no socket to be had.
+        """
+        route = self._routes.get(spec.model) or self._fresh_route(spec)
+        async with route.changing:
+            if route.listener.fileno() < 0:
+                raise WorkerError(f"model {spec.model!r} was removed meanwhile")
+            self._routes[spec.model] = route
+            old = await route.hold(why)
+        if old is not None:
+            self._retired.add(old)
+            await self.stop(old)
+
     async def unroute(self, model: str) -> None:
         """Serve ``model`` no more: requests in flight finish, the worker ends, the socket goes."""
         self._expected.discard(model)
@@ -113,6 +128,8 @@ class Pool:
         route = self._routes.get(model)
         if route is None:
             raise WorkerError(f"model {model!r} is not served; `overlaid models` lists those that are")
+        if route.held:
+            raise WorkerError(route.trouble)
         if route.worker is None:
             route.retry_now.set()
             return
@@ -190,10 +207,7 @@ class Pool:
         return route.trouble if route else f"model {model!r} is being loaded; try again"
 
     async def _take_over(self, model: str, worker: Worker) -> Worker | None:
-        route = self._routes.get(model)
-        if route is None:
-            listener = listen_unix(self._path(model))
-            route = Route(listener, worker.spec, self._start_checked, self._emit, self._patience)
+        route = self._routes.get(model) or self._fresh_route(worker.spec)
         async with route.changing:
             if route.listener.fileno() < 0:
                 raise WorkerError(f"model {model!r} was removed meanwhile; deploy it again")
@@ -211,6 +225,10 @@ class Pool:
                 with contextlib.suppress(WorkerError):  # it may have died just now: nothing to drain
                     await old.drain()
         return old
+
+    def _fresh_route(self, spec: WorkerSpec) -> Route:
+        listener = listen_unix(self._path(spec.model))
+        return Route(listener, spec, self._start_checked, self._emit, self._patience)
 
     async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:
         """A worker whose golden vectors agree, serving on ``listener`` if there is one; none is left on an error."""

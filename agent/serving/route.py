@@ -28,7 +28,8 @@ Tell = Callable[[Kind, WorkerSpec, str], None]
 class Route:
     """``start(spec, listener)`` gives a proved worker that serves; ``tell(kind, spec, text)`` hears of the crashes.
 
-    ``worker`` is None while there is none. ``changing`` is held while another one takes over.
+    ``worker`` is None while there is none. ``changing`` is held while another one takes over. ``held``: why nobody
+    shall serve the model; empty when somebody shall.
     """
 
     def __init__(
@@ -45,7 +46,7 @@ class Route:
         self.retry_now = asyncio.Event()
         self._start, self._tell, self._patience = start, tell, patience
         self._pulse = Pulse(patience)
-        self._down = "is being started"
+        self._down, self.held = "is being started", ""
         self._waiting: list[tuple[socket.socket, bytes]] = []
         self._stand_in = StandIn(lambda: self.worker, lambda: self.trouble)
         self._supervisor: asyncio.Task[None] | None = None
@@ -66,6 +67,15 @@ class Route:
         if old is not worker:
             supervisor, self._supervisor = self._supervisor, self._watch(worker)
             await _cancel(supervisor)
+        return old
+
+    async def hold(self, why: str) -> Worker | None:
+        """Nobody serves the model from now on: requests are answered 503 with ``why``. Gives the worker before."""
+        self.held, self._down = why, f"is not run now: {why}"
+        old, self.worker = self.worker, None
+        supervisor, self._supervisor = self._supervisor, None
+        await _cancel(supervisor)
+        self._stand_in_for_it()
         return old
 
     def lost(self, worker: Worker) -> None:
@@ -90,7 +100,7 @@ class Route:
         self._waiting.clear()
 
     def _installed(self, worker: Worker) -> None:
-        self.waiting = 0
+        self.waiting, self.held = 0, ""
         self.worker, self.spec, self._pulse = worker, worker.spec, Pulse(self._patience)
         self.backoff.started(time.monotonic())
         self._stand_in.retire()

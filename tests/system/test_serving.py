@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from agent.errors import GoldenMismatch, ModelLoadError, TensorError, WorkerCrashed
+from agent.errors import GoldenMismatch, ModelLoadError, TensorError, WorkerCrashed, WorkerError
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.events import PoolEvent
 from agent.serving.pool import Pool
@@ -586,3 +586,61 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except OSError:
         return False
+
+
+def test_a_model_that_is_held_back_says_why_and_serves_again(tmp_path: Path) -> None:
+    def held(node: Node) -> None:
+        with connected(node) as door, model_socket(node) as own:
+            for connection in (door, own):
+                status, answer = infer(connection, "double")
+                assert status == 503 and "is not run now: cap 6 W" in answer["error"]
+                assert ask(connection, "GET", "/v2/models/double/ready")[0] == 503
+
+    def serves(node: Node) -> None:
+        with connected(node) as door, model_socket(node) as own:
+            assert [infer(connection, "double")[0] for connection in (door, own)] == [200, 200]
+
+    async def steps(node: Node) -> None:
+        worker = node.pool.worker("double")
+        assert worker is not None
+        with connected(node) as idle, model_socket(node) as own:
+            for connection in (idle, own):
+                assert (await asyncio.to_thread(infer, connection, "double"))[0] == 200
+            await node.pool.hold(worker.spec, "cap 6 W")
+            assert worker.gone.is_set()
+            status = node.pool.status("double")
+            assert status is not None and not status.ready and "cap 6 W" in status.why
+            for connection in (idle, own):  # connections that the worker had are not broken
+                assert (await asyncio.to_thread(infer, connection, "double"))[0] == 503
+            await asyncio.to_thread(held, node)
+            with pytest.raises(WorkerError, match="cap 6 W"):
+                await node.pool.restart("double")
+            fresh = await node.pool.start(worker.spec)
+            assert await node.pool.route("double", fresh) is None
+            for connection in (idle, own):
+                assert (await asyncio.to_thread(infer, connection, "double"))[0] == 200
+        await asyncio.to_thread(serves, node)
+        await node.pool.hold(fresh.spec, "again")
+        await node.pool.unroute("double")
+        assert node.pool.status("double") is None and not node.pool.serves("double")
+
+    scenario(tmp_path, steps)
+
+
+class ModelSocket(http.client.HTTPConnection):
+    """Connections to the model's own socket, a new one after each that the server has closed."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("localhost", timeout=20)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(20)
+        self.sock.connect(str(self._path))
+
+
+@contextlib.contextmanager
+def model_socket(node: Node) -> Iterator[http.client.HTTPConnection]:
+    with contextlib.closing(ModelSocket(node.root / "run/models/double.sock")) as connection:
+        yield connection
