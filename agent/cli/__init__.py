@@ -11,7 +11,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from agent.cli import node, overlay, telemetry
+from agent.cli import explain, node, overlay, telemetry
 from agent.cli.output import DAEMON_DOWN, WRONG_USAGE, Commands
 from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, UsageError, one_line
 
@@ -32,6 +32,7 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     node.register(commands)
+    explain.register(commands)
     telemetry.register(commands)
     overlay.register(commands)
     fleet = commands.add_parser(

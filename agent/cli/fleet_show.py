@@ -8,11 +8,12 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from agent.cli.candidates import Measured, show_candidates
 from agent.cli.output import one_cell, print_table
-from agent.cli.views import show_verdicts, span
+from agent.cli.views import span
 from agent.errors import MessageError
 from agent.link.topics import Target
-from agent.types import Verdict, to_jsonable
+from agent.types import to_jsonable
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -191,18 +192,19 @@ def print_result(node: str, result: Result) -> None:
         for event in events:
             print(one_cell(_event_line(event) if isinstance(event, dict) else event))
     elif result.op == "bench" and "verdicts" in result.output:
-        _print_verdicts(result.output["verdicts"])
+        _print_measured(node, result.output)
     else:
         for key, value in result.output.items():
             print(one_cell(f"{node}: {key} {value}"))
 
 
-def _print_verdicts(value: object) -> None:
+def _print_measured(node: str, output: dict[str, Any]) -> None:
     from pydantic import TypeAdapter
 
     try:
-        verdicts = TypeAdapter(tuple[Verdict, ...]).validate_json(json.dumps(value))
-        show_verdicts(to_jsonable(verdicts))
+        found = TypeAdapter(Measured).validate_json(json.dumps(output))
+        print(one_cell(f"{node}: runs {found.candidate or 'nowhere'}"))
+        show_candidates(to_jsonable(found), found.budget.rate_hz if found.budget else None)
     except (ValueError, OverflowError) as error:  # also what pydantic raises; the last for an endless number
         raise MessageError(
             "the node's verdicts are of no known form; is it of this version? --json prints them as they are"

@@ -1,4 +1,4 @@
-"""The node's own commands: run, status, devices, models, explain, deploy, undeploy, restart."""
+"""The node's own commands: run, status, devices, models, deploy, undeploy, restart."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent.cli.output import (
     print_json,
 )
 from agent.control import client
-from agent.errors import ControlError, DaemonNotRunning, TelemetryError, UsageError
+from agent.errors import ControlError, DaemonNotRunning, UsageError
 from agent.paths import Folders, find_folders
 
 REFRESH_S = 1.0
@@ -57,10 +57,6 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "overlaid models",
     )
     add_json(models)
-
-    explain = _add(commands, "explain", _explain, "why a model runs where it runs", "overlaid explain digits")
-    explain.add_argument("model", metavar="MODEL")
-    add_json(explain)
 
     deploy = _add(
         commands,
@@ -170,36 +166,6 @@ def _devices(args: argparse.Namespace) -> int:
 
         show_devices(board)
     return 0
-
-
-def _explain(args: argparse.Namespace) -> int:
-    folders = find_folders(args.config)
-    running = True
-    try:
-        placement = client.ask(folders.control_socket, "explain", model=args.model)
-    except DaemonNotRunning as down:
-        running, placement = False, _last_placement(folders, args.model, down)
-        print("THE DAEMON IS DOWN; this is the last recorded decision", file=sys.stderr)
-    if args.json:
-        print_json(placement)
-    else:
-        from agent.cli.views import show_placement
-
-        show_placement(placement)
-    return 0 if running else DAEMON_DOWN
-
-
-def _last_placement(folders: Folders, model: str, down: DaemonNotRunning) -> dict[str, Any]:
-    """What telemetry recorded; ``down`` with the reason when there is nothing."""
-    from agent.telemetry.queries import last_placement
-
-    try:
-        placement = last_placement(folders.telemetry, model)
-    except TelemetryError as error:
-        raise DaemonNotRunning(f"{down} ({error})") from None
-    if placement is None:
-        raise DaemonNotRunning(f"{down} (no placement of {model!r} was recorded either)")
-    return placement
 
 
 def _deploy(args: argparse.Namespace) -> int:

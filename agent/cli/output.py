@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import itertools
 import json
 import re
 import shutil
@@ -51,8 +52,14 @@ def print_json(value: Any) -> None:
     print(json.dumps(to_jsonable(value), indent=2, sort_keys=True))
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str | None = None) -> None:
-    """Aligned columns; None prints as a dash. On a terminal the last column wraps to its width.
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    title: str | None = None,
+    below: Sequence[str | None] = (),
+) -> None:
+    """Aligned columns; None prints as a dash. On a terminal the last column wraps to its width, and so does ``below``:
+    for each row a text on lines of its own.
 
     Written without rich, whose import alone would cost ``overlaid status`` a third of its time.
     """
@@ -61,8 +68,27 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
     right = [bool(rows) and all(_is_number(row[index]) for row in rows) for index in range(len(columns))]
     if title:
         print(title)
-    for line in (list(columns), ["-" * width for width in widths], *cells):
+    for line in (list(columns), ["-" * width for width in widths]):
         print(_table_line(line, widths, right))
+    for line, text in itertools.zip_longest(cells, below):
+        print(_table_line(line, widths, right))
+        if text:
+            print_wrapped(text, "    ")
+
+
+def print_wrapped(text: str, indent: str = "", further: str | None = None) -> None:
+    """One text without control characters, on a terminal wrapped to its width; ``further``: indent of later lines."""
+    width = max(24, terminal_columns())
+    later = indent if further is None else further
+    filled = textwrap.fill(
+        one_cell(text), width, initial_indent=indent, subsequent_indent=later, break_on_hyphens=False
+    )
+    print(filled)
+
+
+def terminal_columns() -> int:
+    """Of the terminal; as many as there may be where there is none."""
+    return shutil.get_terminal_size((1 << 20, 24)).columns
 
 
 def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[bool]) -> str:
@@ -71,7 +97,7 @@ def _table_line(cells: Sequence[str], widths: Sequence[int], right: Sequence[boo
         for text, width, to_right in zip(cells, widths, right, strict=True)
     )
     lead = "".join(f"{text}  " for text in head)
-    room = max(24, shutil.get_terminal_size((1 << 20, 24)).columns - len(lead))
+    room = max(24, terminal_columns() - len(lead))
     if set(last) == {"-"}:
         last = last[:room]
     lines = textwrap.wrap(last.rstrip(), room) if len(last.rstrip()) > room else [last]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.cli.output import one_cell, print_table
+from agent.cli.output import one_cell, print_table, print_wrapped
 
 Values = Mapping[str, Any]
 
@@ -15,7 +14,7 @@ Values = Mapping[str, Any]
 def show_status(snapshot: Values) -> None:
     """The node, its broker, power and models at the time of the snapshot."""
     up = span(snapshot["time"] - snapshot["started"])
-    _pairs(
+    pairs(
         ("node", f"{snapshot['site']}/{snapshot['node']}"),
         ("daemon", f"overlaid {snapshot['agent_version']}, pid {snapshot['pid']}, up {up}"),
         ("board", _board(snapshot["board"])),
@@ -180,56 +179,6 @@ def show_devices(board: Values) -> None:
         print(f"not usable: {problem}")
 
 
-def show_placement(placement: Values) -> None:
-    """The decision, its reason and every candidate's numbers and verdict."""
-    _pairs(
-        ("model", f"{placement['model']} {placement['version']}"),
-        ("chosen", runs(placement["candidate"])),
-        ("why", placement["reason"]),
-        ("budget", budget(placement["budget"])),
-        *((("instances", f"{several}, on a CPU"),) if (several := placement.get("instances", 1)) > 1 else ()),
-        ("decided", f"{clock(placement['decided'])}, {span(time.time() - placement['decided'])} ago"),
-    )
-    print()
-    show_verdicts(placement["verdicts"])
-
-
-def show_verdicts(verdicts: Sequence[Values]) -> None:
-    """A row for each candidate: its numbers and what was decided about it."""
-    held = any((verdict["measurement"] or {}).get("holding_w") for verdict in verdicts)
-    columns = (
-        "CANDIDATE",
-        "P50 MS",
-        "P99 MS <=",
-        "SURE",
-        "MJ/RUN",
-        "HELD W",
-        "ENERGY",
-        "ACCURACY",
-        "VERDICT",
-    )
-    shown = [place for place, column in enumerate(columns) if held or column != "HELD W"]
-    rows = [_verdict_row(verdict) for verdict in verdicts]
-    print_table([columns[i] for i in shown], [[row[i] for i in shown] for row in rows])
-
-
-def _verdict_row(verdict: Values) -> list[object]:
-    measured = verdict["measurement"] or {}
-    joules, sure = measured.get("joules"), measured.get("confidence")
-    holding_w = measured.get("holding_w")
-    return [
-        runs(verdict["candidate"]),
-        number(measured.get("p50_ms")),
-        number(measured.get("p99_ms")),
-        None if sure is None else f"{math.floor(sure * 1000) / 10:g}%",
-        None if joules is None else number(joules * 1e3),
-        "0" if holding_w == 0 else number(holding_w),
-        measured.get("energy"),
-        measured.get("accuracy"),
-        "chosen" if verdict["chosen"] else verdict["reason"],
-    ]
-
-
 def runs(candidate: Values | None, backend: bool = True) -> str:
     """``int8 on cpu (onnxruntime)``."""
     if candidate is None:
@@ -257,6 +206,8 @@ def number(value: float | None) -> str | None:
     """Three significant digits, without an exponent."""
     if value is None:
         return None
+    if value == 0:
+        return "0"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.6f}"
 
 
@@ -283,7 +234,8 @@ def clock(seconds: float) -> str:
         return f"t={seconds:g}"
 
 
-def _pairs(*pairs: tuple[str, str | None]) -> None:
-    for key, value in pairs:
+def pairs(*lines: tuple[str, str | None]) -> None:
+    """A line for each key that has a value."""
+    for key, value in lines:
         if value:
-            print(f"{key:<9} {one_cell(value)}")
+            print_wrapped(value, f"{key:<9} ", " " * 10)

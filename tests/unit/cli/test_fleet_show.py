@@ -25,10 +25,18 @@ def printed(capsys: pytest.CaptureFixture[str], op: str, output: dict[str, Any],
 
 
 def test_bench_prints_the_table_of_explain(capsys: pytest.CaptureFixture[str]) -> None:
-    lines = printed(capsys, "bench", {"verdicts": to_jsonable(PLACEMENT.verdicts)})
-    assert lines[0].split()[0] == "CANDIDATE"
-    assert lines[2].startswith("int8 on cpu (onnxruntime)") and lines[2].endswith("chosen")
-    assert lines[3].endswith("p99 25 ms is over 20 ms")
+    told = {
+        "verdicts": PLACEMENT.verdicts,
+        "budget": PLACEMENT.budget,
+        "candidate": PLACEMENT.candidate,
+        "new": 1,
+    }
+    for output, used in ((told, True), ({"verdicts": PLACEMENT.verdicts}, False)):
+        lines = printed(capsys, "bench", to_jsonable(output))
+        assert lines[0] == f"cam-7: runs {'int8 on cpu (onnxruntime)' if used else 'nowhere'}"
+        assert lines[1].split()[0] == "CANDIDATE" and ("USED" in lines[1]) == used
+        assert lines[3].startswith("int8 on cpu (onnxruntime) *") and lines[4] == "    chosen"
+        assert lines[5] == "fp32 on cpu (litert): p99 25 ms is over 20 ms"
 
 
 @pytest.mark.parametrize(

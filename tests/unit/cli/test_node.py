@@ -14,29 +14,10 @@ import pytest
 from agent.cli import main
 from agent.control import snapshot
 from agent.errors import GoldenMismatch, UsageError
-from agent.telemetry.writer import Telemetry
 from agent.types import Binding, BindingStatus, to_jsonable
 from tests.unit.cli.daemon import BOARD, PLACEMENT, SNAPSHOT, Folders, daemon
 
 BUDGET = ("--latency-p99", "20ms", "--rate", "10/s")
-
-
-@pytest.fixture
-def folders(tmp_path: Path) -> Folders:
-    return Folders(tmp_path)
-
-
-@pytest.fixture
-def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Run a command against the folders: (exit code, stdout, stderr)."""
-    monkeypatch.delenv("COLUMNS", raising=False)  # tables as wide as they want
-
-    def run(*args: str) -> tuple[int, str, str]:
-        code = main([*args, "--config", str(folders.config)])
-        out = capsys.readouterr()
-        return code, out.out, out.err
-
-    return run
 
 
 def rows(text: str) -> dict[str, list[str]]:
@@ -194,54 +175,6 @@ def test_devices_without_a_daemon_are_probed(
     assert code == 0 and json.loads(out)["name"] == "local" and asked == ["local"]
 
 
-def test_explain_gives_every_candidate_its_verdict(overlaid: Any, folders: Folders) -> None:
-    with daemon(folders, {"explain": PLACEMENT}) as seen:
-        code, out, _ = overlaid("explain", "digits")
-    assert code == 0 and seen == [{"op": "explain", "model": "digits"}]
-    lines = out.splitlines()
-    chosen = next(line for line in lines if line.startswith("int8"))
-    assert chosen.split()[-4:] == ["1.2", "measured", "0.981", "chosen"]
-    other = next(line for line in lines if line.startswith("fp32"))
-    assert other.endswith("p99 25 ms is over 20 ms") and " - " in other
-
-
-def test_explain_names_several_instances(overlaid: Any, folders: Folders) -> None:
-    for placement, shown in ((PLACEMENT, False), (replace(PLACEMENT, instances=4), True)):
-        with daemon(folders, {"explain": placement}):
-            _, out, _ = overlaid("explain", "digits")
-        assert ("4, on a CPU" in out) == shown
-
-
-def test_explain_shows_holding_power_where_there_is_any(overlaid: Any, folders: Folders) -> None:
-    chosen, other = PLACEMENT.verdicts
-    assert chosen.measurement is not None
-    free = replace(chosen, measurement=replace(chosen.measurement, holding_w=0.0))
-    held = replace(other, measurement=replace(chosen.measurement, holding_w=0.35, energy="simulated"))
-    for verdicts, shown in (((free, other), False), ((free, held), True)):
-        with daemon(folders, {"explain": replace(PLACEMENT, verdicts=verdicts)}):
-            _, out, _ = overlaid("explain", "digits")
-        assert ("HELD W" in out) == shown
-    lines = [line.split() for line in out.splitlines()]
-    assert next(line for line in lines if line[:1] == ["int8"])[-5:-2] == ["1.2", "0", "measured"]
-    assert next(line for line in lines if line[:1] == ["fp32"])[8:11] == ["0.35", "simulated", "0.981"]
-
-
-def test_explain_without_a_daemon_uses_the_record(overlaid: Any, folders: Folders) -> None:
-    telemetry = Telemetry(folders.state / "telemetry.db", 1)
-    telemetry.placement(PLACEMENT)
-    telemetry.close()
-    code, out, err = overlaid("explain", "digits", "--json")
-    assert code == 3 and json.loads(out) == to_jsonable(PLACEMENT) and "DAEMON IS DOWN" in err
-    code, _, err = overlaid("explain", "unknown")
-    assert code == 3 and "no placement of 'unknown'" in err and "overlaid run" in err
-
-
-def test_explain_without_a_daemon_or_a_record_says_both(overlaid: Any) -> None:
-    code, out, err = overlaid("explain", "digits")
-    assert code == 3 and out == ""
-    assert "DaemonNotRunning" in err and "overlaid run" in err and "telemetry" in err
-
-
 def test_deploy_shows_phases_and_the_choice(overlaid: Any, folders: Folders, tmp_path: Path) -> None:
     (tmp_path / "package").mkdir()
     phases = [
@@ -367,7 +300,18 @@ def test_what_the_system_refuses_comes_with_a_way_out(overlaid: Any, monkeypatch
     assert "run it as the owner" in err
 
 
-COMMANDS = ("run", "status", "devices", "models", "explain", "deploy", "undeploy", "restart", "telemetry")
+COMMANDS = (
+    "run",
+    "status",
+    "devices",
+    "models",
+    "explain",
+    "bench",
+    "deploy",
+    "undeploy",
+    "restart",
+    "telemetry",
+)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -1,0 +1,29 @@
+"""Commands against the folders of one test."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agent.cli import main
+from tests.unit.cli.daemon import Folders
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Folders:
+    return Folders(tmp_path)
+
+
+@pytest.fixture
+def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Run a command against the folders: (exit code, stdout, stderr)."""
+    monkeypatch.delenv("COLUMNS", raising=False)  # tables as wide as they want
+
+    def run(*args: str) -> tuple[int, str, str]:
+        code = main([*args, "--config", str(folders.config)])
+        out = capsys.readouterr()
+        return code, out.out, out.err
+
+    return run
