@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.devices.cpu import CpuDevice
 from agent.errors import GoldenMismatch
+from agent.serving.arrivals import arrivals, latencies
 from agent.serving.pool import MakeWorker
 from agent.serving.processes.process import OnConnection, OnStats, Worker
 from agent.serving.spec import WorkerSpec
@@ -92,6 +93,16 @@ class LightWorker(Worker):
                 await _sleep_until(clock, until)
                 self._device.check_lost(started)
         return runs
+
+    async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
+        """See ``Worker.open_loop``."""
+        clock, began = self._cell.clock, self._cell.clock.now()
+        done: list[tuple[float, float]] = []
+        for arrival in arrivals(seconds, rate_hz, seed):
+            await _sleep_until(clock, began + arrival)
+            (run_s,) = await self.profile(0.0, 1)
+            done.append((arrival, run_s))
+        return latencies(done)
 
     async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:  # noqa: ARG002
         """Not measured: nobody is served."""

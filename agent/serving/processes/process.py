@@ -46,6 +46,7 @@ class Worker:
     """A running worker. Every wait has a deadline; a worker that misses one is killed (WorkerTimeout).
 
     ``load_s``: seconds to import the runtime and load the model. ``memory_mb``: resident memory when it last answered.
+    ``parts``: mean seconds of a run by kind of device when it was last profiled; empty when all is on one.
     ``on_unwell`` hears of every failure that speaks of the device, while starting or serving; ``on_orphans`` gets the
     connections that the worker had when it ended. ``fate``: how that was; ``cause``: with its last words.
     """
@@ -57,6 +58,7 @@ class Worker:
         self.pid = 0
         self.load_s = 0.0
         self.memory_mb = 0.0
+        self.parts: dict[str, float] = {}
         self.gone = asyncio.Event()
         self.cause = ""
         self.fate = ""
@@ -110,6 +112,14 @@ class Worker:
         """Device seconds of each run on golden inputs, for ``seconds`` or ``max_runs`` (at most 8192), one at least."""
         runs = min(max_runs, MAX_PROFILE_RUNS)
         answer = await self.ask("profile", 2 * seconds + CHECK_S, seconds=seconds, max_runs=runs)
+        self.parts = {str(kind): float(mean_s) for kind, mean_s in answer.head["ok"]["parts"].items()}
+        return array.array("d", answer.payload).tolist()
+
+    async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
+        """Seconds of device time from arrival to answer of requests that come as ``arrivals`` says; none, maybe."""
+        answer = await self.ask(
+            "open-loop", 2 * seconds + CHECK_S, seconds=seconds, rate_hz=rate_hz, seed=seed
+        )
         return array.array("d", answer.payload).tolist()
 
     async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:

@@ -23,6 +23,7 @@ class GoldenData:
     """
 
     def __init__(self, golden: Golden, file: ModelFile) -> None:
+        self.count = golden.count
         self._inputs = {s.name: _read(golden.inputs, s, golden.count) for s in file.inputs}
         self._outputs = {s.name: _read(golden.outputs, s, golden.count) for s in file.outputs}
 

@@ -19,6 +19,7 @@ from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
 from agent.serving.worker import measure
 from agent.serving.worker.batches import members
+from agent.serving.worker.checks import GoldenData
 from agent.serving.worker.instance import Instance
 from agent.serving.worker.job import Executed, Job, execute
 from agent.serving.worker.queue import Line, Pace, refusal, too_late
@@ -256,11 +257,19 @@ class Engine:
         """Golden vectors; GoldenMismatch with the numbers, TensorError when their files do not fit."""
         self._run_s = self._share_s = await self._chore(partial(measure.check, spec=spec))
 
-    async def profile(self, spec: WorkerSpec, seconds: float, max_runs: int) -> list[float]:
-        """Device seconds per run over the golden inputs; at least one run."""
-        runs = await self._chore(partial(measure.profile, spec=spec, seconds=seconds, max_runs=max_runs))
+    async def profile(self, golden: GoldenData, seconds: float, max_runs: int) -> list[Run]:
+        """See ``measure.profile``."""
+        runs = await self._chore(partial(measure.profile, golden=golden, seconds=seconds, max_runs=max_runs))
         self._run_s = self._share_s = statistics.median(run.wall_s for run in runs)
-        return [run.device_s for run in runs]
+        return runs
+
+    async def open_loop(
+        self, golden: GoldenData, seconds: float, rate_hz: float, seed: int
+    ) -> list[tuple[float, Run]]:
+        """See ``measure.open_loop``."""
+        return await self._chore(
+            partial(measure.open_loop, golden=golden, seconds=seconds, rate_hz=rate_hz, seed=seed)
+        )
 
     async def batch_times(self, spec: WorkerSpec, seconds: float, limit_s: float) -> dict[int, list[float]]:
         """See ``measure.batch_times``."""

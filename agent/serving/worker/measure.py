@@ -5,12 +5,14 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
 from agent.devices.golden import compare
 from agent.errors import GoldenMismatch, InferenceError
 from agent.hal import Run, Session
+from agent.serving.arrivals import arrivals
 from agent.serving.protocol.data import Array
 from agent.serving.spec import WorkerSpec
 from agent.serving.worker.batches import join, joinable, split
@@ -34,14 +36,35 @@ def check(session: Session, spec: WorkerSpec) -> float:
     return statistics.median(walls)
 
 
-def profile(session: Session, spec: WorkerSpec, seconds: float, max_runs: int) -> list[Run]:
-    """Runs over the golden inputs; one at least."""
-    golden = GoldenData(spec.golden, spec.file)
+def profile(session: Session, golden: GoldenData, seconds: float, max_runs: int) -> list[Run]:
+    """Runs back to back over the golden inputs, without what they answered; one at least."""
     runs: list[Run] = []
     end = time.monotonic() + seconds
     while not runs or (len(runs) < max_runs and time.monotonic() < end):
-        runs.append(session.run(golden.inputs(len(runs) % spec.golden.count)))
+        runs.append(_timed_run(session, golden, len(runs)))
     return runs
+
+
+def open_loop(
+    session: Session, golden: GoldenData, seconds: float, rate_hz: float, seed: int
+) -> list[tuple[float, Run]]:
+    """Runs over the golden inputs when ``arrivals`` says, with these moments; none, maybe.
+
+    The device idles between them as it will in service. Who is behind hurries; at most twice as long as asked for.
+    """
+    runs: list[tuple[float, Run]] = []
+    began = time.monotonic()
+    for arrival in arrivals(seconds, rate_hz, seed):
+        now = time.monotonic() - began
+        if now > 2 * seconds:
+            break
+        time.sleep(max(0.0, arrival - now))
+        runs.append((arrival, _timed_run(session, golden, len(runs))))
+    return runs
+
+
+def _timed_run(session: Session, golden: GoldenData, number: int) -> Run:
+    return replace(session.run(golden.inputs(number % golden.count)), outputs={})
 
 
 def batch_times(session: Session, spec: WorkerSpec, seconds: float, limit_s: float) -> dict[int, list[float]]:

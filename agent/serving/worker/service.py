@@ -11,11 +11,13 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from agent.errors import InferenceError, ModelLoadError, OverlaidError, WorkerError
-from agent.hal import Session
+from agent.hal import Run, Session
+from agent.serving.arrivals import latencies
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
 from agent.serving.processes.channel import Channel, Message
@@ -25,6 +27,7 @@ from agent.serving.processes.prctl import name_process
 from agent.serving.processes.vitals import Vitals
 from agent.serving.spec import WorkerSpec
 from agent.serving.worker.api import ModelApi
+from agent.serving.worker.checks import GoldenData
 from agent.serving.worker.engine import Engine
 from agent.serving.worker.regions import WorkerRegions
 from agent.serving.worker.watched import Watched
@@ -34,7 +37,7 @@ PROVE_S = 10.0
 UNWELL_S = 1.0  # of each kind of error; one says it all
 REST_S = 5.0  # without a request; then the C library gives back what it kept of large ones for the next
 
-Answer = tuple[dict[str, float], bytes]  # fields and payload
+Answer = tuple[dict[str, Any], bytes]  # fields and payload
 
 
 class Service:
@@ -44,6 +47,7 @@ class Service:
         self._channel = Channel(control, self._received, self._orphaned)
         self._loop = asyncio.get_running_loop()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._golden: GoldenData | None = None  # until it serves
         self._proof: asyncio.Task[None] | None = None
         self._told_waiting = 0
         self._rested_s = REST_S
@@ -52,6 +56,7 @@ class Service:
             "load": self._load,
             "check": self._check,
             "profile": self._profile,
+            "open-loop": self._open_loop,
             "batch": self._batch,
             "describe": self._describe,
             "serve": self._serve,
@@ -145,9 +150,22 @@ class Service:
         return {}, b""
 
     async def _profile(self, message: Message) -> Answer:
-        seconds, runs = float(message.head["seconds"]), int(message.head["max_runs"])
-        times = await self._engine.profile(self._spec, seconds, runs)
-        return {}, array.array("d", times).tobytes()
+        seconds, most = float(message.head["seconds"]), int(message.head["max_runs"])
+        runs = await self._engine.profile(self._inputs(), seconds, most)
+        return {"parts": _parts(runs)}, array.array("d", [run.device_s for run in runs]).tobytes()
+
+    async def _open_loop(self, message: Message) -> Answer:
+        head = message.head
+        seconds, rate_hz, seed = float(head["seconds"]), float(head["rate_hz"]), int(head["seed"])
+        runs = await self._engine.open_loop(self._inputs(), seconds, rate_hz, seed)
+        found = latencies((arrival, run.device_s) for arrival, run in runs)
+        return {}, array.array("d", found).tobytes()
+
+    def _inputs(self) -> GoldenData:
+        """Read once: a model is profiled by many calls."""
+        if self._golden is None:
+            self._golden = GoldenData(self._spec.golden, self._spec.file)
+        return self._golden
 
     async def _batch(self, message: Message) -> Answer:
         seconds, limit_s = float(message.head["seconds"]), float(message.head["limit_s"])
@@ -163,6 +181,7 @@ class Service:
         self._connections.stop_listening()
         self._connections.listen(self._listener, door=False)
         self._api.draining = False
+        self._golden = None
         release_memory()  # what loading and checking took
         return {}, b""
 
@@ -231,7 +250,7 @@ class Service:
 
     async def _prove(self) -> None:
         try:
-            await self._engine.profile(self._spec, 0.0, 1)
+            await self._engine.profile(GoldenData(self._spec.golden, self._spec.file), 0.0, 1)
         except Exception as error:
             if out_of_memory(error):
                 sys.stderr.write(f"cannot go on: {memory_text(error, self._spec.memory_mb)}\n")
@@ -286,3 +305,9 @@ async def _main(control: socket.socket) -> None:
 def _resident_mb() -> float:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def _parts(runs: Sequence[Run]) -> dict[str, float]:
+    """Mean seconds of a run on each kind of device that it used; empty when it used one."""
+    kinds = {kind for run in runs for kind in run.parts}
+    return {kind: sum(run.parts.get(kind, 0.0) for run in runs) / len(runs) for kind in sorted(kinds)}

@@ -24,6 +24,7 @@ from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
 from agent.serving.http.messages import RequestError
 from agent.serving.spec import Golden, WorkerSpec
+from agent.serving.worker.checks import GoldenData
 from agent.serving.worker.engine import Engine
 from agent.serving.worker.job import Job
 from agent.serving.worker.queue import MAX_WAITING
@@ -504,8 +505,11 @@ def test_profile_gives_device_time(tmp_path: Path) -> None:
     async def run() -> None:
         engine = Engine([Doubler(0.002)])
         spec = make_spec(tmp_path, [0, 2, 4, 6, 8, 10])
-        assert await engine.profile(spec, 60.0, 5) == [0.001] * 5
-        assert await engine.profile(spec, 0.0, 5) == [0.001]
+        golden = GoldenData(spec.golden, spec.file)
+        runs = await engine.profile(golden, 60.0, 5)
+        assert [run.device_s for run in runs] == [0.001] * 5
+        assert not any(run.outputs for run in runs)
+        assert len(await engine.profile(golden, 0.0, 5)) == 1
         assert engine.inline
 
     asyncio.run(run())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -12,8 +13,10 @@ import pytest
 
 from agent.errors import InferenceError
 from agent.hal import ModelFile, Run
+from agent.serving.arrivals import arrivals
 from agent.serving.spec import Golden, WorkerSpec
-from agent.serving.worker.measure import MIN_RUNS, batch_times
+from agent.serving.worker.checks import GoldenData
+from agent.serving.worker.measure import MIN_RUNS, batch_times, open_loop
 from agent.types import Candidate, TensorSpec
 
 X = TensorSpec("x", "FP32", (-1, 8))
@@ -78,3 +81,24 @@ def test_a_fixed_first_dimension_cannot_be_joined(tmp_path: Path) -> None:
     session.outputs = (TensorSpec("y", "FP32", (1, 8)),)
     with pytest.raises(InferenceError, match="first dimension"):
         batch_times(session, make_spec(tmp_path), 0.05, 1.0)
+
+
+def test_an_open_loop_idles_between_requests(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, 3)
+    golden = GoldenData(spec.golden, spec.file)
+    runs = open_loop(Scaler(), golden, 0.2, 100.0, 7)
+    assert [arrival for arrival, _ in runs] == arrivals(0.2, 100.0, 7)
+    assert {round(run.device_s, 6) for _, run in runs} == {0.011}
+    assert not any(run.outputs for _, run in runs)
+    assert open_loop(Scaler(), golden, 0.01, 0.001, 7) == []
+
+
+def test_an_open_loop_that_cannot_keep_up_ends(tmp_path: Path) -> None:
+    class Slow(Scaler):
+        def run(self, tensors: Mapping[str, Any]) -> Run:
+            time.sleep(0.01)
+            return super().run(tensors)
+
+    spec = make_spec(tmp_path)
+    runs = open_loop(Slow(), GoldenData(spec.golden, spec.file), 0.02, 5000.0, 7)
+    assert len(runs) <= 6
