@@ -130,9 +130,9 @@ def draw(front: Front) -> Iterator[str]:
         canvas[HEIGHT - 1 - _cell(up.at(mj), HEIGHT)] = ["-"] * WIDTH
     for row in canvas:
         row[column] = "|"
-    for mark, point in zip(letters(front), front.points, strict=True):
+    for mark, point in sorted(zip(letters(front), front.points, strict=True), key=lambda pair: pair[1].front):
         row = canvas[HEIGHT - 1 - _cell(up.at(point.energy_mj), HEIGHT)]
-        row[_cell(across.at(point.p99_ms), WIDTH)] = mark
+        row[_cell(across.at(point.p99_ms), WIDTH)] = mark  # the front's above the others'
     yield from _framed(canvas, front, across, up)
     yield from _legend(front)
 

@@ -64,7 +64,9 @@ def _candidates(axis: Any, front: Front) -> None:
             color="tab:blue" if point.front else "tab:grey",
         )
         text = f"{point.name}{', runs' if point.chosen else ''}\n{point.tag}"
-        axis.annotate(text, (point.p99_ms, point.energy_mj), (6, 6), textcoords="offset points", fontsize=7)
+        away, side = (6, "left") if point.p99_ms < middle else (-6, "right")
+        where = (point.p99_ms, point.energy_mj)
+        axis.annotate(text, where, (away, 6), textcoords="offset points", ha=side, fontsize=7)
 
 
 def _budgets(axis: Any, front: Front) -> None:
