@@ -308,7 +308,8 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """The decision for one model and every candidate's verdict. ``instances``: as in DesiredModel."""
+    """The decision for one model and every candidate's verdict. ``instances``: as in DesiredModel. ``shed``: it is not
+    run for now, because others need what it would take or nothing is left to run it; ``candidate`` is where it ran."""
 
     model: str
     version: str
@@ -319,12 +320,17 @@ class Placement:
     verdicts: tuple[Verdict, ...]
     decided: float
     instances: int = 1
+    shed: bool = False
+
+    @property
+    def measurement(self) -> Measurement | None:
+        """What was measured of the candidate."""
+        return next((v.measurement for v in self.verdicts if v.candidate == self.candidate), None)
 
     @property
     def max_batch(self) -> int:
         """See ``Measurement``; 1 where the candidate was not measured."""
-        measured = (v.measurement for v in self.verdicts if v.candidate == self.candidate and v.measurement)
-        return next((m.max_batch for m in measured), 1)
+        return self.measurement.max_batch if self.measurement else 1
 
 
 @dataclass(frozen=True, slots=True)

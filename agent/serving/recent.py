@@ -22,8 +22,8 @@ Failure = Literal["request", "overload", "deadline", "device", "run"]
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a worker did since its last report: answers by latency (seconds of handling), failures by kind; ``waiting``
-    requests are in its queue now. ``runs``: those on one sample, which took ``device_s`` of the device's time.
-    """
+    requests are in its queue now. ``runs``: those for requests of one sample each, which took ``device_s``
+    seconds of the device's time."""
 
     latency: Histogram
     failures: Mapping[Failure, int]

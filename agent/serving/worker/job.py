@@ -58,8 +58,8 @@ class Job:
 @dataclass(slots=True)
 class Executed:
     """What a run, or the runs that took its place, brought each request. ``wall_s``: of the last one;
-    ``infer_ns``: 0 when none ended well; ``apart``: False when the outputs could not be told apart. ``singles``: device
-    seconds of the runs on one sample, which are like those that were profiled."""
+    ``infer_ns``: 0 when none ended well; ``apart``: False when the outputs could not be told apart. ``plain``: device
+    seconds of the runs for requests of one sample each, which are like those that were profiled."""
 
     outcomes: list[Outcome]
     began_ns: int = 0
@@ -69,7 +69,7 @@ class Executed:
     wall_s: float = 0.0
     unwell: bool = False
     apart: bool = True
-    singles: list[float] = field(default_factory=list)
+    plain: list[float] = field(default_factory=list)
 
     @classmethod
     def failed(cls, jobs: Sequence[Job], error: Exception) -> Executed:
@@ -98,7 +98,10 @@ def execute(session: Session, jobs: Sequence[Job]) -> Executed:
         done.apart = False
         return done
     split_ns = time.monotonic_ns() - ran_ns
-    return Executed(list(parts), began_ns, joined_ns - began_ns, ran_ns - joined_ns, split_ns, run.wall_s)
+    plain = [run.device_s] if all(job.samples == 1 for job in jobs) else []
+    return Executed(
+        list(parts), began_ns, joined_ns - began_ns, ran_ns - joined_ns, split_ns, run.wall_s, plain=plain
+    )
 
 
 def _alone(session: Session, jobs: Sequence[Job]) -> Executed:
@@ -116,7 +119,7 @@ def _alone(session: Session, jobs: Sequence[Job]) -> Executed:
             done.outcomes.append(run.outputs)
             done.wall_s = run.wall_s
             if job.samples == 1:
-                done.singles.append(run.device_s)
+                done.plain.append(run.device_s)
             done.infer_ns = time.monotonic_ns() - done.began_ns
     return done
 

@@ -562,7 +562,7 @@ def test_integers_and_booleans_compare() -> None:
     assert compare({"y": np.array([True])}, {"y": np.array([False])}, 0.0, 0.0) is not None
 
 
-def test_runs_on_one_sample_are_counted_with_their_device_time() -> None:
+def test_runs_for_requests_of_one_sample_are_counted_with_their_device_time() -> None:
     async def scenario(inline: bool) -> tuple[int, float]:
         engine = Engine([Doubler(0.001 if inline else 1.0)], max_batch=1 if inline else 2)
         for samples in (1, 3, 1):
@@ -575,8 +575,8 @@ def test_runs_on_one_sample_are_counted_with_their_device_time() -> None:
         bad, told = job(-1.0)
         engine.submit(bad)
         assert isinstance(await told, InferenceError)
-        counted = engine.take_singles()
-        assert engine.take_singles() == (0, 0.0)
+        counted = engine.take_runs()
+        assert engine.take_runs() == (0, 0.0)
         engine.close()
         return counted
 
