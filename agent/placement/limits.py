@@ -1,66 +1,84 @@
-"""The limits of a placement against a measurement. Pure."""
+"""What a budget asks of a measured candidate on the node as it is now. Pure."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
-from agent.types import Budget, Measurement
+from agent.types import Budget
 
-MAX_UTILISATION = 0.7  # of a CPU or GPU: queueing beyond it breaks the latency that was measured alone
+MAX_UTILISATION = {
+    "cpu": 0.7,
+    "gpu": 0.7,
+    "fpga": 0.8,
+}  # by kind: queueing beyond it breaks the latency measured alone
+# Of what a budget weighs: what is lost by answering late, wrongly (less accurately than asked for), not at all.
+LATE, WRONG, SHED = 500_000, 750_000, 1_000_000
+MOST = 249_000  # by which more excess makes it worse
 
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """The budget bounds the model's own average power, the cap that of the node with it."""
-
-    budget: Budget
-    power_cap_w: float | None
-
-    def power(self) -> str:
-        """The limits on power in words; empty without one."""
-        limits = ((self.budget.power_w, "budget"), (self.power_cap_w, "node's cap"))
-        return " and ".join(f"{watts:g} W ({whose})" for watts, whose in limits if watts is not None)
+Limit = Literal["p99", "utilisation", "accuracy", "power"]
 
 
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One limit against one measurement; ``excess``: the measured value as a multiple of the limit."""
+class Check(NamedTuple):
+    """One limit against one value; ``excess``: the value as a multiple of the limit (accuracy: the other way round)."""
 
-    what: Literal["p99", "utilisation", "accuracy", "power", "cap"]
+    what: Limit
+    value: float | None
+    limit: float
     broken: bool
     excess: float
-    text: str
+    note: str = ""
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        value, limit = self.value, self.limit
+        if value is None:
+            return f"accuracy was not measured by the packer, {limit:g} is asked for"
+        if self.what == "accuracy":
+            return f"accuracy {value:.4g} {'<' if self.broken else '>='} {limit:g}"
+        sign = ">" if self.broken else "<="
+        if self.what == "p99":
+            return f"p99 {ms(value)}{self.note} {sign} {ms(limit)}"
+        if self.what == "utilisation":
+            return f"utilisation {value:.1%}{self.note} {sign} {limit:.0%}"
+        return f"power {value:.4g} W {sign} {limit:g} W"
 
 
-def checks_of(limits: Limits, m: Measurement) -> list[Check]:
-    """Every limit, broken or not; the first is p99's. Power is not checked without an energy figure."""
-    budget = limits.budget
-    used = budget.rate_hz * m.mean_ms / 1e3
-    used_text = f"utilisation {used:.1%} at {budget.rate_hz:g}/s"
+def checks_of(
+    budget: Budget,
+    kind: str,
+    p99_ms: float,
+    used: float,
+    accuracy: float | None,
+    watts: float | None,
+    note: str = "",
+) -> tuple[Check, ...]:
+    """Every limit, broken or not; the first is p99's. ``used``: of one worker's time; ``watts``: the model's average
+    draw, None without energy: then power is not checked. ``note``: said behind the p99."""
+    at_rate = f" at {budget.rate_hz:g}/s"
     checks = [
-        _at_most("p99", m.p99_ms, budget.latency_p99_ms, f"p99 {ms(m.p99_ms)}", ms(budget.latency_p99_ms)),
-        _at_most("utilisation", used, MAX_UTILISATION, used_text, f"{MAX_UTILISATION:.0%}"),
+        _at_most("p99", p99_ms, budget.latency_p99_ms, note),
+        _at_most("utilisation", used, MAX_UTILISATION[kind], at_rate),
     ]
     if budget.min_accuracy is not None:
-        checks.append(_accuracy(m.accuracy, budget.min_accuracy))
-    watts = m.average_w(budget.rate_hz)
+        checks.append(_accuracy(accuracy, budget.min_accuracy))
     if budget.power_w is not None and watts is not None:
-        checks.append(
-            _at_most("power", watts, budget.power_w, f"power {watts:.4g} W", f"{budget.power_w:g} W")
-        )
-    drawn, cap_w = drawn_w(m, budget.rate_hz), limits.power_cap_w
-    if cap_w is not None and drawn is not None:
-        text = f"{'power' if m.rest_w is None else 'node'} {drawn:.4g} W"
-        checks.append(_at_most("cap", drawn, cap_w, text, f"cap {cap_w:g} W"))
-    return checks
+        checks.append(_at_most("power", watts, budget.power_w))
+    return tuple(checks)
 
 
-def drawn_w(m: Measurement, rate_hz: float) -> float | None:
-    """Watts of the node with the model (of the model alone where the rest is not known); None without energy."""
-    watts = m.average_w(rate_hz)
-    return None if watts is None else watts + (m.rest_w or 0.0)
+def lost_of(checks: tuple[Check, ...], credit: float = 1.0) -> int:
+    """What is lost of a budget, in millionths of its weight: nothing, or more the more a limit is exceeded.
+
+    ``credit``: what an excess is divided by: who runs is not to move for the sake of the last percents.
+    """
+    if not any(check.broken for check in checks):
+        return 0
+    excess = max(check.excess for check in checks if check.broken)
+    more = int(MOST * (1 - 1 / max(1.0, excess / credit)))
+    wrong = any(check.broken and check.what == "accuracy" for check in checks)
+    return (WRONG if wrong else LATE) + more
 
 
 def ms(value: float) -> str:
@@ -68,22 +86,14 @@ def ms(value: float) -> str:
     return f"{value:.4g} ms" if value < 1e4 else f"{value:.0f} ms"
 
 
-def _at_most(
-    what: Literal["p99", "utilisation", "power", "cap"],
-    value: float,
-    limit: float,
-    value_text: str,
-    limit_text: str,
-) -> Check:
-    broken = not value <= limit  # so that NaN is broken
-    excess = value / limit if limit and not math.isnan(value) else math.inf
-    return Check(what, broken, excess, f"{value_text} {'>' if broken else '<='} {limit_text}")
+def _at_most(what: Limit, value: float, limit: float, note: str = "") -> Check:
+    broken = not value <= limit * (1 + 1e-9)  # so that NaN is broken
+    excess = math.inf if math.isnan(value) else value / limit
+    return Check(what, value, limit, broken, excess, note)
 
 
 def _accuracy(accuracy: float | None, wanted: float) -> Check:
     if accuracy is None:
-        text = f"accuracy was not measured by the packer, {wanted:g} is asked for"
-        return Check("accuracy", True, math.inf, text)
-    broken = not accuracy >= wanted
+        return Check("accuracy", None, wanted, True, math.inf)
     excess = wanted / accuracy if accuracy > 0 else math.inf
-    return Check("accuracy", broken, excess, f"accuracy {accuracy:.4g} {'<' if broken else '>='} {wanted:g}")
+    return Check("accuracy", accuracy, wanted, not accuracy >= wanted, excess)

@@ -1,318 +1,70 @@
-"""Choose where a model runs. Pure: values in, a choice with every reason out; the order of inputs does not matter."""
+"""Choose where all models of a node run, together. Pure: values in, a plan with every reason out; the order of inputs
+does not matter.
+
+Least weighted unmet load first, then least watts; see docs/placement.md for what each term is.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 
-from agent.placement.limits import Check, Limits, checks_of, drawn_w, ms
-from agent.types import BoardInfo, Budget, Candidate, DeviceInfo, Measurement, OverlayRef, Verdict
+from agent.placement.alone import Choice, choose, replan
+from agent.placement.candidates import NEEDS_OVERLAY, VariantInfo, candidates_for
+from agent.placement.demand import Demand, Node, Plan
+from agent.placement.solve import NODES, Taken, solve
+from agent.placement.ways import Setting, setting_of
+from agent.placement.words import in_words
 
 TIE = 0.05
-NO_BACKEND = "none"
-NEEDS_OVERLAY = "needs overlay"
+__all__ = [
+    "NEEDS_OVERLAY",
+    "Choice",
+    "VariantInfo",
+    "candidates_for",
+    "choose",
+    "plan",
+    "replan",
+]  # until nobody asks here
 
 
-@dataclass(frozen=True, slots=True)
-class VariantInfo:
-    """What placement needs to know of a package's variant. ``devices``: kinds that it was made for; ``overlay``: what
-    it needs on an FPGA."""
+def plan(demands: Sequence[Demand], node: Node, *, dwell_s: float = 600.0, nodes: int = NODES) -> Plan:
+    """Where every model runs. ``dwell_s``: how long a placement is expected to last, over which the energy of a load is
+    spread; ``nodes`` bounds the search.
 
-    name: str
-    format: str
-    precision: str
-    devices: tuple[str, ...]
-    accuracy: float | None
-    overlay: OverlayRef | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """``candidate`` and ``measurement`` are None when nothing is feasible; ``reason`` then names the closest."""
-
-    candidate: Candidate | None
-    measurement: Measurement | None
-    verdicts: tuple[Verdict, ...]
-    reason: str
-
-
-Checked = tuple[Measurement, list[Check]]
-
-
-def candidates_for(
-    variants: Sequence[VariantInfo], board: BoardInfo, delivered: Container[OverlayRef] = ()
-) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
-    """Every variant on every backend that opens it, and a verdict for each variant and device without one.
-
-    ``delivered``: overlays that the node has got as packages.
+    Models weigh 4^priority, newcomers (no incumbent) 1 % less. Of that is lost nothing by a candidate that meets the
+    budget, 0.5 to 0.75 by one that is late, 0.75 to 1 by one that is not accurate enough, all by shedding. Never
+    broken: the node's cap, memory, utilisation, one overlay on an FPGA. ValueError when two demands have one name.
     """
-    candidates: list[Candidate] = []
-    verdicts: list[Verdict] = []
-    for variant in variants:
-        for device in board.devices:
-            backends = [b.name for b in device.backends if variant.format in b.formats]
-            if backends and device.kind in variant.devices and _has_overlay(variant, device, delivered):
-                candidates += [Candidate(variant.name, backend, device.id) for backend in backends]
-            else:
-                nowhere = Candidate(variant.name, NO_BACKEND, device.id)
-                verdicts.append(Verdict(nowhere, False, _why_not(variant, device)))
-    return tuple(sorted(candidates, key=str)), _in_order(verdicts)
+    setting = setting_of(demands, node, dwell_s)
+    solution = solve(setting.problem, nodes)
+    return in_words(setting, preferred(setting, solution.choice), solution.optimal)
 
 
-def _has_overlay(variant: VariantInfo, device: DeviceInfo, delivered: Container[OverlayRef]) -> bool:
-    needs = variant.overlay if variant.format == "npu" and device.kind == "fpga" else None
-    return needs is None or needs in device.overlays or needs in delivered
+def preferred(setting: Setting, choice: Sequence[int]) -> tuple[int, ...]:
+    """``choice`` with newcomers' options replaced by more accurate ones that cost at most TIE more."""
+    best = list(choice)
+    for index, model in enumerate(setting.models):
+        way = model.way_of[best[index]]
+        if model.demand.incumbent is not None or way is None:
+            continue
+        others = taken_by(setting, best, index)
+        loss, cost = others.worth(model.options[best[index]])
+        tied = []
+        for i, (option, other) in enumerate(zip(model.options, model.way_of, strict=True)):
+            if other is None or option.loss != loss or not others.fits(option):
+                continue
+            _, more = others.worth(option)
+            if i == best[index] or more <= cost * (1 + TIE):
+                accuracy = -1.0 if other.m.accuracy is None else other.m.accuracy
+                tied.append((-accuracy, more, str(other.m.candidate), i))
+        best[index] = min(tied)[-1]
+    return tuple(best)
 
 
-def _why_not(variant: VariantInfo, device: DeviceInfo) -> str:
-    if device.kind not in variant.devices:
-        return f"made for {', '.join(variant.devices)}; {device.id} is a {device.kind}"
-    if any(variant.format in b.formats for b in device.backends):
-        has = ", ".join(map(str, device.overlays)) or "none"
-        return f"{NEEDS_OVERLAY} {variant.overlay}; {device.id} has {has}: deploy a package of that overlay first"
-    there = ", ".join(f"{b.name} ({', '.join(b.formats)})" for b in device.backends) or "no runtime"
-    return f"{device.id} has no runtime for {variant.format}; it has {there}"
-
-
-def choose(
-    budget: Budget,
-    measurements: Iterable[Measurement],
-    failed: Iterable[Verdict] = (),
-    power_cap_w: float | None = None,
-    incumbent: Candidate | None = None,
-) -> Choice:
-    """The feasible candidate with the least average power, or the lowest p99 where an energy is missing.
-
-    Feasible: accuracy, p99 bound, utilisation and average power are within the budget, and the node's draw with it is
-    within the cap. Candidates within 5 % of the best are ties: the incumbent stays, else the more accurate one wins. A
-    candidate in ``failed`` stays out, whatever was measured of it.
-    """
-    limits = Limits(budget, power_cap_w)
-    failures = {verdict.candidate: verdict for verdict in failed}
-    checked = _checked(limits, measurements, failures)
-    feasible = [m for m, checks in checked if not any(check.broken for check in checks)]
-    if not feasible:
-        verdicts = [Verdict(m.candidate, False, _complaint(checks), m) for m, checks in checked]
-        reason = _closest(checked) if checked else _nothing_measured(failures.values())
-        return Choice(None, None, _in_order([*verdicts, *failures.values()]), reason)
-    cost = _cost_of(feasible, budget.rate_hz)
-    best, why = _pick(feasible, cost, incumbent)
-    reason = f"{why}; {_praise(limits, best)}"
-    verdicts = [
-        Verdict(m.candidate, True, reason, m) if m is best
-        else Verdict(m.candidate, False, _complaint(checks) or _worse(m, best, cost), m)
-        for m, checks in checked
-    ]  # fmt: skip
-    return Choice(best.candidate, best, _in_order([*verdicts, *failures.values()]), reason)
-
-
-def replan(
-    budget: Budget,
-    verdicts: Iterable[Verdict],
-    power_cap_w: float | None,
-    incumbent: Candidate | None,
-    lost: Mapping[str, str],
-) -> Choice:
-    """Where a model that runs goes on, from what was measured of it before: ``choose`` without the devices in ``lost``
-    (device: why).
-
-    When nothing there is feasible the cap is kept as long as a candidate keeps it, then the accuracy; of what is left
-    the one that breaks its limits least is taken, the incumbent when it is within 5 % of that. ``candidate`` is None
-    only when every measured candidate's device is lost.
-    """
-    given = tuple(verdicts)
-    known = [verdict.measurement for verdict in given if verdict.measurement is not None]
-    here = [m for m in known if m.candidate.device not in lost]
-    away = sorted({m.candidate.device for m in known} & set(lost))
-    failed = [
-        replace(verdict, chosen=False, reason=f"{verdict.candidate.device} is lost: {lost[verdict.candidate.device]}")
-        if verdict.measurement is not None
-        else verdict
-        for verdict in given
-        if verdict.measurement is None or verdict.candidate.device in away
-    ]  # fmt: skip
-    choice = choose(budget, here, failed, power_cap_w, incumbent)
-    if choice.candidate is None and here:
-        limits = Limits(budget, power_cap_w)
-        best = _least_broken(_checked(limits, here, ()), incumbent)
-        if drawn := choose(budget, here, failed, None, incumbent).measurement:
-            until = "until the cap rises"
-        elif choose(budget, known, (), power_cap_w, incumbent).candidate:
-            until = f"until {' and '.join(away)} is back"
-        else:
-            until = ""
-        choice = _in_spite(choice, limits, best, drawn, until)
-    elif choice.candidate is None and away:
-        choice = replace(choice, reason="nothing else here can run it")
-    if away:
-        choice = replace(
-            choice, reason="; ".join([*(f"{name} is lost: {lost[name]}" for name in away), choice.reason])
-        )
-    return choice
-
-
-def _least_broken(checked: Sequence[Checked], incumbent: Candidate | None) -> Measurement:
-    """What ``replan`` takes of the infeasible."""
-
-    def rank(checks: Sequence[Check]) -> tuple[bool, bool]:
-        broken = {check.what for check in checks if check.broken}
-        return "cap" in broken, "accuracy" in broken
-
-    def excess(checks: Sequence[Check]) -> float:
-        return max(check.excess for check in checks)
-
-    first = min(rank(checks) for _, checks in checked)
-    among = [(m, excess(checks)) for m, checks in checked if rank(checks) == first]
-    least = min(value for _, value in among)
-    tied = [(m, value) for m, value in among if value <= least * (1 + TIE)]
-    return min(tied, key=lambda pair: (pair[0].candidate != incumbent, pair[1], str(pair[0].candidate)))[0]
-
-
-def _in_spite(
-    choice: Choice, limits: Limits, best: Measurement, drawn: Measurement | None, until: str
-) -> Choice:
-    """``choice`` with ``best`` as its candidate, which breaks limits; ``drawn``: what the cap alone keeps out."""
-    broken = [check for check in checks_of(limits, best) if check.broken]
-    where, missed = _short(best.candidate), "; ".join(check.text for check in broken)
-    if any(check.what == "cap" for check in broken):
-        reason = (
-            f"no candidate keeps the node's cap {limits.power_cap_w:g} W; the closest is {where}: {missed}"
-        )
-    elif not until:
-        reason = f"no candidate meets the budget; the closest is {where}: {missed}"
-    elif drawn is None:
-        reason = f"{missed} is missed {until}"
-    else:
-        watts = drawn_w(drawn, limits.budget.rate_hz) or 0.0
-        would = f"{_short(drawn.candidate)} would draw {watts:.4g} W"
-        reason = f"node's cap {limits.power_cap_w:g} W: {would}; {missed} is missed {until}"
-    verdicts = (
-        replace(verdict, chosen=True, reason=reason) if verdict.candidate == best.candidate else verdict
-        for verdict in choice.verdicts
-    )
-    return Choice(best.candidate, best, _in_order(verdicts), reason)
-
-
-def _short(candidate: Candidate) -> str:
-    return f"{candidate.variant} on {candidate.device}"
-
-
-def _checked(
-    limits: Limits, measurements: Iterable[Measurement], failures: Container[Candidate]
-) -> list[Checked]:
-    """Those that did not fail with their checks, in an order that does not depend on the input's."""
-    measured = sorted(
-        (m for m in measurements if m.candidate not in failures), key=lambda m: str(m.candidate)
-    )
-    return [(m, checks_of(limits, m)) for m in measured]
-
-
-def _complaint(checks: Sequence[Check]) -> str:
-    return "; ".join(check.text for check in checks if check.broken)
-
-
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """What is minimised among the feasible: ``keys`` one after another, the next where the one before ties."""
-
-    name: str  # energy or p99
-    keys: tuple[Callable[[Measurement], float], ...]
-    text: Callable[[Measurement], str]  # for the winner
-    short: Callable[[Measurement], str]  # against others
-
-    def tied(self, feasible: Sequence[Measurement]) -> list[Measurement]:
-        """Those within 5 % of the least."""
-        tied = list(feasible)
-        for key in self.keys:
-            least = min(map(key, tied))
-            tied = [m for m in tied if key(m) <= least * (1 + TIE)]
-        return tied
-
-
-def _cost_of(feasible: Sequence[Measurement], rate_hz: float) -> Cost:
-    """Average power at the rate; at rate 0 what holding costs, then what a run would."""
-    if any(m.joules is None for m in feasible):
-        return Cost("p99", (lambda m: m.p99_ms,), lambda m: ms(m.p99_ms), lambda m: ms(m.p99_ms))
-
-    def average(m: Measurement) -> float:
-        return m.average_w(rate_hz) or 0.0
-
-    def text(m: Measurement) -> str:
-        return f"{average(m):.3g} W at {rate_hz:g}/s ({_parts(m)})"
-
-    if rate_hz:
-        return Cost("energy", (average,), text, lambda m: f"{average(m):.3g} W")
-    return Cost("energy", (average, lambda m: m.joules or 0.0), text, _parts)
-
-
-def _parts(m: Measurement) -> str:
-    a_run = f"{(m.joules or 0.0) * 1e3:.3g} mJ a run"
-    return f"{a_run}, {m.holding_w:.3g} W held" if m.holding_w else a_run
-
-
-def _pick(
-    feasible: Sequence[Measurement], cost: Cost, incumbent: Candidate | None
-) -> tuple[Measurement, str]:
-    """The winner and, in words, what decided."""
-    tied = cost.tied(feasible)
-    best = min(
-        tied,
-        key=lambda m: (
-            m.candidate != incumbent,
-            -(m.accuracy if m.accuracy is not None else -1.0),
-            *(key(m) for key in cost.keys),
-            str(m.candidate),
-        ),
-    )
-    figure = cost.text(best)
-    if len(feasible) == 1:
-        return best, f"the only feasible candidate, {cost.name} {figure}"
-    without = "" if cost.name == "energy" else " (not every one has an energy figure)"
-    if len(tied) == 1:
-        return best, f"least {cost.name}, {figure}, of {len(feasible)} feasible candidates{without}"
-    tie = (
-        f"{cost.name} {figure}, within {TIE:.0%} of the least of {len(feasible)} feasible candidates{without}"
-    )
-    if best.candidate == incumbent:
-        return best, f"{tie}; kept because it runs already"
-    return best, f"{tie}; preferred for accuracy, then {cost.name}"
-
-
-def _praise(limits: Limits, best: Measurement) -> str:
-    parts = [check.text for check in checks_of(limits, best)]
-    if best.max_batch > 1:
-        parts.append(f"up to {best.max_batch} requests in a run ({best.batch_gain:.2g} x as many)")
-    if best.confidence < 0.985:
-        parts[0] += f" (at {best.confidence:.0%} confidence, {best.runs} runs)"
-    power = limits.power()
-    if power and best.joules is None:
-        parts.append(f"power could not be checked against {power}: no meter")
-    elif best.joules is not None and best.energy != "measured":
-        parts.append(f"energy is {best.energy}")
-    return ", ".join(parts)
-
-
-def _worse(m: Measurement, best: Measurement, cost: Cost) -> str:
-    there, here = cost.short(best), cost.short(m)
-    if m in cost.tied([m, best]):
-        return f"feasible, but tied with {best.candidate}: {cost.name} {here} against {there}"
-    return f"feasible, but more {cost.name} than {best.candidate}: {here} > {there}"
-
-
-def _closest(checked: Sequence[Checked]) -> str:
-    m, checks = min(
-        checked, key=lambda pair: (max(check.excess for check in pair[1]), str(pair[0].candidate))
-    )
-    return f"no candidate meets the budget; the closest was {m.candidate}: {_complaint(checks)}"
-
-
-def _nothing_measured(failures: Iterable[Verdict]) -> str:
-    reasons = [f"{verdict.candidate}: {verdict.reason}" for verdict in _in_order(failures)]
-    if not reasons:
-        return "no candidate: the package has no variant for a device of this node; see `overlaid devices`"
-    more = f"; and {len(reasons) - 3} more" if len(reasons) > 3 else ""
-    return f"no candidate could be measured: {'; '.join(reasons[:3])}{more}"
-
-
-def _in_order(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
-    return tuple(sorted(verdicts, key=lambda verdict: (not verdict.chosen, str(verdict.candidate))))
+def taken_by(setting: Setting, choice: Sequence[int], but: int) -> Taken:
+    """What all models but one use."""
+    taken = Taken(setting.problem)
+    for index, model in enumerate(setting.models):
+        if index != but:
+            taken.take(model.options[choice[index]])
+    return taken

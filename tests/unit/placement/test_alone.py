@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.placement.plan import TIE, Choice, VariantInfo, candidates_for, choose, replan
+from agent.placement.alone import TIE, Choice, choose, replan
+from agent.placement.candidates import VariantInfo, candidates_for
 from agent.types import BackendInfo, BoardInfo, Budget, Candidate, DeviceInfo, Measurement, Verdict
 
 BUDGET = Budget(latency_p99_ms=20.0, rate_hz=10.0)
