@@ -17,8 +17,9 @@ from agent.cli.output import interrupted, one_cell, print_json, print_table
 from agent.cli.overlay import LAYER_COLUMNS, percent, read
 from agent.devices.parts import open_part
 from agent.errors import TensorError, UsageError, one_line
+from agent.overlay.counters import SegmentRun
 from agent.overlay.cycles import reads
-from agent.overlay.driver import Driver, SegmentRun
+from agent.overlay.driver import Driver
 from agent.overlay.execute import execute
 from agent.overlay.program import Part, Program, Segment
 from agent.overlay.report import kind_of, macs_of, read_fields, utilisation
@@ -124,13 +125,16 @@ def make_stats(
 ) -> dict[str, Any]:
     """Cycles, stalls (cycles in which the array was not fed) and utilisation, of each layer, each segment and in all.
 
-    ``counters`` are the overlay's own; an executor that does not count leaves those at 0.
+    ``counters`` are the overlay's own; an executor that does not count leaves those at 0. ``pack_ms`` (with unpacking)
+    and ``transfer_ms`` are wall time of this machine for a segment's tensors.
     """
     segments = [
         {
             "cycles": done.counters.cycles,
             "utilisation": _used(spec, sum(map(macs_of, segment.layers)), done.counters.cycles),
             "counters": to_jsonable(done.counters),
+            "pack_ms": 1e3 * done.host.pack_s,
+            "transfer_ms": 1e3 * done.host.transfer_s,
             "layers": _layers(spec, segment, done),
         }
         for segment, done in runs
@@ -200,3 +204,5 @@ def _print(stats: dict[str, Any]) -> None:
         f"{stats['stalls']} of them stalls, {percent(stats['utilisation'])} of the array used, "
         f"{stats['milliseconds']:.3f} ms at {stats['clock_hz'] / 1e6:g} MHz"
     )
+    packing, transfers = (sum(each[key] for each in stats["segments"]) for key in ("pack_ms", "transfer_ms"))
+    print(f"beside it on this machine: packing and unpacking {packing:.3f} ms, transfers {transfers:.3f} ms")

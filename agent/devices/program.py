@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import numpy as np
@@ -14,7 +15,7 @@ from agent.devices.tensors import Found, agree, check_inputs
 from agent.errors import InferenceError, ModelLoadError, OverlaidError, one_line
 from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
-from agent.overlay.execute import execute
+from agent.overlay.execute import RunPart, execute
 from agent.overlay.functional import Layers, from_planes, to_planes
 from agent.overlay.graph import Add, Conv, Pool
 from agent.overlay.program import Part, Program, Segment
@@ -28,11 +29,22 @@ Arrays = Mapping[str, Array]
 SELF_TEST_ANSWER = [-28, 0, -10, 11, 90, 29, 8, 5, 12, -1]  # of the self-test's network
 
 
-class Engine(Protocol):
-    """What runs the segments of one program."""
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """``outputs`` by sample, arrays as the source model holds them. ``parts``: seconds by kind of device, empty where
+    there is one; ``wall_s``: of it all."""
 
-    def run(self, segment: Segment, tensors: Arrays) -> tuple[Arrays, float]:
-        """Outputs, arrays as the source model holds them, and the device's seconds."""
+    outputs: list[dict[str, Array]]
+    device_s: float
+    wall_s: float
+    parts: Mapping[str, float]
+
+
+class Engine(Protocol):
+    """What runs the samples of one program."""
+
+    def execute(self, samples: Sequence[Arrays], run_part: RunPart) -> Executed:
+        """One after the other, or overlapping; ``run_part`` runs a CPU segment on one sample."""
         ...
 
     def close(self) -> None:
@@ -44,15 +56,21 @@ class FunctionalEngine:
     """The golden model on this CPU: the overlay's bits in numpy."""
 
     def __init__(self, program: Program) -> None:
+        self._program = program
         self._layers = {id(step): Layers(step.layers) for step in program.steps if isinstance(step, Segment)}
 
-    def run(self, segment: Segment, tensors: Arrays) -> tuple[Arrays, float]:
-        """See ``Engine.run``: device time is wall time."""
+    def execute(self, samples: Sequence[Arrays], run_part: RunPart) -> Executed:
+        """See ``Engine.execute``: device time is wall time."""
         started = time.perf_counter()
+        found = [execute(self._program, sample, self.run, run_part) for sample in samples]
+        wall_s = time.perf_counter() - started
+        return Executed(found, wall_s, wall_s, {})
+
+    def run(self, segment: Segment, tensors: Arrays) -> Arrays:
+        """A segment's outputs."""
         planes = {b.tensor.name: to_planes(b.tensor, tensors[b.tensor.name]) for b in segment.inputs}
         found = self._layers[id(segment)].run(planes)
-        outputs = {b.tensor.name: from_planes(b.tensor, found[b.tensor.name]) for b in segment.outputs}
-        return outputs, time.perf_counter() - started
+        return {b.tensor.name: from_planes(b.tensor, found[b.tensor.name]) for b in segment.outputs}
 
     def close(self) -> None:
         """See ``Engine.close``."""
@@ -62,7 +80,8 @@ class FunctionalEngine:
 class ProgramSession:
     """A program, sample after sample; see ``hal.Session``.
 
-    Device time is the engine's for the segments and wall time for what runs beside them.
+    What an engine runs on an overlay and on this CPU beside each other counts once in the device time, and on either in
+    the parts. Packing and unpacking are the CPU's.
     """
 
     def __init__(
@@ -92,28 +111,19 @@ class ProgramSession:
         check_inputs(self.inputs, tensors)
         batch = next((len(tensors[name]) for name in self._free), 1)
         started = time.perf_counter()
-        device_s = aside_s = 0.0
-
-        def run_segment(segment: Segment, given: Arrays) -> Arrays:
-            nonlocal device_s, aside_s
-            began = time.perf_counter()
-            outputs, seconds = engine.run(segment, given)
-            device_s += seconds
-            aside_s += time.perf_counter() - began
-            return outputs
-
-        samples = [
-            execute(self._program, self._sample(tensors, index), run_segment, self._run_part)
-            for index in range(batch)
-        ]
+        done = engine.execute([self._sample(tensors, index) for index in range(batch)], self._run_part)
         outputs = {
-            spec.name: np.concatenate([sample[spec.name] for sample in samples])
+            spec.name: np.concatenate([sample[spec.name] for sample in done.outputs])
             if batch > 1
-            else samples[0][spec.name]
+            else done.outputs[0][spec.name]
             for spec in self.outputs
         }
         wall_s = time.perf_counter() - started
-        return Run(outputs, wall_s - aside_s + device_s, wall_s)
+        beside_s = wall_s - done.wall_s
+        parts = dict(done.parts)
+        if parts:
+            parts["cpu"] += beside_s
+        return Run(outputs, done.device_s + beside_s, wall_s, parts)
 
     def close(self) -> None:
         """See ``hal.Session.close``."""

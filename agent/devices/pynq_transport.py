@@ -121,6 +121,9 @@ class PynqTransport:
                 pause = min(1.5 * pause, LAST_PAUSE_S)
         return True
 
+    def give_way(self) -> None:
+        """See ``hal.OverlayTransport.give_way``: there is nobody else."""
+
     def compute_ends(self) -> Sequence[int]:
         """See ``hal.OverlayTransport.compute_ends``: the hardware counts no layers."""
         return ()

@@ -178,6 +178,12 @@ class RemoteTransport:
             if left <= 0:
                 return False
 
+    def give_way(self) -> None:
+        """See ``hal.OverlayTransport.give_way``. A turn is over when something is fetched after a chain has ended: any
+        byte will do, the service's is this side's."""
+        if self._buffers:
+            self.later(("pull", next(iter(self._buffers)), 0, 1))
+
     def compute_ends(self) -> Sequence[int]:
         """See ``hal.OverlayTransport.compute_ends``: known once a wait has seen the end."""
         return self._ends

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from agent.devices.program import Executed
 from agent.errors import DeviceLost, DmaTimeout, OverlayHung
 from agent.overlay.chain import check_program
 from agent.overlay.driver import Driver, LoadedProgram
-from agent.overlay.program import Program, Segment
+from agent.overlay.execute import RunPart
+from agent.overlay.overlap import Overlapped
+from agent.overlay.program import Program
 from agent.overlay.regions import Arrays
 from agent.overlay.spec import read_spec
 from agent.overlay.transports import find_transport
@@ -62,17 +67,21 @@ class OverlayEngine:
         self._slot = slot
         slot.load(self)
 
-    def run(self, segment: Segment, tensors: Arrays) -> tuple[Arrays, float]:
-        """Outputs and device seconds: cycles at the overlay's clock, packing and unpacking.
+    def execute(self, samples: Sequence[Arrays], run_part: RunPart) -> Executed:
+        """See ``program.Engine.execute``: packing and unpacking beside the overlay's work (``overlay.overlap``).
 
         After a hang the overlay is loaded anew by the next run.
         """
+        started = time.perf_counter()
         try:
-            done = self._slot.load(self).run(segment, tensors)
+            overlapped = Overlapped(self._slot.load(self), run_part)
+            outputs = overlapped.run(samples)
         except (OverlayHung, DmaTimeout, DeviceLost):
             self._slot.empty()
             raise
-        return done.outputs, done.host_s + done.counters.cycles / self.spec.clock.hz
+        times = overlapped.times
+        parts = {"cpu": times.host_s, "fpga": times.overlay_s}
+        return Executed(outputs, times.device_s, time.perf_counter() - started, parts)
 
     def close(self) -> None:
         """Free the program's memory."""

@@ -50,6 +50,11 @@ class OverlayTransport(Protocol):
         """Sleep until the overlay interrupts; False when ``timeout_s`` (of wall time) passed first."""
         ...
 
+    def give_way(self) -> None:
+        """The next start is for another inference: where processes take turns on the overlay, who waits goes first, and
+        that start raises OverlayTaken then. Nothing else changes; without others nothing does."""
+        ...
+
     def compute_ends(self) -> Sequence[int]:
         """Cycle, since the last start, at which each CONV, DEPTHWISE, POOL or ADD ended; empty where nobody counts."""
         ...

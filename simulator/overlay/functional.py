@@ -45,6 +45,9 @@ class FunctionalTransport:
         """See ``hal.OverlayTransport.wait``: what has not ended yet never will, so this does not sleep."""
         return self._core.interrupt
 
+    def give_way(self) -> None:
+        """See ``hal.OverlayTransport.give_way``: there is nobody else."""
+
     def compute_ends(self) -> Sequence[int]:
         """See ``hal.OverlayTransport.compute_ends``."""
         return self._core.compute_ends

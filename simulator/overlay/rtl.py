@@ -119,6 +119,9 @@ class RtlTransport:
         self._check_rules()
         return not self._drop_interrupt
 
+    def give_way(self) -> None:
+        """See ``hal.OverlayTransport.give_way``: there is nobody else."""
+
     def compute_ends(self) -> Sequence[int]:
         """See ``hal.OverlayTransport.compute_ends``."""
         ends = ctypes.POINTER(ctypes.c_uint64)()

@@ -20,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agent.overlay.compiler import compile_graph, compile_model
+from agent.overlay.counters import SegmentRun
 from agent.overlay.cycles import chain_cycles
-from agent.overlay.driver import Driver, SegmentRun
+from agent.overlay.driver import Driver
 from agent.overlay.functional import Layers, to_planes
 from agent.overlay.program import Program, Segment
 from agent.overlay.spec import load_spec

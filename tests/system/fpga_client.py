@@ -52,7 +52,7 @@ def main(folder: Path, path: Path, runs: int, pause_at: int = -1) -> None:
             each.tensor.name: rng.integers(0, 128, each.tensor.shape).astype(each.tensor.dtype.lower())
             for each in segment.inputs
         }
-        got, wanted = loaded.run(segment, tensors).outputs, golden.run(segment, tensors)[0]
+        got, wanted = loaded.run(segment, tensors).outputs, golden.run(segment, tensors)
         assert all(np.array_equal(got[name], wanted[name]) for name in wanted), f"run {run} differs"
         print(taken, flush=True)
 

@@ -90,6 +90,9 @@ class Core:
     def wait(self, timeout_s: float) -> bool:
         return not self.busy
 
+    def give_way(self) -> None:
+        pass
+
     def compute_ends(self) -> Sequence[int]:
         return ()
 

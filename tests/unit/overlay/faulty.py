@@ -74,6 +74,9 @@ class FaultyTransport:
             return False
         return self._inner.wait(timeout_s) and self.fault != "lost interrupt"
 
+    def give_way(self) -> None:
+        self._inner.give_way()
+
     def compute_ends(self) -> Sequence[int]:
         return self._inner.compute_ends()
 
