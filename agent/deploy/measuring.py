@@ -91,6 +91,7 @@ async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidat
     worker = await workers.start_checked(res, package, candidate)
     try:
         accuracy = package.manifest.variant(candidate.variant).accuracy
-        return await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
+        found = await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
+        return found.measurement
     finally:
         await res.pool.stop(worker)

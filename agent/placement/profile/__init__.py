@@ -1,33 +1,33 @@
 """Measuring a candidate: latency from its worker, energy from the node's meters around it."""
 
-from agent.placement.profile.measure import (
-    IDLE_SHARE,
-    MAX_RUNS,
-    MORE_S,
-    WARM_UP_RUNS,
-    Bracket,
-    Profiled,
+from agent.placement.profile.energy import (
     beside,
     energy_per_run,
+    energy_sigma,
     holding_watts,
-    idle_watts,
-    measure,
-    timing,
+    load_joules,
     with_energy,
 )
+from agent.placement.profile.gate import Gate
+from agent.placement.profile.measure import IDLE_SHARE, idle_watts, measure, timing
+from agent.placement.profile.meters import metered
+from agent.placement.profile.values import Bracket, OpenLoop, Profile, Profiled
 
 __all__ = [
     "IDLE_SHARE",
-    "MAX_RUNS",
-    "MORE_S",
-    "WARM_UP_RUNS",
     "Bracket",
+    "Gate",
+    "OpenLoop",
+    "Profile",
     "Profiled",
     "beside",
     "energy_per_run",
+    "energy_sigma",
     "holding_watts",
     "idle_watts",
+    "load_joules",
     "measure",
+    "metered",
     "timing",
     "with_energy",
 ]

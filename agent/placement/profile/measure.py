@@ -3,59 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import math
+import itertools
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from agent.errors import MeterError
 from agent.hal import PowerMeter
+from agent.placement.profile.energy import (
+    energy_per_run,
+    energy_sigma,
+    holding_watts,
+    load_joules,
+    with_energy,
+)
+from agent.placement.profile.gate import Gate
+from agent.placement.profile.meters import MORE_S, Clock, Counted, idle, metered, steady, tag_of
+from agent.placement.profile.values import Bracket, OpenLoop, Profile, Profiled
 from agent.placement.stats import mean, median, p99_upper
 from agent.types import Candidate, Measurement
 
 MAX_RUNS = 2000
-WARM_UP_RUNS = 20
-WARM_UP_SHARE = 0.1  # of the time that was asked for
-IDLE_SHARE = 0.2  # on each side, when there is a meter
-METER_PERIOD_S = (
-    0.02  # between readings: sensors that show watts are integrated, and a sensor's new value is dated
-)
-FRESH = 3  # new values of each meter that an idle bracket waits for,
-MORE_S = 1.0  # for at most this long
-MIN_WATTS, MAX_WATTS = 1e-3, 1e3  # above idle: less is below what sensors resolve, more is a glitch
-MIN_HOLDING_W = 0.010  # what a loaded model costs at least to be told from noise
-MAX_METER_W = 1e4  # of one meter between two readings: more is a glitch
-T = TypeVar("T")
+WARM_UP_RUNS = 20  # at least, and
+STEADY = 0.02  # until the medians of two windows in a row differ by less,
+WARM_UP_SHARE = 0.15  # but no longer than this of the time that was asked for
+WINDOW_RUNS = 10
+IDLE_SHARE = 0.1  # before loading and on each side of the runs, when there is a meter
+OPEN_SHARE = 0.2  # where the rate leaves gaps
+MIN_WINDOWS = 5  # of the meters, that the runs go on for,
+ARRIVALS = 5  # at least in the open loop, if need be faster than the rate,
+BUSY = 0.7  # of the device: from there on a closed loop says it all
+HURRY = 0.3  # but leaving so much of the time idle
 
 
-class Profiled(Protocol):
-    """The worker that runs the candidate. ``memory_mb`` is known after a run."""
+@dataclass(slots=True)
+class _Runs:
+    """Device seconds of at most MAX_RUNS runs; ``count``: of all. ``parts_s``: of all by kind of device."""
 
-    load_s: float
-    memory_mb: float
+    samples: list[float] = field(default_factory=list)
+    count: int = 0
+    parts_s: dict[str, float] = field(default_factory=dict)
 
-    async def profile(self, seconds: float, max_runs: int) -> list[float]:
-        """Device seconds of each run in a closed loop, until the time or the number is over; at least one.
+    def add(self, times: Sequence[float], parts: Mapping[str, float]) -> None:
+        self.samples += times[: MAX_RUNS - len(self.samples)]
+        self.count += len(times)
+        for kind, mean_s in parts.items():
+            self.parts_s[kind] = self.parts_s.get(kind, 0.0) + mean_s * len(times)
 
-        Bounds itself in time: WorkerTimeout, or WorkerCrashed.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Bracket:
-    """What all meters together showed on average over a stretch of time."""
-
-    watts: float
-    seconds: float
+    @property
+    def parts(self) -> tuple[tuple[str, float], ...]:
+        """See ``Measurement``, by kind."""
+        return tuple((kind, self.parts_s[kind] / self.count * 1e3) for kind in sorted(self.parts_s))
 
 
 async def idle_watts(
-    meters: Sequence[PowerMeter], seconds: float, clock: Callable[[], float] = time.monotonic
+    meters: Sequence[PowerMeter], seconds: float, clock: Clock = time.monotonic
 ) -> float | None:
     """What all meters together show over ``seconds``; None without meters or when one could not be read."""
-    bracket = await _idle(meters, seconds, clock) if meters else None
+    bracket = await idle(meters, seconds, steady(clock)) if meters else None
     return None if bracket is None else bracket.watts
 
 
@@ -66,27 +70,128 @@ async def measure(
     meters: Sequence[PowerMeter],
     seconds: float,
     rest_w: float | None,
-    clock: Callable[[], float] = time.monotonic,
-) -> Measurement:
-    """Profile ``worker`` for about ``seconds`` in all: warm-up, then at most MAX_RUNS samples between idle brackets.
+    *,
+    rate_hz: float = 0.0,
+    loading: Bracket | None = None,
+    gate: Gate | None = None,
+    clock: Clock = time.monotonic,
+) -> Profile:
+    """Profile ``worker`` for about ``seconds`` in all: warm-up, a closed loop between idle brackets, an open loop as at
+    ``rate_hz``.
 
     ``rest_w``: ``idle_watts`` before the worker was there; what idling costs more with it is its holding power.
-    Raises what the worker raises; a meter that fails only makes the energy "missing". Cancelling is safe.
+    ``loading``: what the meters showed while it was loaded. ``gate``: what gives way to models in service, which may
+    leave a single run. Raises what the worker raises; a meter that fails only makes the energy "missing". Cancelling
+    is safe.
     """
-    warm_up_s, idle_s = seconds * WARM_UP_SHARE, seconds * IDLE_SHARE if meters else 0.0
-    run_s = seconds - warm_up_s - 2 * idle_s
-    await worker.profile(warm_up_s, WARM_UP_RUNS)
-    joules = holding_w = None
+    gate, clock = gate or Gate(), steady(clock)
+    usual_s = await warm_up(worker, seconds * WARM_UP_SHARE, gate, clock)
+    open_s = seconds * OPEN_SHARE if open_rate(rate_hz, usual_s, seconds * OPEN_SHARE) else 0.0
+    # The time for the rest before loading is counted in, though it has passed.
+    idle_s = seconds * IDLE_SHARE if meters else 0.0
+    run_s = seconds * (1 - WARM_UP_SHARE) - open_s - 3 * idle_s
+    before = during = after = None
     if meters:
-        before = await _idle(meters, idle_s, clock)
-        during, (samples, runs) = await _metered(_fill(worker, run_s, clock), meters, clock)
-        after = await _idle(meters, idle_s, clock)
-        joules = energy_per_run(before, during, after, runs)
-        holding_w = holding_watts(before, after, rest_w)
+        before = await idle(meters, idle_s, clock)
+        during, runs = await metered(
+            lambda counted: _closed_loop(worker, run_s, gate, clock, counted), meters, clock
+        )
+        after = await idle(meters, idle_s, clock)
     else:
-        samples = await worker.profile(run_s, MAX_RUNS)
-    timed = timing(candidate, accuracy, samples, worker.load_s, worker.memory_mb)
-    return with_energy(timed, joules, holding_w, rest_w, _tag(meters))
+        runs = await _closed_loop(worker, run_s, gate, clock, None)
+    closed = with_energy(
+        timing(candidate, accuracy, runs.samples, worker.load_s, worker.memory_mb),
+        energy_per_run(before, during, after, runs.count),
+        holding_watts(before, after, rest_w),
+        rest_w,
+        tag_of(meters),
+        energy_sigma(before, during, after, runs.count),
+        load_joules(loading, rest_w),
+    )
+    opened = await open_loop(worker, rate_hz, mean(runs.samples), open_s, gate, clock) if open_s else None
+    return Profile(replace(closed, parts=runs.parts), opened)
+
+
+async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock) -> float:
+    """Run until it is steady, ``seconds`` at most; the median of the last window, device seconds."""
+    left, total, last = seconds, 0, 0.0
+    while True:
+        window: list[float] = []
+        while len(window) < WINDOW_RUNS and (left > 0 or not window):
+            slice_s = await gate.wait(max(0.0, min(left, seconds / 8)))
+            times, took_s = await _slice(worker, slice_s, clock)
+            left -= took_s
+            window += times
+        total += len(window)
+        before, last = last, median(window)
+        is_steady = total >= WARM_UP_RUNS and abs(last - before) <= STEADY * before
+        if is_steady or left <= 0 or gate.shut:
+            return last
+
+
+async def _closed_loop(
+    worker: Profiled, seconds: float, gate: Gate, clock: Clock, counted: Counted | None
+) -> _Runs:
+    """One run at least. Without meters MAX_RUNS at most; with them a fast model runs on, and every model for a while
+    until they have shown MIN_WINDOWS windows, because meters are slow."""
+    runs, spent = _Runs(), 0.0
+    while True:
+        left = seconds - spent
+        slice_s = await gate.wait(left if left > 0 else MORE_S)
+        if gate.shut and runs.count:
+            return runs
+        times, took_s = await _slice(worker, slice_s, clock)
+        runs.add(times, worker.parts)
+        spent += took_s
+        if counted is None:
+            if spent >= seconds or runs.count >= MAX_RUNS:
+                return runs
+            continue
+        counted.read()
+        if spent >= seconds and (counted.news > MIN_WINDOWS or spent >= seconds + MORE_S):
+            return runs
+
+
+async def _slice(worker: Profiled, seconds: float, clock: Clock) -> tuple[list[float], float]:
+    """Device seconds of runs, and what they took in all: at least their sum, whatever the clock does."""
+    began = clock()
+    times = await worker.profile(seconds, MAX_RUNS)
+    return times, max(clock() - began, sum(times))
+
+
+def open_rate(rate_hz: float, mean_s: float, seconds: float) -> float | None:
+    """The rate for an open loop of ``seconds``: the intended one, or what brings a few requests, at the price of
+    shorter gaps. None where no gaps are left, or nobody would come."""
+    if not 0 <= rate_hz * mean_s < BUSY or not seconds > 0:
+        return None
+    hurried_hz = ARRIVALS / seconds
+    if hurried_hz * mean_s > HURRY:
+        hurried_hz = HURRY / mean_s
+    rate = max(rate_hz, hurried_hz)
+    return rate if rate * seconds >= 1 else None
+
+
+async def open_loop(
+    worker: Profiled, rate_hz: float, mean_s: float, seconds: float, gate: Gate, clock: Clock
+) -> OpenLoop | None:
+    """Requests for about ``seconds`` as at ``rate_hz``; None where that makes no sense or nobody came."""
+    rate = open_rate(rate_hz, mean_s, seconds)
+    if rate is None:
+        return None
+    latencies: list[float] = []
+    spent = 0.0
+    for seed in itertools.count(1):
+        slice_s = await gate.wait(seconds - spent)
+        if gate.shut or spent >= seconds or len(latencies) >= MAX_RUNS:
+            break
+        began = clock()
+        latencies += await worker.open_loop(slice_s, rate, seed)
+        await asyncio.sleep(max(0.0, slice_s - (clock() - began)))  # nobody came any more
+        spent += slice_s
+    if not latencies:
+        return None
+    p99_s, confidence = p99_upper(latencies)
+    return OpenLoop(rate_hz, len(latencies), p99_s * 1e3, confidence)
 
 
 def timing(
@@ -105,171 +210,3 @@ def timing(
         memory_mb=memory_mb,
         accuracy=accuracy,
     )
-
-
-def with_energy(
-    measured: Measurement, joules: float | None, holding_w: float | None, rest_w: float | None, tag: str
-) -> Measurement:
-    """``measured`` with what a run and holding the model cost, all or nothing: half of it would mislead."""
-    if joules is None or holding_w is None:
-        return measured
-    return replace(measured, joules=joules, energy=tag, holding_w=holding_w, rest_w=rest_w)
-
-
-async def _fill(worker: Profiled, seconds: float, clock: Callable[[], float]) -> tuple[list[float], int]:
-    """At most MAX_RUNS samples and the number of runs: a fast model runs on, because meters are slow."""
-    end = clock() + seconds
-    samples = await worker.profile(seconds, MAX_RUNS)
-    runs = len(samples)
-    while (left := end - clock()) > 0:
-        runs += len(await worker.profile(left, MAX_RUNS))
-    return samples, runs
-
-
-def energy_per_run(
-    before: Bracket | None, during: Bracket | None, after: Bracket | None, runs: int
-) -> float | None:
-    """Joules of one run above idle: (P - P_idle) * T / runs, from (idle, run, idle).
-
-    None when a bracket is missing, when the watts above idle are not within MIN_WATTS and MAX_WATTS, or when the idle
-    brackets differ by more than that: then something else was busy.
-    """
-    if before is None or during is None or after is None or not runs:
-        return None
-    above_w = during.watts - _mean_watts(before, after)
-    if not max(abs(before.watts - after.watts), MIN_WATTS) <= above_w <= MAX_WATTS:
-        return None
-    return above_w * during.seconds / runs
-
-
-def holding_watts(before: Bracket | None, after: Bracket | None, rest_w: float | None) -> float | None:
-    """Watts that the loaded model costs while idle, from the idle brackets around its runs and the rest before it.
-
-    0.0 below MIN_HOLDING_W or below what the brackets differ by; None when one of the three is missing.
-    """
-    if before is None or after is None or rest_w is None:
-        return None
-    above_w = _mean_watts(before, after) - rest_w
-    return above_w if above_w >= max(abs(before.watts - after.watts), MIN_HOLDING_W) else 0.0
-
-
-def beside(measured: Measurement, running: Measurement | None) -> Measurement:
-    """``measured`` without ``running``, the worker of the same model that was loaded meanwhile.
-
-    What that one holds is no part of the rest, and a candidate on its device, which seemed to be held for nothing,
-    holds at least as much.
-    """
-    if running is None or not running.holding_w or measured.holding_w is None or measured.rest_w is None:
-        return measured
-    same = measured.candidate.device == running.candidate.device
-    return replace(
-        measured,
-        rest_w=max(0.0, measured.rest_w - running.holding_w),
-        holding_w=max(measured.holding_w, running.holding_w) if same else measured.holding_w,
-    )
-
-
-def _mean_watts(one: Bracket, other: Bracket) -> float:
-    return (one.watts * one.seconds + other.watts * other.seconds) / (one.seconds + other.seconds)
-
-
-async def _idle(meters: Sequence[PowerMeter], seconds: float, clock: Callable[[], float]) -> Bracket | None:
-    """What the meters show while nothing is asked for; longer than ``seconds`` where a meter is slow."""
-    counted = _Counted(meters, clock)
-    end = clock() + seconds
-    while (now := clock()) < end or (not counted.enough and now < end + MORE_S):
-        await asyncio.sleep(METER_PERIOD_S)
-        counted.read()
-    return counted.bracket()
-
-
-async def _metered(
-    work: Awaitable[T], meters: Sequence[PowerMeter], clock: Callable[[], float]
-) -> tuple[Bracket | None, T]:
-    """The result of ``work`` and what the meters counted meanwhile (None when one could not be read)."""
-    task = asyncio.ensure_future(work)
-    try:
-        counted = _Counted(meters, clock)
-        while not task.done():
-            await asyncio.wait({task}, timeout=METER_PERIOD_S)
-            counted.read()
-        result = await task
-    finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    return counted.bracket(), result
-
-
-@dataclass(slots=True)
-class _Seen:
-    """What one meter showed: at the start, then its first and its last new value, as (time, joules).
-
-    A sensor has something new only now and then, and its reading at the start may be as old as it is slow. So its
-    watts are those between two new values where there were two.
-    """
-
-    start: tuple[float, float]
-    first: tuple[float, float]
-    last: tuple[float, float]
-    news: int = 0
-
-    def show(self, time: float, joules: float) -> None:
-        if joules != self.last[1]:
-            self.last = time, joules
-            self.first = self.last if not self.news else self.first
-            self.news += 1
-
-    def watts(self, until: float) -> float:
-        (then, before), (now, joules) = self.first, self.last
-        if self.news < 2:
-            (then, before), now = self.start, until
-        return (joules - before) / (now - then)
-
-
-class _Counted:
-    """What meters have counted since this was made. One reading that fails or makes no sense spoils it all: NaN,
-    a counter that went back, more than MAX_METER_W since the reading before."""
-
-    def __init__(self, meters: Sequence[PowerMeter], clock: Callable[[], float]) -> None:
-        self._meters, self._clock = meters, clock
-        self._started = self._time = clock()
-        starts = [(self._started, joules) for joules in self._joules()]
-        self._seen = [_Seen(start, start, start) for start in starts]
-        self._spoilt = not starts
-
-    def read(self) -> None:
-        """To be called often: sensors that show watts are integrated between readings."""
-        joules, now = self._joules(), self._clock()
-        # Counters step: between two readings in quick succession a step of a whole period may fall.
-        most = MAX_METER_W * max(now - self._time, 0.1)
-        steps = [value - seen.last[1] for seen, value in zip(self._seen, joules, strict=False)]
-        self._spoilt = self._spoilt or not joules or not all(0 <= step <= most for step in steps)
-        self._time = now
-        if not self._spoilt:
-            for seen, value in zip(self._seen, joules, strict=True):
-                seen.show(now, value)
-
-    @property
-    def enough(self) -> bool:
-        """Every meter has shown FRESH new values, or there is nothing to wait for."""
-        return self._spoilt or all(seen.news >= FRESH for seen in self._seen)
-
-    def bracket(self) -> Bracket | None:
-        """Until the last reading; None when it is spoilt or took no time."""
-        if self._spoilt or self._time <= self._started:
-            return None
-        return Bracket(sum(seen.watts(self._time) for seen in self._seen), self._time - self._started)
-
-    def _joules(self) -> list[float]:
-        """Of every meter; empty when one cannot be read."""
-        try:
-            joules = [meter.joules() for meter in self._meters]
-        except MeterError:
-            return []
-        return joules if all(map(math.isfinite, joules)) else []
-
-
-def _tag(meters: Sequence[PowerMeter]) -> str:
-    tags = {meter.tag for meter in meters}
-    return tags.pop() if len(tags) == 1 else "estimated"

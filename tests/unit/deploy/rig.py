@@ -128,6 +128,7 @@ class StandInWorker:
     pool: StandInPool
     load_s: float = 0.01
     memory_mb: float = 10.0
+    parts: Mapping[str, float] = field(default_factory=dict)
 
     async def check(self) -> None:
         serves = self in self.pool.routes.values()
@@ -141,6 +142,9 @@ class StandInWorker:
 
     async def profile(self, seconds: float, max_runs: int) -> list[float]:
         return [0.001] * min(500, max_runs)
+
+    async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
+        return [0.001] * round(seconds * rate_hz)
 
     async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:
         if self.pool.batch_times is None:
