@@ -32,7 +32,8 @@ from simulator.fpga import failing, load_overlay
 from simulator.physics import Interval
 from simulator.profile import BASE, BoardProfile, load_profile
 from simulator.profile import Device as DeviceProfile
-from simulator.speed import run_seconds
+from simulator.runs import parts_of, reserve_run
+from simulator.speed import run_time
 
 if TYPE_CHECKING:
     from simulator.work import Work
@@ -171,7 +172,7 @@ class SimDevice:
         """Reserve the time and energy of loading: the overlay if another one is loaded, then the model. Returns when
         it ends, in board time. Raises ModelLoadError (precision, memory), OverlayLoadError."""
         device = self._profile
-        run_seconds(device, work)
+        run_time(self._cell.profile, self._index, work)
         if work.nbytes > device.memory_mb * 1e6:
             raise ModelLoadError(
                 f"the model moves {work.nbytes / 1e6:.0f} MB, {device.id} has {device.memory_mb} MB"
@@ -183,7 +184,10 @@ class SimDevice:
 
 
 class SimSession:
-    """True outputs from the host, at the modelled time and power. See ``hal.Session``."""
+    """True outputs from the host, at the modelled time and power. See ``hal.Session``.
+
+    A program on an FPGA takes the CPU's time as well: for its CPU segments, and for packing.
+    """
 
     def __init__(self, cell: Cell, device: int, work: Work, host: Session) -> None:
         from agent.devices.tensors import check_inputs  # numpy, which the daemon never imports
@@ -204,7 +208,8 @@ class SimSession:
         outputs = self._host.run(tensors).outputs
         self._cell.clock.wait_until(interval.end)
         _check_lost(self._cell, self._device, started)
-        return Run(outputs, interval.seconds, time.perf_counter() - wall)
+        parts = parts_of(interval, self._profile.kind)
+        return Run(outputs, interval.seconds, time.perf_counter() - wall, parts)
 
     def close(self) -> None:
         """See ``hal.Session.close``."""
@@ -220,8 +225,8 @@ class SimSession:
             load_overlay(moment, self._device, self._work)
             failure = failing(moment, self._device)
             if failure is None:
-                seconds = run_seconds(self._profile, self._work, batch, self._cell.profile.cpu)
-                return moment.physics.run(moment.state, self._device, seconds, moment.now)
+                run = run_time(self._cell.profile, self._device, self._work, batch)
+                return reserve_run(moment.physics, moment.state, self._device, run, moment.now)
             interval = moment.physics.load(moment.state, self._device, failure.after_s, 0.0, moment.now)
         self._cell.clock.wait_until(interval.end)
         raise failure.error

@@ -144,21 +144,26 @@ class Physics:
     def run(self, state: BoardState, device: int, seconds: float, time: float) -> Interval:
         """Reserve the device for a run that takes ``seconds`` at full clock, after what is reserved already."""
         self.advance(state, time)
+        longer, watts = self.pace(state, device)
+        return self.reserve(state, device, seconds * longer, watts)
+
+    def pace(self, state: BoardState, device: int) -> tuple[float, float]:
+        """How many times longer than at full clock the device's next run takes if it is reserved now, and its watts."""
         clock = self.clock(state, device)
         # A co-tenant's share is not ours; what it draws is in _draw.
         left = 1.0 - self.timeline.at(state.time).share[device]
         parameters = self.profile.devices[device]
         factor = _variation(parameters.jitter, self._seed, device)[state.runs[device] % QUANTILES]
         state.runs[device] += 1
-        watts = parameters.active_w * clock * clock * left
-        return self._reserve(state, device, seconds * factor / (clock * left), watts)
+        return factor / (clock * left), parameters.active_w * clock * clock * left
 
     def load(self, state: BoardState, device: int, seconds: float, joules: float, time: float) -> Interval:
         """Reserve the device for ``seconds`` whatever its clock, at the power that ``joules`` gives."""
         self.advance(state, time)
-        return self._reserve(state, device, seconds, joules / seconds if seconds else 0.0)
+        return self.reserve(state, device, seconds, joules / seconds if seconds else 0.0)
 
-    def _reserve(self, state: BoardState, device: int, seconds: float, watts: float) -> Interval:
+    def reserve(self, state: BoardState, device: int, seconds: float, watts: float) -> Interval:
+        """Reserve the device for ``seconds`` from now, after what is reserved already."""
         now, until = state.time, state.busy_until[device]
         start = until if until > now else now
         end = start + seconds

@@ -22,7 +22,8 @@ from simulator.clock import Clock, RealClock
 from simulator.fpga import failing, load_overlay
 from simulator.nodes.truth import Truth
 from simulator.profile import load_profile
-from simulator.speed import run_seconds
+from simulator.runs import reserve_run
+from simulator.speed import run_time
 
 CHUNK_S = 0.25  # reserved at once: what happens to a board meanwhile is felt by the next chunk
 WATCH_S = 1.0  # between looks at the device of a model in service, instead of clients' requests
@@ -70,7 +71,7 @@ class LightWorker(Worker):
             self._cell.hold(self._index)
         self._holds = True
         self._work = work
-        self._run_s = run_seconds(self._profile, work, cpu=self._cell.profile.cpu)
+        self._run = run_time(self._cell.profile, self._index, work)
         self.load_s = clock.now() - started
         self.memory_mb = self.spec.file.path.stat().st_size / 1e6
 
@@ -118,7 +119,9 @@ class LightWorker(Worker):
                 raise failure.error
             until = moment.now
             for _ in range(most):
-                interval = moment.physics.run(moment.state, self._index, self._run_s, moment.now)
+                interval = reserve_run(
+                    moment.physics, moment.state, self._index, self._run, moment.now, until
+                )
                 runs.append(interval.seconds)
                 until = interval.end
                 if until >= end:

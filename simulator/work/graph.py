@@ -22,8 +22,9 @@ class Work:
     ``macs``: multiply-accumulates of convolutions and matrix products. ``nbytes``: weights, inputs and outputs of every
     operator, each once. ``precision``: fp32, fp16 or int8, that of most of the MACs; fp32 when there are none.
 
-    An overlay program's: on its ``overlay`` a run takes ``overlay_s``, and its CPU segments are the work ``beside`` it;
-    the rest is what a CPU does that runs the whole program, ``layers`` of it in numpy.
+    An overlay program's: on its ``overlay`` a run takes ``overlay_s``, its CPU segments are the work ``beside`` it, and
+    the CPU moves ``packed_bytes`` and ``unpacked_bytes`` to form its tensors as the overlay wants them and back. The
+    rest is what a CPU does that runs the whole program, ``layers`` of it in numpy.
     """
 
     macs: int
@@ -33,6 +34,8 @@ class Work:
     overlay_s: float = 0.0
     beside: Work | None = None
     layers: int = 0
+    packed_bytes: int = 0
+    unpacked_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,8 @@ from agent.overlay.spec import Overlay, load_spec
 from agent.types import OverlayRef
 from simulator.work.graph import Work
 
+COPIES = 4  # times that a tensor's bytes are moved: read, written in the other form, read and written on the way across
+
 
 def read_program_work(path: Path, overlay: Path | None) -> Work:
     """``overlay``: the delivered archive that the program needs. Raises ProgramError, OverlayLoadError."""
@@ -39,6 +41,9 @@ def _work(data: bytes, spec: Overlay | None) -> Work:
     spec = spec or load_spec(program.overlay)
     segments = [step for step in program.steps if isinstance(step, Segment)]
     cycles = sum(chain_cycles(spec, segment.data[segment.chain :]).total for segment in segments)
+    if len(segments) > 1:  # each takes the overlay's weight memory, every time
+        chains = [segment.data[segment.resident :] for segment in segments if segment.resident is not None]
+        cycles += sum(chain_cycles(spec, chain).total for chain in chains)
     weights = sum(layer.weights.size for step in segments for layer in step.layers if isinstance(layer, Conv))
     planes = sum(t.channels * t.height * t.width for t in program.tensors.values())
     parts = [_part_work(step) for step in program.steps if isinstance(step, Part)]
@@ -55,6 +60,8 @@ def _work(data: bytes, spec: Overlay | None) -> Work:
         cycles / spec.clock.hz,
         beside,
         sum(len(segment.layers) for segment in segments),
+        COPIES * sum(segment.input_bytes for segment in segments),
+        COPIES * sum(segment.output_bytes for segment in segments),
     )
 
 

@@ -14,7 +14,7 @@ from agent.fleet.overlays import write_overlay_model
 from agent.hal import ModelFile, Session
 from agent.overlay.selftest import INPUT, OUTPUT
 from agent.overlay.spec import overlay_folder
-from agent.types import SELF_TEST, OverlayRef
+from agent.types import SELF_TEST, OverlayRef, TensorSpec
 from simulator.board import SimBoard, SimDevice
 from simulator.cell import MemoryCell
 from simulator.clock import EventClock
@@ -22,6 +22,7 @@ from simulator.faults import Happening, Timeline
 from simulator.physics import Physics
 from simulator.profile import load_profile
 from simulator.work import count_work
+from tests.contract.tiny import npu_double
 from tests.unit.simulator.programs import GRAPH, answers, inputs, program
 from tests.unit.simulator.small import happening
 
@@ -60,6 +61,25 @@ def test_a_run_takes_the_cycles_of_the_overlay_and_the_overhead(tmp_path: Path) 
     assert 0 < work.overlay_s < 1e-3
     expected = FPGA.overhead_us / 1e6 + work.overlay_s
     assert np.mean([ask(session) for _ in range(20)]) == pytest.approx(expected, rel=0.05)  # jitter of 1 %
+
+
+def test_a_program_with_a_cpu_segment_takes_both_devices(tmp_path: Path) -> None:
+    path = tmp_path / "double.npu"
+    path.write_bytes(npu_double())
+    x, y = (TensorSpec(name, "FP32", (-1, 4)) for name in "xy")
+    memory = cell()
+    session = fpga(memory).open(ModelFile(path, "npu", (x,), (y,)), "npu")
+    before = list(memory.state.busy_s)
+    images = np.arange(16, dtype=np.float32).reshape(4, 4)
+    run = session.run({"x": images})
+    assert run.outputs["y"].tolist() == (2 * images).tolist()
+    assert max(run.parts.values()) < run.device_s < sum(run.parts.values())  # samples overlap
+    after = dict(zip(("cpu", "fpga"), memory.state.busy_s, strict=True))
+    for index, kind in enumerate(("cpu", "fpga")):
+        assert after[kind] - before[index] == pytest.approx(run.parts[kind])
+    assert run.parts["cpu"] > 4 * PROFILE.device("cpu").overhead_us / 1e6 * 0.9  # jitter
+    one = session.run({"x": images[:1]})
+    assert one.device_s == pytest.approx(sum(one.parts.values()))
 
 
 def test_a_program_for_the_small_overlay_takes_longer_and_answers_the_same(tmp_path: Path) -> None:
