@@ -1,0 +1,184 @@
+"""From what a look tells to what plans go by. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+
+from agent.placement.bars import CALM
+from agent.placement.demand import Demand, Node
+from agent.placement.look import Look, Seen, State
+from agent.placement.rates import Load
+from agent.placement.rest import Rest, drawn_w, sensible
+from agent.placement.slowdown import Slowdown
+from agent.types import Candidate, Measurement, Verdict
+
+LONGEST_S = 30.0  # between two looks: more is a clock that jumped, or a node that slept
+SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
+
+Measured = Mapping[tuple[str, Candidate], Measurement]
+
+
+def measured(demands: Iterable[Demand]) -> Measured:
+    return {(demand.model, m.candidate): m for demand in demands for m in demand.measurements}
+
+
+def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> State:
+    """``state`` after the look; a clock that goes back tells no time, and one that jumps nothing of rates and watts."""
+    passed = 0.0 if state.clock is None or not math.isfinite(look.now) else look.now - state.clock
+    jumped = not 0.0 <= passed <= LONGEST_S
+    time = state.time + min(max(passed, 0.0), LONGEST_S)
+    clock = look.now if math.isfinite(look.now) else state.clock
+    state = _settled(replace(state, clock=clock, time=time), demands)
+    by = measured(demands)
+    seen = _sensible_seen(look.seen, demands)
+    seconds = time - state.counted if seen else 0.0
+    if jumped or seconds <= 0:
+        seen = ()
+    state = replace(
+        state, slowdowns=_slowdowns(state, demands, node, seen, by, min(max(passed, 0.0), LONGEST_S))
+    )
+    if seen:
+        now = {d.model: m for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))}
+        rates = {each.model: each.requests / seconds for each in seen}
+        state = replace(state, regret=state.regret.paid(now, by, rates, seconds), counted=time)
+        if not _moving(state):
+            state = replace(state, rest=_rest(state, demands, look, seen, by, seconds))
+    rest = state.rest.guessed(node.rest_w, node.rest_sigma_w)
+    return replace(state, loads=_loads(state, demands, seen, jumped), rest=rest)
+
+
+def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[Demand, ...], Node]:
+    """What is planned for: rates, slowdowns and rest in steps; each model where it will be after its move."""
+    lost = {device.id for device in node.devices if device.lost}
+    before = {d.id: d.slowdown for d in state.planned.node.devices} if state.planned else {}
+    devices = tuple(
+        replace(device, slowdown=_stepped(before.get(device.id, 1.0), state.slowdowns[device.id].mean))
+        for device in node.devices
+    )
+    seen_node = replace(
+        node, devices=devices, rest_w=state.rest.planned_w, rest_sigma_w=round(state.rest.sigma_now_w, 2)
+    )
+    return tuple(_as_seen(state, demand, lost) for demand in demands), seen_node
+
+
+def _as_seen(state: State, demand: Demand, lost: Iterable[str]) -> Demand:
+    asked, rate_hz = state.asked.get(demand.model), state.loads[demand.model].planned_hz
+    incumbent = asked.candidate if asked else demand.incumbent
+    if incumbent is None or incumbent.device in lost:  # better what failed it than nothing
+        return replace(demand, rate_hz=rate_hz, incumbent=incumbent)
+    out = tuple(
+        Verdict(candidate, False, bar.why)
+        for (model, candidate), bar in state.bars.items()
+        if candidate and model == demand.model and candidate != incumbent and state.time < bar.until
+    )
+    return replace(demand, rate_hz=rate_hz, incumbent=incumbent, failed=(*demand.failed, *out))
+
+
+def _settled(state: State, demands: Sequence[Demand]) -> State:
+    """Moves that are done, models that are gone, bars that are long over."""
+    asked, since, moved = {}, {}, False
+    for demand in demands:
+        before = state.since.get(demand.model)
+        moved = moved or before is None or before[0] != demand.incumbent
+        since[demand.model] = (
+            before if before and before[0] == demand.incumbent else (demand.incumbent, state.time)
+        )
+        waits = state.asked.get(demand.model)
+        if waits is not None and waits.candidate != demand.incumbent:
+            asked[demand.model] = waits
+    there = since.keys()
+    return replace(
+        state,
+        asked=asked,
+        since=since,
+        moved=state.time if moved else state.moved,
+        missing={model: looks for model, looks in state.missing.items() if model in there},
+        regret=replace(state.regret, joules={}) if moved else state.regret,
+        bars={
+            key: bar
+            for key, bar in state.bars.items()
+            if key[0] in there and state.time < bar.until + CALM * bar.seconds
+        },
+    )
+
+
+def _moving(state: State) -> bool:
+    """Whether loading, or a second worker, draws what no model of ours explains."""
+    return bool(state.asked) or state.moved == state.time
+
+
+def _sensible_seen(seen: Iterable[Seen], demands: Sequence[Demand]) -> tuple[Seen, ...]:
+    there = {demand.model for demand in demands}
+    return tuple(
+        each
+        for each in seen
+        if each.model in there and min(each.requests, each.runs, each.late) >= 0 and each.run_s >= 0
+    )
+
+
+def _loads(state: State, demands: Sequence[Demand], seen: Sequence[Seen], jumped: bool) -> Mapping[str, Load]:
+    counts = {each.model: each.requests for each in seen}
+    loads = {}
+    for demand in demands:
+        load = state.loads.get(demand.model) or Load.promised(demand.budget.rate_hz, state.time)
+        if jumped:
+            load = replace(load, time=state.time)
+        loads[demand.model] = (
+            load.counted(counts[demand.model], state.time) if demand.model in counts else load
+        )
+    return loads
+
+
+def _slowdowns(
+    state: State, demands: Sequence[Demand], node: Node, seen: Sequence[Seen], by: Measured, seconds: float
+) -> Mapping[str, Slowdown]:
+    """Of each device from all runs on it; of one that nothing is placed on it relaxes."""
+    expected: dict[str, tuple[float, float, int]] = {}
+    for each in seen:
+        m = by.get((each.model, each.candidate))
+        if m is not None and each.runs and m.mean_ms > 0:
+            s, took, runs = expected.get(each.candidate.device, (0.0, 0.0, 0))
+            one_s = m.mean_ms / 1e3 * _longer(m, each.requests / each.runs)
+            expected[each.candidate.device] = s + each.runs * one_s, took + each.run_s, runs + each.runs
+    used = {demand.incumbent.device for demand in demands if demand.incumbent}
+    slowdowns = {}
+    for device in node.devices:
+        slowdown = state.slowdowns.get(device.id, Slowdown())
+        if device.id in expected:
+            s, took, runs = expected[device.id]
+            slowdown = slowdown.observed(took / s, runs)
+        elif device.id not in used:
+            slowdown = slowdown.relaxed(seconds)
+        slowdowns[device.id] = slowdown
+    return slowdowns
+
+
+def _longer(m: Measurement, requests: float) -> float:
+    """How much longer a run for several requests takes than one for one, as measured for the largest batch."""
+    if m.max_batch < 2 or not m.batch_gain or requests <= 1:
+        return 1.0
+    most = m.max_batch / m.batch_gain
+    return 1.0 + (min(requests, m.max_batch) - 1.0) * max(most - 1.0, 0.0) / (m.max_batch - 1.0)
+
+
+def _rest(
+    state: State, demands: Sequence[Demand], look: Look, seen: Sequence[Seen], by: Measured, seconds: float
+) -> Rest:
+    now = {d.model: m for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))}
+    ran = {each.model: _runs(by.get((each.model, each.candidate)), each) / seconds for each in seen}
+    served_w = drawn_w((m, ran.get(model, 0.0)) for model, m in now.items())
+    rest_w = state.rest.watts
+    if look.power_w is None or not sensible(look.power_w, None if rest_w is None else rest_w + served_w):
+        return state.rest.blind(seconds)
+    return state.rest.metered(look.power_w, served_w)
+
+
+def _runs(m: Measurement | None, seen: Seen) -> float:
+    """Runs for one request that would draw as much."""
+    return seen.runs * _longer(m, seen.requests / seen.runs) if m and seen.runs else 0.0
+
+
+def _stepped(before: float, now: float) -> float:
+    return before if abs(now - before) <= SLOWDOWN_STEP * before else round(now, 3)
