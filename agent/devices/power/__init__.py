@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from agent.devices.power.hwmon import find_hwmon
+from agent.devices.power.hwmon import JETSON_RAILS, find_hwmon
+from agent.devices.power.pmic import find_pmic
 from agent.devices.power.rapl import find_rapl
 from agent.errors import MeterError
 from agent.hal import PowerMeter
@@ -18,12 +19,26 @@ __all__ = ["open_meters"]
 
 
 def open_meters(
-    sysfs: Path = Path("/sys"), clock: Callable[[], float] = time.monotonic
+    sysfs: Path = Path("/sys"),
+    clock: Callable[[], float] = time.monotonic,
+    dev: Path = Path("/dev"),
+    nvml: str = "libnvidia-ml.so.1",
 ) -> tuple[tuple[PowerMeter, ...], tuple[str, ...]]:
-    """The readable meters, each with a rail of its own name, and why other sensors that are there are not usable."""
+    """The readable meters, each with a rail of its own name, and why other sensors that are there are not usable.
+
+    Takes a moment (a GPU's driver may take seconds).
+    """
     meters: list[PowerMeter] = []
     problems: list[str] = []
-    for make in (*find_rapl(sysfs, clock), *find_hwmon(sysfs, clock, problems).values()):
+    hwmon = find_hwmon(sysfs, clock, problems)
+    gpus = []
+    if (
+        sysfs / "module/nvidia"
+    ).exists() and not JETSON_RAILS & hwmon.keys():  # a Jetson's GPU is in its rails
+        from agent.devices.power.nvml import find_nvml  # ctypes, which others do without
+
+        gpus = find_nvml(nvml, clock, problems)
+    for make in (*find_rapl(sysfs, clock), *hwmon.values(), *gpus, *find_pmic(sysfs, dev, clock)):
         try:
             meters.append(make())
         except MeterError as error:
@@ -31,6 +46,7 @@ def open_meters(
     if not meters and not problems:
         problems.append(
             "no power sensor: neither RAPL (/sys/class/powercap/intel-rapl:*) nor an INA2xx or INA3221 in "
-            "/sys/class/hwmon; energy is missing and placement goes by latency"
+            "/sys/class/hwmon, an NVIDIA GPU or a Raspberry Pi 5's PMIC; energy is missing and placement goes by "
+            "latency"
         )
     return tuple(meters), tuple(problems)

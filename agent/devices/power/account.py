@@ -91,7 +91,7 @@ class Counter:
             joules = self._step(self._held, now)  # it started anew
         if joules is None:
             self._held = now
-            raise MeterError(f"its counter leaps from {self._counted[1]} to {value}")
+            raise MeterError(f"leaps from {self._counted[1]} to {value}")
         seconds = time - self._counted[0]
         self.total += joules
         self.last = Reading(time, joules / seconds if seconds > 0 else 0.0)

@@ -15,13 +15,13 @@ from pathlib import Path
 from agent.devices.power.account import Watts
 from agent.devices.power.files import number, optional
 from agent.devices.power.polled import PolledMeter, Poller
-from agent.errors import MeterError
 from agent.hal import PowerMeter
 
 CHIP = re.compile(r"ina(219|220|226|230|231|238|260|3221)([_-].*)?")
 # A Jetson's module as a whole: other rails are parts of it, or the carrier board's. Watts are not counted twice.
 MODULE_RAILS = frozenset({"VDD_IN", "POM_5V_IN"})
 PART_OF = {"VDDQ_VDD2_1V8AO": "VIN_SYS_5V0"}  # of a Jetson AGX Orin, which has no rail for all
+JETSON_RAILS = MODULE_RAILS | {"VIN_SYS_5V0", "SYS5V"}
 
 Sensor = Callable[[], tuple[float, float | None]]  # watts, and volts where they are known
 
@@ -43,25 +43,16 @@ def find_hwmon(
         for rail, sensor in found.items():
             rails[rail if rail not in rails else f"{rail}@{_address(chip) or chip.name}"] = sensor
     poller = Poller()
-    return {rail: functools.partial(_open, poller, rail, rails[rail], clock) for rail in _once(rails)}
+    return {rail: _maker(poller, rail, rails[rail], clock) for rail in _once(rails)}
+
+
+def _maker(poller: Poller, rail: str, sensor: Sensor, clock: Callable[[], float]) -> Callable[[], PowerMeter]:
+    return lambda: PolledMeter(poller, rail, Watts(), sensor, clock)
 
 
 def _once(rails: dict[str, Sensor]) -> list[str]:
     whole = [rail for rail in rails if rail in MODULE_RAILS]
     return whole or [rail for rail in rails if PART_OF.get(rail) not in rails]
-
-
-def _open(poller: Poller, rail: str, sensor: Sensor, clock: Callable[[], float]) -> PowerMeter:
-    sums = Watts()
-
-    def take() -> None:
-        watts, volts = sensor()
-        try:
-            sums.add(clock(), watts, volts)
-        except MeterError as error:
-            raise MeterError(f"{rail} {error}") from None
-
-    return PolledMeter(poller, rail, sums, take, clock)
 
 
 def _rail(chip: Path, name: str) -> Iterator[tuple[str, Sensor]]:

@@ -10,21 +10,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
 
-from agent.devices.power.account import Reading
+from agent.devices.power.account import Counter, Watts
 from agent.errors import MeterError
 
 FASTEST_S, SLOWEST_S = 0.02, 0.1  # between readings: as often as joules are asked for, within these
 HOLD_S = 0.3  # the newest watts are taken to go on for this long at most
 STALE_S = 2.0  # a sensor without a good reading for this long is lost
-
-
-class Sums(Protocol):
-    """``Watts`` or ``Counter``: joules so far, and the newest reading in them."""
-
-    total: float
-    last: Reading | None
 
 
 class PolledMeter:
@@ -33,12 +26,17 @@ class PolledMeter:
     tag = "measured"
 
     def __init__(
-        self, poller: Poller, rail: str, sums: Sums, take: Callable[[], None], clock: Callable[[], float]
+        self,
+        poller: Poller,
+        rail: str,
+        sums: Watts | Counter,
+        read: Callable[[], tuple[Any, ...]],
+        clock: Callable[[], float],
     ) -> None:
-        """``take`` puts a reading of the sensor into ``sums``; MeterError when it cannot. It is tried at once."""
+        """``read`` gives what ``sums.add`` takes after the time; MeterError when it cannot. It is tried at once."""
         self.rail = rail
         self.gap_s = SLOWEST_S  # between the last two questions
-        self._poller, self._sums, self._take, self._clock = poller, sums, take, clock
+        self._poller, self._sums, self._read, self._clock = poller, sums, read, clock
         self._asked = clock()
         self._first: float | None = None  # when it was asked first
         self._shown = 0.0
@@ -55,6 +53,13 @@ class PolledMeter:
         except MeterError as error:
             self._problem = str(error)
         self._state = self._sums.total, self._sums.last  # one assignment: the other thread sees both or none
+
+    def _take(self) -> None:
+        reading = self._read()
+        try:
+            self._sums.add(self._clock(), *reading)
+        except MeterError as error:
+            raise MeterError(f"{self.rail} {error}") from None
 
     def joules(self) -> float:
         """See ``hal.PowerMeter``."""

@@ -35,7 +35,7 @@ class RaplMeter:
         try:
             self._counter.add(self._clock(), value)
         except MeterError as error:
-            raise MeterError(f"{self._file}: {error}") from None
+            raise MeterError(f"{self._file} {error}") from None
         return self._counter.total
 
 

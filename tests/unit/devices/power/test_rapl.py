@@ -33,7 +33,7 @@ def test_a_counter_that_restarts_is_no_wrap(tmp_path: Path) -> None:
     zone, clock = rapl(tmp_path, energy_uj=9_000_000_000), Clock()
     (meter,), _ = open_meters(tmp_path, clock)
     write(zone, energy_uj=1_000_000)
-    with pytest.raises(MeterError, match=r"energy_uj: its counter leaps from 9000000000 to 1000000"):
+    with pytest.raises(MeterError, match=r"energy_uj leaps from 9000000000 to 1000000"):
         meter.joules()
     clock.time += 1
     write(zone, energy_uj=3_000_000)
