@@ -11,8 +11,8 @@ from simulator.speed import RunTime, overlapped_s
 
 @dataclass(frozen=True, slots=True)
 class Shared(Interval):
-    """Of a run on two devices, from its begin to its end: ``own_s`` of the one that it is placed on, ``cpu_s`` of the
-    CPU; of a batch they overlap."""
+    """Of a program with CPU segments, from its begin to its end: ``own_s`` of the device that it is placed on,
+    ``cpu_s`` of the CPU; of a batch they overlap."""
 
     own_s: float
     cpu_s: float
@@ -26,7 +26,7 @@ def reserve_run(
     run before this one ends, where that is not now: a session runs one at a time.
 
     A device works off its reservations without a gap, so each part is reserved as one stretch from now on. When it is
-    the FPGA's turn, and what overlaps, is in the interval's end.
+    the FPGA's turn, and what overlaps, is in the interval's end. ``Shared`` where there are CPU segments.
     """
     if run.cpu is None:
         return physics.run(state, device, run.seconds, time)
@@ -40,7 +40,10 @@ def reserve_run(
     late_s = max(0.0, own.start - begin - before_s)  # packed, and the FPGA not free yet
     seconds = overlapped_s(each_s, before_s, after_s, run.samples)
     end = begin + late_s + seconds
-    return Shared(end - seconds, end, own.joules + cpu.joules, own.seconds, cpu.seconds)
+    joules = own.joules + cpu.joules
+    if not run.waits:
+        return Interval(end - seconds, end, joules)
+    return Shared(end - seconds, end, joules, own.seconds, cpu.seconds)
 
 
 def parts_of(interval: Interval, kind: str) -> Mapping[str, float]:

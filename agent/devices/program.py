@@ -80,8 +80,9 @@ class FunctionalEngine:
 class ProgramSession:
     """A program, sample after sample; see ``hal.Session``.
 
-    What an engine runs on an overlay and on this CPU beside each other counts once in the device time, and on either in
-    the parts. Packing and unpacking are the CPU's.
+    What an engine runs on an overlay and on this CPU beside each other counts once in the device time. A program with
+    CPU segments tells what it took of either: packing and unpacking are the CPU's. Of one without, they are part of
+    the overlay's runs, which wait for them.
     """
 
     def __init__(
@@ -120,7 +121,7 @@ class ProgramSession:
         }
         wall_s = time.perf_counter() - started
         beside_s = wall_s - done.wall_s
-        parts = dict(done.parts)
+        parts = dict(done.parts) if self._parts else {}
         if parts:
             parts["cpu"] += beside_s
         return Run(outputs, done.device_s + beside_s, wall_s, parts)

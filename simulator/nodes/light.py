@@ -21,8 +21,9 @@ from simulator.cell import Cell, SharedCell
 from simulator.clock import Clock, RealClock
 from simulator.fpga import failing, load_overlay
 from simulator.nodes.truth import Truth
+from simulator.physics import Interval
 from simulator.profile import load_profile
-from simulator.runs import reserve_run
+from simulator.runs import parts_of, reserve_run
 from simulator.speed import run_time
 
 CHUNK_S = 0.25  # reserved at once: what happens to a board meanwhile is felt by the next chunk
@@ -84,7 +85,7 @@ class LightWorker(Worker):
 
     async def profile(self, seconds: float, max_runs: int) -> list[float]:
         """Device seconds of runs back to back, none of them computed."""
-        runs: list[float] = []
+        runs: list[Interval] = []
         clock = self._cell.clock
         started = clock.now()
         end = started + seconds
@@ -93,7 +94,9 @@ class LightWorker(Worker):
                 until = self._reserve(min(clock.now() + CHUNK_S, end), max_runs - len(runs), runs)
                 await _sleep_until(clock, until)
                 self._device.check_lost(started)
-        return runs
+        parts = [parts_of(run, self._profile.kind) for run in runs]
+        self.parts = {kind: sum(part[kind] for part in parts) / len(parts) for kind in parts[0]}
+        return [run.seconds for run in runs]
 
     async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
         """See ``Worker.open_loop``."""
@@ -109,7 +112,7 @@ class LightWorker(Worker):
         """Not measured: nobody is served."""
         return {}
 
-    def _reserve(self, end: float, most: int, runs: list[float]) -> float:
+    def _reserve(self, end: float, most: int, runs: list[Interval]) -> float:
         """Reserve one run at least, at most ``most`` and none that begins after ``end``; when the last one ends."""
         self._device.check_lost()
         with self._cell.update() as moment:
@@ -122,7 +125,7 @@ class LightWorker(Worker):
                 interval = reserve_run(
                     moment.physics, moment.state, self._index, self._run, moment.now, until
                 )
-                runs.append(interval.seconds)
+                runs.append(interval)
                 until = interval.end
                 if until >= end:
                     break

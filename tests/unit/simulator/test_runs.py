@@ -92,7 +92,10 @@ def test_a_cpu_segment_waits_for_the_cpu_and_packing_does_not(physics: Physics, 
     assert waits.seconds == pytest.approx(0.7)  # its own time
     state = BoardState.at_rest(physics.profile, 0.0)
     physics.run(state, CPU, 1.0, 0.0)
-    assert reserve_run(physics, state, FPGA, PACKED, 0.0).end == pytest.approx(0.43)
+    packed = reserve_run(physics, state, FPGA, PACKED, 0.0)
+    assert packed.end == pytest.approx(0.43)
+    assert parts_of(packed, "fpga") == {}  # packing does not make a program one of two devices
+    assert packed.joules == pytest.approx(0.4 * 1.0 + 0.03 * 4.0)
     assert physics.run(state, CPU, 1.0, 0.0).start == pytest.approx(1.03)  # what it took is gone for others
 
 
