@@ -8,7 +8,8 @@ from pathlib import Path
 from agent.errors import MeterError
 
 MAX_TEXT = 4096  # a sysfs attribute is at most a page
-# The first two lines are in systemd/60-overlaid.rules. The third is not: the kernel lets everybody read hwmon.
+# The first two are in systemd/60-overlaid.rules. "hwmon" is not, because the kernel lets everybody read it, nor "vcio",
+# because whoever has that has the machine.
 UDEV_RULES = {
     "powercap": 'ACTION!="remove", SUBSYSTEM=="powercap", TEST=="energy_uj", '
     'RUN+="/bin/chgrp overlaid /sys%p/energy_uj", RUN+="/bin/chmod 0440 /sys%p/energy_uj"',

@@ -99,6 +99,6 @@ def test_a_machine_without_sysfs(tmp_path: Path) -> None:
     assert "placement goes by latency" in problem
 
 
-@pytest.mark.parametrize("kind", ["powercap"])
+@pytest.mark.parametrize("kind", ["powercap", "vcio_gencmd"])
 def test_the_rule_that_is_named_is_the_rule_that_is_shipped(kind: str) -> None:
     assert UDEV_RULES[kind] in RULES.read_text().splitlines()
