@@ -13,6 +13,7 @@ from typing import cast
 
 from agent.devices.cpu import CpuDevice
 from agent.devices.fpga import FpgaDevice, shipped_overlays
+from agent.devices.machine import power_mode
 from agent.devices.power import open_meters
 from agent.errors import DeviceError, OverlayLoadError, RuntimeUnavailable, one_line
 from agent.hal import Board, Device, PowerMeter
@@ -68,6 +69,7 @@ class LocalBoard:
             devices=(self._cpu.info, *fpga),
             meters=tuple(meter.rail for meter in meters),
             problems=(*self._cpu.proof.problems, *fpga_problems, *power_problems),
+            power_mode=power_mode(),
         )
 
     def device(self, device_id: str) -> Device:

@@ -21,6 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.devices.machine import memory_mb, usable_cores
 from agent.errors import RuntimeUnavailable, one_line
 from agent.hal import ModelFile, Session
 from agent.types import BackendInfo, DeviceInfo
@@ -140,7 +141,9 @@ class CpuDevice:
     @functools.cached_property
     def info(self) -> DeviceInfo:
         """What the CPU is and which backends were proved to work."""
-        return DeviceInfo("cpu", "cpu", cpu_name(), self.proof.backends, memory_mb=memory_mb())
+        return DeviceInfo(
+            "cpu", "cpu", cpu_name(), self.proof.backends, memory_mb=memory_mb(), parallel=usable_cores()
+        )
 
 
 def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
@@ -200,11 +203,6 @@ def cpu_name(proc: Path = Path("/proc")) -> str:
     board = _text(proc / "device-tree" / "model").strip("\0 \n")
     cores = len(os.sched_getaffinity(0))
     return f"{processor}{f' ({board})' if board else ''}, {cores} core{'s' if cores > 1 else ''}"
-
-
-def memory_mb() -> int:
-    """Physical memory in MB (10^6 bytes)."""
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 1_000_000
 
 
 def _text(path: Path) -> str:

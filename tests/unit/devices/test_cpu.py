@@ -25,6 +25,7 @@ def test_is_a_device() -> None:
     assert device.info.kind == "cpu"
     assert device.info.memory_mb
     assert device.info.memory_mb > 100
+    assert 1 <= device.info.parallel <= len(os.sched_getaffinity(0))
 
 
 def test_the_daemon_stays_light() -> None:
