@@ -139,8 +139,20 @@ class Deploy(Section):
 
 
 class Power(Section):
+    """``idle_w``, ``busy_w``: of the whole board, for an estimate where it has no sensor."""
+
     cap_w: float | None = Field(None, gt=0)
     sample_s: float = Field(1.0, ge=0.1, le=60)
+    idle_w: float | None = Field(None, gt=0, le=10_000)
+    busy_w: float | None = Field(None, gt=0, le=10_000)
+
+    @model_validator(mode="after")
+    def _both(self) -> Power:
+        if (self.idle_w is None) != (self.busy_w is None):
+            raise ValueError("idle_w and busy_w belong together")
+        if self.idle_w is not None and self.busy_w is not None and self.busy_w <= self.idle_w:
+            raise ValueError("busy_w must be more than idle_w")
+        return self
 
 
 class Telemetry(Section):

@@ -45,8 +45,8 @@ def open_meters(
             problems.append(f"no power from {error}")
     if not meters and not problems:
         problems.append(
-            "no power sensor: neither RAPL (/sys/class/powercap/intel-rapl:*) nor an INA2xx or INA3221 in "
-            "/sys/class/hwmon, an NVIDIA GPU or a Raspberry Pi 5's PMIC; energy is missing and placement goes by "
-            "latency"
+            "no power sensor: neither RAPL (/sys/class/powercap/intel-rapl:*), an INA2xx or INA3221 "
+            "(/sys/class/hwmon), an NVIDIA GPU nor a Raspberry Pi 5's PMIC; energy is missing and placement goes by "
+            "latency, unless power.idle_w and power.busy_w in agent.toml let it be estimated"
         )
     return tuple(meters), tuple(problems)
