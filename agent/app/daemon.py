@@ -17,6 +17,7 @@ from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
+from agent.app.meters import node_meters
 from agent.app.power import PowerLog
 from agent.app.reporter import Reporter
 from agent.app.uplink import Uplink
@@ -141,7 +142,7 @@ class Daemon:
         board = await asyncio.to_thread(self._probe, self.config.node.board, self.config.paths.runtime)
         for problem in board.problems:
             log.warning("%s", problem)
-        meters = self.board.meters()
+        meters = await asyncio.to_thread(node_meters, self.board, board, self.config.power)
         manager = self.manager = self._manager(board, meters)
         self.local.attach(manager, board)
         self._connect(manager, board)
