@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from agent.overlay.descriptor import encode
 from agent.overlay.driver import Driver
 from agent.overlay.execute import execute
 from agent.overlay.functional import run_layers
+from agent.overlay.overlap import Overlapped
 from agent.overlay.program import Part, Segment
 from agent.overlay.regions import Arrays
 from agent.overlay.spec import ID, Overlay, load_spec, overlay_folder
@@ -224,6 +226,26 @@ def test_the_driver_runs_programs(
         assert done.counters.descriptors == 3
         assert len(done.compute_ends) == 1
         assert 0 < done.compute_ends[0] < done.counters.cycles
+
+
+def test_samples_that_overlap_give_the_same_bytes(
+    opened: OverlayTransport, spec: Overlay, segment: Segment, answers: Callable[[int], list[object]]
+) -> None:
+    made = handmade.program(spec, segment)
+    batches = replace(made.inputs[0], shape=(-1, *made.inputs[0].shape[1:]))
+    loaded = Driver(opened, spec).load(replace(made, inputs=(batches,)))
+    assert loaded.banks == 2
+
+    def no_part(part: Part, tensors: Arrays) -> Arrays:
+        raise AssertionError("there is none")
+
+    for seeds in (range(1), range(7, 12), range(3, 5)):
+        overlapped = Overlapped(loaded, no_part)
+        found = overlapped.run([{"x": image(seed, SOURCE)[None]} for seed in seeds])
+        assert [each["y"].tolist() for each in found] == [answers(seed) for seed in seeds]
+        times = overlapped.times
+        assert times.overlay_s < times.device_s <= times.overlay_s + times.host_s
+        assert 0 < times.transfer_s < times.host_s
 
 
 @pytest.mark.parametrize(

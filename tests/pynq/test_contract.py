@@ -16,7 +16,7 @@ from tests.pynq.conftest import QUIET, make_release
 from tests.pynq.handoff import Design
 
 pytestmark = QUIET
-spec, core = contract.spec, contract.core
+spec, core, segment, answers = contract.spec, contract.core, contract.segment, contract.answers
 
 test_registers_tell_which_overlay_it_is = contract.test_registers_tell_which_overlay_it_is
 test_registers_keep_what_is_written = contract.test_registers_keep_what_is_written
@@ -26,6 +26,7 @@ test_a_chain_moves_bytes_and_interrupts = contract.test_a_chain_moves_bytes_and_
 test_without_interrupts_enabled_there_is_none = contract.test_without_interrupts_enabled_there_is_none
 test_an_error_ends = contract.test_an_error_has_a_code_and_an_index_and_a_reset_ends_it
 test_the_watchdog_ends = contract.test_the_watchdog_ends_a_chain_that_waits_for_nothing
+test_samples_that_overlap = contract.test_samples_that_overlap_give_the_same_bytes
 test_after_close_it_is_lost = contract.test_after_close_it_is_lost
 
 

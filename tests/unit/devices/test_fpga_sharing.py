@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from agent.errors import DeviceError, OverlayHung, OverlayLoadError, OverlayTake
 from agent.hal import OverlayTransport
 from agent.overlay.driver import TAKES, Driver, LoadedProgram
 from agent.overlay.functional import run_layers
+from agent.overlay.program import Segment
 from agent.overlay.spec import load_spec
 from simulator.overlay.functional import FunctionalTransport
 from tests.unit.devices.fpga_lending import Lent, copy_overlay, lending
@@ -50,9 +53,11 @@ def clients(root: Path, opened: list[Lent]) -> Iterator[list[OverlayTransport]]:
         client.close()
 
 
-def load(transport: OverlayTransport, name: str = "npu") -> LoadedProgram:
+def load(transport: OverlayTransport, name: str = "npu", batches: bool = False) -> LoadedProgram:
     spec = load_spec(name)
     program = handmade.program(spec, handmade.conv_segment(spec, LAYER, SOURCE, TARGET))
+    if batches:
+        program = replace(program, inputs=(replace(program.inputs[0], shape=(-1, 12, 9, 7)),))
     return Driver(transport, spec).load(program)
 
 
@@ -168,6 +173,41 @@ def test_waiting_for_a_turn_is_limited(
         clients[0].close()
         control(clients[1], START)
         assert status(clients[1]) == BUSY
+
+
+def test_who_waits_gets_its_turn_between_the_samples_of_another_one(
+    clients: list[OverlayTransport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Outputs are fetched after the next sample was started: that must not look like a turn that goes on."""
+    monkeypatch.setattr(turns, "IDLE_S", 60.0)
+    monkeypatch.setattr(turns, "CONTESTED_S", 60.0)
+    monkeypatch.setattr(fpga, "TURN_S", 10.0)
+    busy, waiting = load(clients[0], batches=True), load(clients[1])
+    [segment] = busy.program.steps
+    assert isinstance(segment, Segment)
+    images = [handmade.image(seed, SOURCE)[None] for seed in (1, 2)]
+    for bank in range(2):
+        busy.write(segment, {"x": images[bank]}, bank)
+    busy.start(segment, 0)
+    answered: list[int] = []
+
+    def ask() -> None:
+        check(waiting, 3)
+        answered.append(3)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    bank = 0
+    while thread.is_alive():
+        busy.wait()
+        bank = 1 - bank
+        busy.start(segment, bank)
+    busy.wait()
+    thread.join()
+    assert answered == [3]
+    for number in range(2):
+        wanted = run_layers([LAYER], {"x": images[number][0]})["y"][None].tolist()
+        assert busy.read(segment, number)[0]["y"].tolist() == wanted
 
 
 def test_an_overlay_that_changed_is_not_loaded_again(clients: list[OverlayTransport], root: Path) -> None:
