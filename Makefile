@@ -1,5 +1,5 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-pynq test-peers soak lint bench area ci lock lock-pynq lock-peers clean debian peers
+.PHONY: help demo test test-slow test-pynq test-peers soak lint bench area ci lock lock-pynq lock-peers clean debian peers
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SECONDS ?= 25
@@ -50,6 +50,10 @@ demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this ma
 test: $(STAMP) debian  ## unit, contract and system tests (minutes)
 	@echo "== tests"
 	@$(BIN)/python -m pytest -n 3 --dist loadfile
+
+test-slow: $(STAMP)  ## what takes minutes: the planner against HiGHS on 10,000 instances
+	@echo "== slow tests"
+	@$(BIN)/python -m pytest -n 2 -m slow
 
 test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
 	@echo "== tests of the PYNQ path"

@@ -13,8 +13,8 @@ MAX_UTILISATION = {
     "fpga": 0.8,
 }  # by kind: queueing beyond it breaks the latency measured alone
 # Of what a budget weighs: what is lost by answering late, wrongly (less accurately than asked for), not at all.
-LATE, WRONG, SHED = 500_000, 750_000, 1_000_000
-MOST = 249_000  # by which more excess makes it worse
+LATE, WRONG, SHED = 500, 750, 1000
+MOST = 249  # by which more excess makes it worse
 
 Limit = Literal["p99", "utilisation", "accuracy", "power"]
 
@@ -69,7 +69,7 @@ def checks_of(
 
 
 def lost_of(checks: tuple[Check, ...], credit: float = 1.0) -> int:
-    """What is lost of a budget, in millionths of its weight: nothing, or more the more a limit is exceeded.
+    """What is lost of a budget, in thousandths of its weight: nothing, or more the more a limit is exceeded.
 
     ``credit``: what an excess is divided by: who runs is not to move for the sake of the last percents.
     """

@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from agent.placement.alone import Choice, choose, replan
 from agent.placement.candidates import NEEDS_OVERLAY, VariantInfo, candidates_for
 from agent.placement.demand import Demand, Node, Plan
-from agent.placement.solve import NODES, Taken, solve
+from agent.placement.problem import Taken
+from agent.placement.solve import NODES, solve
 from agent.placement.ways import Setting, setting_of
 from agent.placement.words import in_words
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from agent.placement.demand import Demand, DeviceState, Node
 from agent.placement.limits import LATE, MAX_UTILISATION, SHED, WRONG, Check, checks_of, lost_of
-from agent.placement.solve import Option, Problem
+from agent.placement.problem import Option, Problem
 from agent.types import Candidate, Measurement, OverlayRef, Verdict
 
 SIGMAS = 1.64  # above the mean: 95 % of a normal distribution lie below

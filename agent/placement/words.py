@@ -9,7 +9,7 @@ from typing import NamedTuple
 from agent.placement.candidates import in_order
 from agent.placement.demand import Placed, Plan
 from agent.placement.limits import MAX_UTILISATION, ms
-from agent.placement.solve import Option, Taken
+from agent.placement.problem import Option, Taken
 from agent.placement.ways import SIGMAS, Model, Setting, Way, finite, held_w, joules_of
 from agent.types import Candidate, Verdict
 
