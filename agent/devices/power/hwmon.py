@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.devices.power.account import Watts
-from agent.devices.power.files import number, optional
+from agent.devices.power.files import Number, optional
 from agent.devices.power.polled import PolledMeter, Poller
 from agent.hal import PowerMeter
 
@@ -62,9 +62,10 @@ def _rail(chip: Path, name: str) -> Iterator[tuple[str, Sensor]]:
     # has its shunt inside and shows the bus alone.
     bus = chip / ("in2_input" if (chip / "in2_input").exists() else "in1_input")
     if (chip / "power1_input").exists():
-        yield rail, functools.partial(_power, chip / "power1_input", bus if bus.exists() else None)
+        volts = Number(bus) if bus.exists() else None
+        yield rail, functools.partial(_power, Number(chip / "power1_input"), volts)
     elif bus.exists() and (chip / "curr1_input").exists():
-        yield rail, functools.partial(_volts_amps, bus, chip / "curr1_input")
+        yield rail, functools.partial(_volts_amps, Number(bus), Number(chip / "curr1_input"))
 
 
 def _channels(chip: Path, name: str) -> Iterator[tuple[str, Sensor]]:
@@ -74,7 +75,7 @@ def _channels(chip: Path, name: str) -> Iterator[tuple[str, Sensor]]:
         volts, amps = chip / f"in{channel}_input", chip / f"curr{channel}_input"
         off = label == "NC" or optional(chip / f"in{channel}_enable") == "0"
         if not off and volts.exists() and amps.exists():
-            yield label or f"{name}-{channel}", functools.partial(_volts_amps, volts, amps)
+            yield label or f"{name}-{channel}", functools.partial(_volts_amps, Number(volts), Number(amps))
 
 
 def _rail_of_chip(chip: Path, name: str) -> str:
@@ -90,10 +91,10 @@ def _address(chip: Path) -> str:
     return device.resolve().name if device.exists() else ""
 
 
-def _power(power: Path, bus: Path | None) -> tuple[float, float | None]:
-    return number(power) / 1e6, None if bus is None else number(bus) / 1e3
+def _power(power: Number, volts: Number | None) -> tuple[float, float | None]:
+    return power.read() / 1e6, None if volts is None else volts.read() / 1e3
 
 
-def _volts_amps(volts: Path, amps: Path) -> tuple[float, float | None]:
-    millivolts = number(volts)
-    return millivolts * number(amps) / 1e6, millivolts / 1e3
+def _volts_amps(volts: Number, amps: Number) -> tuple[float, float | None]:
+    millivolts = volts.read()
+    return millivolts * amps.read() / 1e6, millivolts / 1e3

@@ -15,8 +15,8 @@ from typing import Any
 from agent.devices.power.account import Counter, Watts
 from agent.errors import MeterError
 
-FASTEST_S, SLOWEST_S = 0.02, 0.1  # between readings: as often as joules are asked for, within these
-HOLD_S = 0.3  # the newest watts are taken to go on for this long at most
+FASTEST_S, SLOWEST_S = 0.02, 0.25  # between readings: as often as joules are asked for, within these
+HOLD_S = 0.5  # the newest watts are taken to go on for this long at most
 STALE_S = 2.0  # a sensor without a good reading for this long is lost
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from agent.devices.power.account import Counter
-from agent.devices.power.files import number, optional
+from agent.devices.power.files import Number, optional
 from agent.errors import MeterError
 from agent.hal import PowerMeter
 
@@ -25,17 +25,17 @@ class RaplMeter:
     def __init__(self, zone: Path, rail: str, clock: Callable[[], float]) -> None:
         """``zone``: a folder ``intel-rapl:N``. MeterError when a file is missing, unreadable or nonsense."""
         self.rail = rail
-        self._file, self._clock = zone / "energy_uj", clock
-        self._counter = Counter(1e-6, number(zone / "max_energy_range_uj"))
+        self._energy, self._clock = Number(zone / "energy_uj"), clock
+        self._counter = Counter(1e-6, Number(zone / "max_energy_range_uj").read())
         self.joules()
 
     def joules(self) -> float:
         """See ``hal.PowerMeter``."""
-        value = number(self._file)
+        value = self._energy.read()
         try:
             self._counter.add(self._clock(), value)
         except MeterError as error:
-            raise MeterError(f"{self._file} {error}") from None
+            raise MeterError(f"{self._energy.path} {error}") from None
         return self._counter.total
 
 

@@ -58,7 +58,7 @@ def test_a_sensor_that_hangs_keeps_nobody_waiting() -> None:
         assert meter.joules() == 0.0
         until(lambda: len(calls) > 2)
         clock.time += 1.0
-        assert meter.joules() == pytest.approx(0.9)  # 3 W for 0.3 s
+        assert meter.joules() == pytest.approx(1.5)  # 3 W for 0.5 s
         clock.time += 1.5
         with pytest.raises(MeterError, match="VIN"):
             meter.joules()

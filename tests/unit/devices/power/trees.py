@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable
@@ -77,12 +78,21 @@ def joules(meters: Iterable[PowerMeter], clock: Clock, seconds: float = 0.0) -> 
 
 
 def deny(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Make ``path`` unreadable, also for root."""
-    real = Path.open
+    """Let nobody open ``path``, not even root."""
+    real = os.open
 
-    def denied(self: Path, *args: object, **kwargs: object) -> object:
-        if self == path:
-            raise PermissionError(13, os.strerror(13), str(self))
-        return real(self, *args, **kwargs)  # type: ignore[call-overload]
+    def denied(opened: Path, *args: int) -> int:
+        if opened == path:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return real(opened, *args)
 
-    monkeypatch.setattr(Path, "open", denied)
+    monkeypatch.setattr(os, "open", denied)
+
+
+def lose(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every sensor goes away, as sysfs tells those who have its file open."""
+
+    def lost(file: int, size: int, offset: int) -> bytes:
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV))
+
+    monkeypatch.setattr(os, "pread", lost)
