@@ -49,6 +49,7 @@ class Connection(asyncio.BufferedProtocol):
         seat: Seat | None = None,
     ) -> None:
         self.door = door
+        self.head = b""  # of the newest request, as it came
         self.served = False  # a request at least
         self.seat = seat
         self._states = seat.states if seat else bytearray(1)
@@ -83,14 +84,16 @@ class Connection(asyncio.BufferedProtocol):
             self._send(reply)
             self._advance()
 
-    def hand_over(self, send: Callable[[int, bytes], None]) -> bool:
+    def hand_over(self, send: Callable[[int, bytes], None], request: bytes = b"") -> bool:
         """``send(descriptor, unread bytes)``, then forget the socket. False (nothing sent) when answers are unsent.
 
-        Only from ``on_head`` or while ``idle``; errors of ``send`` leave the connection here.
+        Only from ``on_head`` or while ``idle``, or with the whole ``request`` that ``on_body`` left open, which is then
+        unread again; errors of ``send`` leave the connection here.
         """
-        if not self.idle:
+        left_open = bool(request) and self._state is _State.BUSY and not self._blocked
+        if not self.idle and not left_open:
             return False
-        send(self.peer.fileno, bytes(self._buffer[: self._filled]))
+        send(self.peer.fileno, request + bytes(self._buffer[: self._filled]))
         self._state = _State.GONE
         self._transport.abort()
         return True
@@ -248,7 +251,8 @@ class Connection(asyncio.BufferedProtocol):
         self._partial = False
         self._keep_alive = False
         try:
-            head = parse_head(bytes(self._buffer[:size]))
+            self.head = bytes(self._buffer[:size])
+            head = parse_head(self.head)
             self._only_head = head.method == "HEAD"
             self._keep_alive = (
                 head.keep_alive and not head.has_body and not self.once

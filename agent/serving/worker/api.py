@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from agent import __version__
-from agent.errors import OverlaidError, TensorError, one_line
+from agent.errors import DeviceLost, OverlaidError, TensorError, one_line
 from agent.histogram import Histogram
 from agent.serving.http.connection import Connection
 from agent.serving.http.messages import RETRY, Head, Reply, RequestError, json_reply
@@ -28,15 +28,17 @@ from agent.serving.worker.batches import Tensors
 from agent.serving.worker.engine import Engine
 from agent.serving.worker.job import Job, Outcome
 from agent.serving.worker.regions import ClientRegions, WorkerRegions
+from agent.serving.worker.stranded import MOST_BYTES, Stranded
 
 OWN = ("server", "live", "ready")  # answered on the model's own socket for the server
 
 
 @dataclass(slots=True)
 class _Asked:
-    """A request that was read, which took ``decoding_ns``."""
+    """A request that was read, which took ``decoding_ns``. ``body``: None when it is too large to go elsewhere."""
 
     head: Head
+    body: memoryview | None
     request: InferRequest
     regions: ClientRegions
     decoding_ns: int
@@ -45,10 +47,10 @@ class _Asked:
 class ModelApi:
     """Handler of a worker's connections.
 
-    ``give_back(connection, elsewhere)`` returns one to the daemon: while ``draining``, or because its next request is
-    for someone else. ``unwell(error)`` hears of runs that failed for the device, ``starved()`` of requests
-    that found no memory. ``latency`` (seconds from the complete
-    request to its answer) and ``failures`` add up until they are taken.
+    ``give_back(connection, elsewhere)`` returns one to the daemon: while draining, or because its next request is for
+    someone else; ``pass_on``: see ``Stranded``. ``unwell(error)`` hears of runs that failed for the device,
+    ``starved()`` of requests that found no memory. ``latency`` (seconds from the complete request to its answer) and
+    ``failures`` add up until they are taken.
 
     A request runs at once when runs are short and it is its turn, else it waits (``Engine``) and is answered later.
     """
@@ -58,6 +60,7 @@ class ModelApi:
         spec: WorkerSpec,
         engine: Engine,
         give_back: Callable[[Connection, bool], None],
+        pass_on: Callable[[Connection, bytes], bool],
         forget: Callable[[Connection], None],
         unwell: Callable[[OverlaidError], None],
         starved: Callable[[], None],
@@ -73,13 +76,22 @@ class ModelApi:
         self._decoder = Decoder(engine.inputs, engine.outputs)
         self._limit = body_limit(engine.inputs, spec.max_body_bytes)
         self._jobs: dict[Connection, Job] = {}  # what each client waits for
-        self.draining = False
+        self._stranded = Stranded(pass_on)
+        self._draining = False
         self.latency = Histogram()
         self.failures: Counter[Failure] = Counter()
 
+    def drain(self, draining: bool) -> None:
+        """Whether connections go back to the daemon from now on, with requests that nobody answers here."""
+        self._draining = draining
+        if draining:
+            self._stranded.leave()
+        else:
+            self._stranded.leaving = False
+
     def on_head(self, connection: Connection, head: Head) -> Reply | memoryview | None:
         """Answer, ask for the body of an inference, or give the connection back."""
-        if self.draining:
+        if self._draining:
             self._give_back(connection, False)
             return None
         check_site(connection, head)
@@ -119,7 +131,8 @@ class ModelApi:
             raise
         except MemoryError as error:
             return self._failure(error, time.monotonic_ns() - began_ns)
-        asked = _Asked(head, request, regions, time.monotonic_ns() - began_ns)
+        kept = body if len(body) <= MOST_BYTES else None
+        asked = _Asked(head, kept, request, regions, time.monotonic_ns() - began_ns)
         try:
             in_time = request.timeout_s is None or request.timeout_s >= engine.run_s
             if engine.inline and in_time and engine.brief(request.batch):
@@ -139,12 +152,13 @@ class ModelApi:
             )
             engine.submit(job)
         except Exception as error:
-            return self._failure(error, time.monotonic_ns() - began_ns)
+            return self._failed(connection, asked, error, time.monotonic_ns() - began_ns)
         self._jobs[connection] = job
         return None
 
     def on_lost(self, connection: Connection) -> None:
         """The connection is closed or back with the daemon: nobody waits for its answer."""
+        self._stranded.forget(connection)
         job = self._jobs.pop(connection, None)
         if job is not None:
             self._engine.cancel(job)
@@ -176,13 +190,14 @@ class ModelApi:
         if isinstance(
             outcome, Exception
         ):  # not raised: its traceback would keep alive what the request brought
-            reply = self._failure(outcome, after_ns)
+            reply = self._failed(connection, asked, outcome, after_ns)
         else:
             try:
                 reply, _ = self._answer(asked, outcome, queue_ns, infer_ns)
             except Exception as error:
                 reply = self._failure(error, after_ns)
-        connection.reply(reply)
+        if reply is not None:
+            connection.reply(reply)
 
     def _answer(self, asked: _Asked, outputs: Tensors, queue_ns: int, infer_ns: int) -> tuple[Reply, int]:
         """The reply, and the nanoseconds that writing it took."""
@@ -193,7 +208,20 @@ class ModelApi:
         encoding_ns = time.monotonic_ns() - began_ns
         self.latency.add((queue_ns + input_ns + infer_ns + encoding_ns) / 1e9)
         self._engine.statistics.succeeded(request.batch, queue_ns, input_ns, infer_ns, encoding_ns)
+        self._stranded.well()
         return reply, encoding_ns
+
+    def _failed(self, connection: Connection, asked: _Asked, error: Exception, after_ns: int) -> Reply | None:
+        """The reply to a request that could not be run; None when it comes later, perhaps from elsewhere."""
+        if isinstance(error, DeviceLost):
+
+            def refuse() -> None:
+                connection.reply(self._failure(error, after_ns))
+
+            if self._stranded.keep(connection, asked.body, refuse):
+                self._unwell(error)
+                return None
+        return self._failure(error, after_ns)
 
     def _failure(self, error: Exception, after_ns: int) -> Reply:
         self._engine.statistics.failed(after_ns)

@@ -20,6 +20,7 @@ from agent.hal import Run, Session
 from agent.serving.arrivals import latencies
 from agent.serving.http.connection import Connection
 from agent.serving.http.connections import Connections
+from agent.serving.http.seat import Seat
 from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.custody import Slots
 from agent.serving.processes.limits import confine, limit_memory, memory_text, out_of_memory, release_memory
@@ -135,6 +136,7 @@ class Service:
             self._spec,
             self._engine,
             self._give_back,
+            self._pass_on,
             self._forget,
             self._unwell,
             self._starved,
@@ -180,14 +182,14 @@ class Service:
     async def _serve(self, _: Message) -> Answer:
         self._connections.stop_listening()
         self._connections.listen(self._listener, door=False)
-        self._api.draining = False
+        self._api.drain(False)
         self._golden = None
         release_memory()  # what loading and checking took
         return {}, b""
 
     async def _drain(self, _: Message) -> Answer:
         self._connections.stop_listening()
-        self._api.draining = True
+        self._api.drain(True)
         self._return_idle()
         return {}, b""
 
@@ -224,12 +226,26 @@ class Service:
             connection.close()
             return
 
+        self._hand_over(connection, seat, elsewhere, b"")
+
+    def _pass_on(self, connection: Connection, request: bytes) -> bool:
+        """See ``Stranded``."""
+        try:
+            return connection.seat is not None and self._hand_over(
+                connection, connection.seat, False, request
+            )
+        except WorkerError:  # the daemon does not read just now
+            return False
+
+    def _hand_over(self, connection: Connection, seat: Seat, elsewhere: bool, request: bytes) -> bool:
         def send(_: int, unread: bytes) -> None:
             self._channel.send({"op": "connection", "slot": seat.slot, "elsewhere": elsewhere}, unread)
 
-        if connection.hand_over(send):
-            connection.seat = None
-            self._slots.free(seat)
+        if not connection.hand_over(send, request):
+            return False
+        connection.seat = None
+        self._slots.free(seat)
+        return True
 
     def _forget(self, connection: Connection) -> None:
         self._connections.forget(connection)

@@ -20,6 +20,7 @@ from agent.serving.pool import Pool
 from agent.serving.processes import process
 from agent.serving.processes.spawn import Spawned, ends
 from agent.serving.worker import service as worker
+from agent.serving.worker import stranded
 from tests.unit.serving.test_engine import Doubler, make_spec
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
@@ -32,6 +33,7 @@ class Device:
     def __init__(self) -> None:
         self.error: OverlaidError | None = None
         self.refuses: OverlaidError | None = None
+        self.failed = 0  # runs
 
     def device(self, _: str) -> Device:
         return self
@@ -49,6 +51,7 @@ class Session(Doubler):
 
     def run(self, tensors: Mapping[str, Any]) -> Run:
         if self.device.error:
+            self.device.failed += 1
             raise self.device.error
         return super().run(tensors)
 
@@ -138,8 +141,10 @@ def play(root: Path, scenario: Callable[[Node], Awaitable[None]]) -> None:
     "error", [DeviceLost("it is gone"), DmaTimeout("it hangs"), OverlayLoadError("it is off")]
 )
 def test_the_client_is_told_to_try_again_and_the_daemon_why(
-    tmp_path: Path, device: Device, error: OverlaidError
+    tmp_path: Path, device: Device, error: OverlaidError, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(stranded, "PATIENCE_S", 0.0)
+
     async def scenario(node: Node) -> None:
         await node.serve()
         assert (await node.ask())[0] == 200
@@ -155,7 +160,70 @@ def test_the_client_is_told_to_try_again_and_the_daemon_why(
     play(tmp_path, scenario)
 
 
-def test_a_second_kind_of_failure_is_told_at_once(tmp_path: Path, device: Device) -> None:
+def test_who_was_asking_a_lost_device_is_answered_by_the_next_worker(tmp_path: Path, device: Device) -> None:
+    async def scenario(node: Node) -> None:
+        old = await node.serve()
+        device.error = DeviceLost("it is gone")
+        waiting = [asyncio.create_task(node.ask()) for _ in range(3)]
+        await until(lambda: bool(node.events))
+        assert node.told() == [("unwell", "DeviceLost: it is gone")] and not any(t.done() for t in waiting)
+        lost, device.error = device.error, None
+        await node.serve()
+        assert [(await answer)[0] for answer in waiting] == [200, 200, 200]
+        device.error = lost
+        late = asyncio.create_task(node.ask())
+        await until(lambda: len(node.events) == 2)
+        device.error = None
+        await node.pool.stop(old)
+        await node.pool.restart("m")
+        assert (await late)[0] == 200
+
+    play(tmp_path, scenario)
+
+
+def test_who_waits_for_a_lost_device_does_not_wait_for_ever(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stranded, "PATIENCE_S", 0.3)
+
+    async def scenario(node: Node) -> None:
+        await node.serve()
+        device.error = DeviceLost("it is gone")
+        gone = 503, "1", {"error": "it is gone"}
+        assert list(await asyncio.gather(node.ask(), node.ask())) == [gone, gone]
+        monkeypatch.setattr(stranded, "PATIENCE_S", 60.0)
+        assert await node.ask() == gone  # nobody came for so long: no more is hoped for
+        device.error = None
+        assert (await node.ask())[0] == 200
+        device.error = DeviceLost("again")
+        waiting = asyncio.create_task(node.ask())
+        await until(lambda: device.failed == 4)
+        device.error = None
+        assert (await node.ask())[0] == 200
+        assert (await waiting)[:2] == (503, "1")  # it may try again at once
+
+    play(tmp_path, scenario)
+
+
+@pytest.mark.parametrize("limit", ["MOST", "MOST_BYTES"])
+def test_few_and_small_requests_wait_for_a_lost_device(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(stranded, limit, 0)
+
+    async def scenario(node: Node) -> None:
+        await node.serve()
+        device.error = DeviceLost("it is gone")
+        assert (await node.ask())[0] == 503
+
+    play(tmp_path, scenario)
+
+
+def test_a_second_kind_of_failure_is_told_at_once(
+    tmp_path: Path, device: Device, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stranded, "PATIENCE_S", 0.0)
+
     async def scenario(node: Node) -> None:
         await node.serve()
         for device.error in (DmaTimeout("it hangs"), DmaTimeout("still"), DeviceLost("it is gone")):
