@@ -14,7 +14,7 @@ from agent.placement.plan import plan
 from agent.placement.sight import as_seen, watched
 from agent.types import Candidate
 
-__all__ = ["Look", "Move", "Outcome", "Seen", "State", "failed", "step", "verify"]
+__all__ = ["Look", "Move", "Outcome", "Seen", "State", "dropped", "failed", "step", "verify"]
 
 PROBED_RUNS = 10  # about what a fresh worker runs before its route flips
 
@@ -58,6 +58,11 @@ def failed(state: State, model: str, candidate: Candidate, why: str) -> State:
     """The model could not be moved to ``candidate``: it is barred for a time that doubles."""
     asked = {name: each for name, each in state.asked.items() if name != model}
     return replace(state, asked=asked, bars=barred(state.bars, model, candidate, why, state.time))
+
+
+def dropped(state: State, model: str) -> State:
+    """A move that was asked for is not made, through no fault of its candidate: the next look decides anew."""
+    return replace(state, asked={name: each for name, each in state.asked.items() if name != model})
 
 
 def _timed_out(state: State) -> State:

@@ -260,7 +260,7 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
         return state, (), waits
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
     state = replace(state, regret=state.regret.counting(change))
-    paid, price = state.regret.of(change), price_j(list(saving.values()))
+    paid, price = state.regret.of(change), price_j(list(saving.values())) * _probes(state, change)
     scene = replace(scene, state=state)
     dwelt = all((here := scene.here(model)) is not None and _dwelt(scene, model, here) for model in saving)
     if paid >= price and paid > 0 and dwelt:
@@ -270,6 +270,16 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
     for model, m in saving.items():
         waits[model] = f"{m.candidate} would save energy: {paid:.3g} J of {price:.3g} J that moving costs"
     return state, (), waits
+
+
+def _probes(state: State, change: Change) -> int:
+    """By how much more rent must be paid before what failed is tried again.
+
+    Probes each of which costs p, made whenever 2 k p of rent has come together since the k-th, cost about as much in
+    all as the rent that is paid after the cause has passed, whenever that is.
+    """
+    tries = [bar.tries for key in change if (bar := state.bars.get(key)) is not None]
+    return max(1, *(2 * each for each in tries)) if tries else 1
 
 
 # -- asking -------------------------------------------------------------------------------------------------------

@@ -13,8 +13,12 @@ from dataclasses import dataclass, replace
 from agent.types import Measurement
 
 GAIN = 0.2  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
-JUMP_SIGMAS = 4.0  # twice in a row so far away on one side is a change, not scatter
-LEAST_SIGMA_W = 0.01  # what sensors resolve
+SHARE = GAIN / (2 - GAIN)  # of a look's variance that the filtered value keeps
+JUMP, PATIENCE = (
+    4.0,
+    2,
+)  # so many standard deviations away, so often in a row on one side: a change, not scatter
+LEAST_W = 0.002  # scatter: averages over a second are finer than a sensor's steps
 DRIFT_W = 0.02  # standard deviation that a second without a meter adds, as a random walk
 MOST_W = 1e4  # more is no power of a node
 GLITCH = 5.0  # times what was expected, for one look: a sensor's fault rather than the node's
@@ -22,12 +26,14 @@ GLITCH = 5.0  # times what was expected, for one look: a sensor's fault rather t
 
 @dataclass(frozen=True, slots=True)
 class Rest:
-    """``watts`` None: no meter ever told. ``sigma_w``: of the estimate. ``away``: looks in a row at which it was far
-    from what was measured, negative below; ``blind_s``: since when no meter tells; ``planned_w``: what plans go by."""
+    """``watts`` None: no meter ever told. ``scatter_w``: standard deviation of a look's value; ``away``: looks in a row
+    at which it was far from the estimate, negative below; ``fell``: at this look it was found to have become less;
+    ``blind_s``: how long no meter has told; ``planned_w``: what plans go by."""
 
     watts: float | None = None
-    sigma_w: float = LEAST_SIGMA_W
+    scatter_w: float = LEAST_W
     away: int = 0
+    fell: bool = False
     blind_s: float = 0.0
     planned_w: float | None = None
 
@@ -35,41 +41,45 @@ class Rest:
         """With a first guess, where nothing is known yet."""
         if self.watts is not None or watts is None or not 0 <= watts <= MOST_W:
             return self
-        return replace(self, watts=watts, sigma_w=max(sigma_w, LEAST_SIGMA_W), planned_w=watts)
+        scatter_w = max(sigma_w / math.sqrt(SHARE), LEAST_W)
+        return replace(self, watts=watts, scatter_w=scatter_w, planned_w=watts)
 
     def metered(self, power_w: float, served_w: float) -> Rest:
         """After a look at which the node drew ``power_w``, ``served_w`` of it for its models."""
         value = max(0.0, power_w - served_w)
         if self.watts is None:
-            return Rest(value, LEAST_SIGMA_W, planned_w=value)
+            return Rest(value, planned_w=value)
         off = value - self.watts
-        side = 0 if abs(off) <= JUMP_SIGMAS * self.sigma_w else int(math.copysign(1, off))
-        away = self.away + side if side and self.away * side >= 0 else side
-        if abs(away) >= 2 or self.blind_s:
-            return self._at(value, self.sigma_w)
-        variance = (1 - GAIN) * self.sigma_w**2 + GAIN * min(abs(off), JUMP_SIGMAS * self.sigma_w) ** 2
-        moved = replace(self, away=away) if side else self._at(self.watts + GAIN * off, math.sqrt(variance))
-        return replace(moved, sigma_w=math.sqrt(variance))
+        far = abs(off) > JUMP * self.scatter_w
+        side = int(math.copysign(far, off))
+        away = self.away + side if self.away * side >= 0 else side
+        if self.blind_s or abs(away) >= PATIENCE:
+            return self._at(value, self.scatter_w, fell=off < 0 and not self.blind_s)
+        near = min(abs(off), JUMP * self.scatter_w)
+        scatter_w = math.sqrt((1 - GAIN) * self.scatter_w**2 + GAIN * near**2)
+        if far:
+            return replace(self, scatter_w=scatter_w, away=away, fell=False)
+        return self._at(self.watts + GAIN * off, scatter_w)
 
     def blind(self, seconds: float) -> Rest:
         """After a look without a meter: the last value holds, less and less certainly."""
-        return replace(self, blind_s=self.blind_s + seconds, away=0)
+        return replace(self, blind_s=self.blind_s + seconds, away=0, fell=False)
 
     def at_least(self, watts: float) -> Rest:
         """The node was seen to draw more than was thought: the rest is no less than ``watts``."""
-        return self if self.watts is not None and self.watts >= watts else self._at(watts, self.sigma_w)
+        return self if self.watts is not None and self.watts >= watts else self._at(watts, self.scatter_w)
 
     @property
-    def sigma_now_w(self) -> float:
-        """With what time without a meter adds."""
-        return math.sqrt(self.sigma_w**2 + DRIFT_W**2 * self.blind_s)
+    def sigma_w(self) -> float:
+        """Of the estimate, with what time without a meter adds."""
+        return math.sqrt(SHARE * self.scatter_w**2 + DRIFT_W**2 * self.blind_s)
 
-    def _at(self, watts: float, sigma_w: float) -> Rest:
-        sigma = max(sigma_w, LEAST_SIGMA_W)
+    def _at(self, watts: float, scatter_w: float, fell: bool = False) -> Rest:
+        scatter_w = max(scatter_w, LEAST_W)
         planned = self.planned_w
-        if planned is None or abs(watts - planned) > max(sigma, LEAST_SIGMA_W):
+        if planned is None or abs(watts - planned) > 2 * math.sqrt(SHARE) * scatter_w:
             planned = watts
-        return Rest(watts, sigma, planned_w=planned)
+        return Rest(watts, scatter_w, fell=fell, planned_w=planned)
 
 
 def sensible(power_w: float | None, expected_w: float | None) -> bool:

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
-from agent.placement.bars import CALM
+from agent.placement.bars import lifted
 from agent.placement.demand import Demand, Node
 from agent.placement.look import Look, Seen, State
 from agent.placement.rates import Load
@@ -15,6 +15,7 @@ from agent.placement.slowdown import Slowdown
 from agent.types import Candidate, Measurement, Verdict
 
 LONGEST_S = 30.0  # between two looks: more is a clock that jumped, or a node that slept
+SETTLED_S = 5.0  # after a move the rest may look different for what the model of costs gets wrong
 SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
 
 Measured = Mapping[tuple[str, Candidate], Measurement]
@@ -44,7 +45,7 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
         rates = {each.model: each.requests / seconds for each in seen}
         state = replace(state, regret=state.regret.paid(now, by, rates, seconds), counted=time)
         if not _moving(state):
-            state = replace(state, rest=_rest(state, demands, look, seen, by, seconds))
+            state = _metered(state, _rest(state, demands, look, seen, by, seconds))
     rest = state.rest.guessed(node.rest_w, node.rest_sigma_w)
     return replace(state, loads=_loads(state, demands, seen, jumped), rest=rest)
 
@@ -58,7 +59,7 @@ def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[
         for device in node.devices
     )
     seen_node = replace(
-        node, devices=devices, rest_w=state.rest.planned_w, rest_sigma_w=round(state.rest.sigma_now_w, 2)
+        node, devices=devices, rest_w=state.rest.planned_w, rest_sigma_w=_coarse(state.rest.sigma_w)
     )
     return tuple(_as_seen(state, demand, lost) for demand in demands), seen_node
 
@@ -81,10 +82,11 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
     asked, since, moved = {}, {}, False
     for demand in demands:
         before = state.since.get(demand.model)
-        moved = moved or before is None or before[0] != demand.incumbent
-        since[demand.model] = (
-            before if before and before[0] == demand.incumbent else (demand.incumbent, state.time)
-        )
+        if before is None or before[0] != demand.incumbent:
+            moved = True
+            switched = before is not None and before[0] is not None
+            before = demand.incumbent, state.time if switched else -math.inf
+        since[demand.model] = before
         waits = state.asked.get(demand.model)
         if waits is not None and waits.candidate != demand.incumbent:
             asked[demand.model] = waits
@@ -96,11 +98,7 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
         moved=state.time if moved else state.moved,
         missing={model: looks for model, looks in state.missing.items() if model in there},
         regret=replace(state.regret, joules={}) if moved else state.regret,
-        bars={
-            key: bar
-            for key, bar in state.bars.items()
-            if key[0] in there and state.time < bar.until + CALM * bar.seconds
-        },
+        bars={key: bar for key, bar in state.bars.items() if key[0] in there and state.time < bar.forgotten},
     )
 
 
@@ -163,6 +161,15 @@ def _longer(m: Measurement, requests: float) -> float:
     return 1.0 + (min(requests, m.max_batch) - 1.0) * max(most - 1.0, 0.0) / (m.max_batch - 1.0)
 
 
+def _metered(state: State, rest: Rest) -> State:
+    """With a new rest. When it fell, so may have what slowed a device down: another program that ended."""
+    if not rest.fell or state.time - state.moved < SETTLED_S:
+        return replace(state, rest=rest)
+    used = {candidate.device for candidate, _ in state.since.values() if candidate}
+    slowdowns = {d: each if d in used else Slowdown() for d, each in state.slowdowns.items()}
+    return replace(state, rest=rest, slowdowns=slowdowns, bars=lifted(state.bars, state.time))
+
+
 def _rest(
     state: State, demands: Sequence[Demand], look: Look, seen: Sequence[Seen], by: Measured, seconds: float
 ) -> Rest:
@@ -178,6 +185,11 @@ def _rest(
 def _runs(m: Measurement | None, seen: Seen) -> float:
     """Runs for one request that would draw as much."""
     return seen.runs * _longer(m, seen.requests / seen.runs) if m and seen.runs else 0.0
+
+
+def _coarse(sigma_w: float) -> float:
+    """In steps of a factor of 1.25, upwards: less is no reason to plan again."""
+    return math.pow(1.25, math.ceil(math.log(sigma_w, 1.25))) if sigma_w > 0 else 0.0
 
 
 def _stepped(before: float, now: float) -> float:

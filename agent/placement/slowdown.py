@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 ALPHA = 0.3  # how long the process noise remembers
 NOISE = 0.1  # least process noise, and the first (Q0)
-SPREAD = 0.05  # variance of one run's z: jitter, and outliers such as a page fault
+SPREAD = 0.5  # variance of one run's z: jitter, and outliers such as a page fault
 GAIN = 0.5  # the first gain (K0)
 VARIANCE = 0.1  # the first
 RELAX_S = 10.0  # time constant with which what nobody sees any more is forgotten

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.placement.adapt import Look, Outcome, Seen, State, failed, step, verify
+from agent.placement.adapt import Look, Outcome, Seen, State, step
 from agent.placement.demand import Demand, DeviceState, Node
 from agent.types import Budget, Candidate, Measurement
 
