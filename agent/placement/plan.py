@@ -15,6 +15,7 @@ from agent.placement.problem import Taken
 from agent.placement.solve import NODES, solve
 from agent.placement.ways import Setting, setting_of
 from agent.placement.words import in_words
+from agent.types import Candidate
 
 TIE = 0.05
 __all__ = [
@@ -39,6 +40,15 @@ def plan(demands: Sequence[Demand], node: Node, *, dwell_s: float = 600.0, nodes
     setting = setting_of(demands, node, dwell_s)
     solution = solve(setting.problem, nodes)
     return in_words(setting, preferred(setting, solution.choice), solution.optimal)
+
+
+def decided(demands: Sequence[Demand], node: Node, dwell_s: float, nodes: int) -> dict[str, Candidate | None]:
+    """Where ``plan`` would run each model, without the words."""
+    setting = setting_of(demands, node, dwell_s)
+    choice = preferred(setting, solve(setting.problem, nodes).choice)
+    ways = (model.way_of[index] for model, index in zip(setting.models, choice, strict=True))
+    where = [None if way is None else way.m.candidate for way in ways]
+    return dict(zip((model.demand.model for model in setting.models), where, strict=True))
 
 
 def preferred(setting: Setting, choice: Sequence[int]) -> tuple[int, ...]:

@@ -13,8 +13,10 @@ OVERLAYS = (OverlayRef("npu-small", 1, 8), OverlayRef("npu-large", 1, 16))
 
 
 def random_instance(models: int, candidates: int, seed: int) -> tuple[tuple[Demand, ...], Node]:
-    """``models`` demands with ``candidates`` measured candidates each, and a node that may or may not be enough."""
+    """``models`` demands with ``candidates`` measured candidates each, and a node: in three of four instances with room
+    for most of what is asked, in the others not."""
     rng = random.Random(seed)
+    tight = seed % 4 == 3
     devices = [
         DeviceState("cpu", "cpu", parallel=rng.choice((1, 2, 4)), memory_mb=rng.choice((None, 200 * models)))
     ]
@@ -26,9 +28,13 @@ def random_instance(models: int, candidates: int, seed: int) -> tuple[tuple[Dema
         devices.append(DeviceState("fpga1", "fpga"))
     if rng.random() < 0.3:
         devices = [replace(device, slowdown=rng.uniform(0.8, 2.0)) for device in devices]
-    demands = tuple(_demand(rng, f"m{index}", models, candidates, devices) for index in range(models))
+    demands = tuple(_demand(rng, f"m{index}", models, candidates, devices, tight) for index in range(models))
     rest_w = rng.uniform(2.0, 6.0)
-    cap_w = None if rng.random() < 0.3 else rest_w + least_w(demands) * rng.uniform(0.6, 2.5)
+    cap_w = (
+        None
+        if rng.random() < 0.3
+        else rest_w + least_w(demands) * (rng.uniform(0.6, 2.5) if tight else rng.uniform(1.2, 3.0))
+    )
     node = Node(tuple(devices), cap_w, rest_w, rng.choice((0.0, 0.05)), rng.choice((1, 1, 2)))
     return demands, node
 
@@ -39,17 +45,20 @@ def least_w(demands: Sequence[Demand]) -> float:
 
 
 def _demand(
-    rng: random.Random, name: str, models: int, candidates: int, devices: Sequence[DeviceState]
+    rng: random.Random, name: str, models: int, candidates: int, devices: Sequence[DeviceState], tight: bool
 ) -> Demand:
     work_ms = rng.lognormvariate(1.5, 0.7)  # a run on the CPU
-    rate_hz = 0.0 if rng.random() < 0.05 else rng.uniform(0.05, 1.6) * 1e3 / work_ms / models
+    rate_hz = (
+        0.0 if rng.random() < 0.05 else rng.uniform(0.05, 1.6 if tight else 0.8) * 1e3 / work_ms / models
+    )
     measurements = []
     for index in range(candidates):
         device = devices[index % len(devices)]
         measurements.append(_measured(rng, f"v{index // len(devices)}", device, work_ms))
     p50s = sorted(m.p50_ms for m in measurements)
+    of = rng.randrange(len(p50s)) if tight else len(p50s) * 2 // 3
     budget = Budget(
-        latency_p99_ms=p50s[rng.randrange(len(p50s))] * rng.uniform(1.2, 4.0),
+        latency_p99_ms=p50s[of] * rng.uniform(1.2 if tight else 2.0, 4.0 if tight else 10.0),
         rate_hz=rate_hz,
         power_w=None
         if rng.random() < 0.8
