@@ -120,6 +120,7 @@ def utilisation(m: Values, rate_hz: float, node: Values) -> float:
 
 
 def _share(device: Values, ms: float, rate_hz: float, threads: int) -> float:
-    beside = threads if device.get("kind") == "cpu" else 1
+    parallel = max(1, device.get("parallel") or 1)
+    share = min(threads, parallel) / parallel if device.get("kind") == "cpu" else 1.0
     slowdown: Any = device.get("slowdown") or 1.0
-    return float(rate_hz * ms / 1e3 * slowdown * beside / max(1, device.get("parallel") or 1))
+    return float(rate_hz * ms / 1e3 * slowdown * share)

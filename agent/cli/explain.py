@@ -46,7 +46,7 @@ def _explain(args: argparse.Namespace) -> int:
         answer = answer if "placement" in answer else {"placement": answer}
     except DaemonNotRunning as down:
         running, answer = False, _last_placement(folders, args.model, down)
-    found = _flat(answer, running)
+    found = {**_flat(answer, running), "changes": _changes(folders, args.model)}
     if args.json:
         print_json(found)
     else:
@@ -75,8 +75,8 @@ NOTHING_KNOWN: dict[str, Any] = {
     "devices": [],
     "threads": 1,
     "outlook": [],
-    "changes": [],
 }
+CHANGES = 5
 
 
 def _last_placement(folders: Folders, model: str, down: DaemonNotRunning) -> dict[str, Any]:
@@ -90,6 +90,16 @@ def _last_placement(folders: Folders, model: str, down: DaemonNotRunning) -> dic
     if placement is None:
         raise DaemonNotRunning(f"{down} (no placement of {model!r} was recorded either)")
     return {"placement": placement}
+
+
+def _changes(folders: Folders, model: str) -> list[dict[str, Any]]:
+    """The last moves of the model that telemetry recorded."""
+    from agent.telemetry.queries import last_changes
+
+    try:
+        return last_changes(folders.telemetry, model, CHANGES)
+    except TelemetryError:  # said by overlaid telemetry
+        return []
 
 
 def _bench(args: argparse.Namespace) -> int:

@@ -39,7 +39,7 @@ def _show_node(plan: Values) -> None:
     pairs(
         ("node", _draw(plan)),
         ("plan", _planned(plan)),
-        ("meter", plan.get("sensor")),
+        ("meters", plan.get("sensor") or "none"),
         ("note", "" if plan.get("optimal", True) else "the search was cut short; a better plan may exist"),
     )
 

@@ -142,6 +142,17 @@ def last_placement(path: Path, model: str) -> Row | None:
     return _decode(rows[0]["placement"], dict) if rows else None
 
 
+def last_changes(path: Path, model: str, count: int) -> list[Row]:
+    """The newest ``count`` times that a model moved, was shed or could not be moved, oldest first: time, kind, text."""
+    with reader(path) as query:
+        rows = query(
+            "SELECT time, kind, text FROM events WHERE model = ? AND kind IN ('replaced', 'replace-failed')"
+            " ORDER BY id DESC LIMIT ?",
+            (model, count),
+        )
+        return list(rows)[::-1]
+
+
 def recent_events(path: Path, lines: int) -> list[Row]:
     """The newest ``lines`` events, oldest first: time, kind, model, text."""
     with reader(path) as query:
