@@ -1,4 +1,5 @@
-"""What must survive ``kill -9``: accepted desired states, command sequences, deployments, placements, the clock floor.
+"""What must survive ``kill -9``: accepted desired states, command sequences, deployments, placements, the clock floor;
+and what was measured, which takes its time.
 
 One SQLite file (``state.db``, WAL, synchronous FULL): every row is on disk before anything acts on it.
 """
@@ -15,11 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
+from agent.deploy import profiles
 from agent.errors import Replayed, StoreError
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
 from agent.validation import explain_validation
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 HISTORY_ROWS = 1000
 PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
 MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
@@ -36,9 +38,8 @@ CREATE TABLE IF NOT EXISTS placements (model TEXT NOT NULL, digest TEXT NOT NULL
   placement TEXT NOT NULL, PRIMARY KEY (model, digest));
 CREATE TABLE IF NOT EXISTS clock (id INTEGER PRIMARY KEY CHECK (id = 1), floor REAL NOT NULL);
 """
-_UPGRADES = {
-    1: "ALTER TABLE deployments ADD COLUMN instances INTEGER NOT NULL DEFAULT 1"
-}  # from each version
+# From each version to the next, before what is missing is created.
+_UPGRADES = {1: "ALTER TABLE deployments ADD COLUMN instances INTEGER NOT NULL DEFAULT 1"}
 T = TypeVar("T")
 _BUDGET = TypeAdapter(Budget)
 _DESIRED = TypeAdapter(DesiredState)
@@ -70,7 +71,10 @@ class Placed:
 
 
 class Journal:
-    """The only reader and writer of its tables; used from one thread. Raises StoreError when the disk refuses."""
+    """The only reader and writer of its tables; used from one thread. Raises StoreError when the disk refuses.
+
+    ``profiles``: what was measured.
+    """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
@@ -81,6 +85,7 @@ class Journal:
             raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
         try:
             self._open(path)
+            self.profiles = profiles.Profiles(self._run)
         except sqlite3.Error as error:
             self._db.close()
             raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
@@ -101,10 +106,9 @@ class Journal:
             version < SCHEMA_VERSION
         ):  # opening must not write: a node whose disk is full still serves after a reboot
             self._db.execute("PRAGMA journal_mode=WAL")
-            if version:
-                self._db.execute(_UPGRADES[version])
-            self._db.executescript(_SCHEMA)
-            self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+            steps = [_UPGRADES.get(old, "") for old in range(version, SCHEMA_VERSION)] if version else []
+            script = f"BEGIN; {'; '.join(steps)}; {_SCHEMA} {profiles.SCHEMA} PRAGMA user_version={SCHEMA_VERSION};"
+            self._db.executescript(f"{script} COMMIT")
 
     def close(self) -> None:
         self._db.close()

@@ -3,30 +3,36 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from agent.deploy import overlays, workers
 from agent.deploy.resources import Resources
-from agent.errors import OverlaidError, one_line
+from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.manifest import Manifest
 from agent.package.verify import VerifiedPackage
-from agent.placement import batching, plan, profile
+from agent.placement import batching, profile
+from agent.placement.candidates import VariantInfo, candidates_for
+from agent.placement.profile import Profile, cache, priors
+from agent.placement.profile.cache import Key
 from agent.types import Budget, Candidate, Measurement, Placement, Verdict
 
 log = logging.getLogger("deploy")
 Progress = Callable[[float], None]
 Quiet = Callable[[], bool]
+TIME_SHARE = 0.7  # of the phase's time, from which on nothing more is measured
 
 
 def candidates_of(res: Resources, manifest: Manifest) -> tuple[tuple[Candidate, ...], tuple[Verdict, ...]]:
     """What this node could run, and why not the rest."""
     variants = tuple(
-        plan.VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
+        VariantInfo(v.name, v.format, v.precision, v.devices, v.accuracy, v.overlay)
         for v in manifest.variants
     )
     # Every manifest that is installed is verified for it: only for packages that need an overlay.
     delivered = overlays.delivered(res) if any(v.overlay for v in variants) else ()
-    return plan.candidates_for(variants, res.board, delivered)
+    return candidates_for(variants, res.board, delivered)
 
 
 async def measure_all(
@@ -41,19 +47,22 @@ async def measure_all(
 ) -> tuple[list[Measurement], list[Verdict], list[OverlaidError]]:
     """Measurements of the candidates, why the others have none, and the errors that were the reason.
 
-    ``running``: the model's placement so far, whose worker is loaded meanwhile. ``progress`` hears the share that is
-    done. ``again``: what was measured before does not count. ``quiet``: False while a model that serves is late; then
-    nothing is run. To be called by one at a time. Cancelling is safe.
+    What was measured before under the same conditions counts, unless ``again``. ``running``: the model's placement so
+    far, whose worker is loaded meanwhile. ``progress`` hears the share that is done. ``quiet``: False while a model in
+    service is late; then nothing is run. Ends in good time before the phase does, with the likely candidates measured.
+    To be called by one at a time. Cancelling is safe.
     """
-    del budget, again, quiet
     candidates, failed = candidates_of(res, package.manifest)
+    measuring = _Measuring(res, package, budget, _running(running), quiet, again)
     measurements: list[Measurement] = []
     verdicts = list(failed)
     errors: list[OverlaidError] = []
-    for done, candidate in enumerate(candidates, start=1):
+    for done, candidate in enumerate(measuring.in_order(candidates), start=1):
         try:
-            measured = await _measure(res, package, candidate)
-            measurements.append(profile.beside(measured, _running(running)))
+            if measurements and measuring.late:
+                verdicts.append(Verdict(candidate, False, measuring.unmeasured(candidate)))
+            else:
+                measurements.append((await measuring.profile_of(candidate)).measurement)
         except OverlaidError as error:
             errors.append(error)
             verdicts.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
@@ -85,13 +94,132 @@ def _running(placement: Placement | None) -> Measurement | None:
     return next((verdict.measurement for verdict in verdicts if verdict.chosen), None)
 
 
-async def _measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
+class _Measuring:
+    """Measures candidates of one package one after another; see ``measure_all``."""
+
+    def __init__(
+        self,
+        res: Resources,
+        package: VerifiedPackage,
+        budget: Budget,
+        running: Measurement | None,
+        quiet: Quiet,
+        again: bool,
+    ) -> None:
+        self._res, self._package, self._budget = res, package, budget
+        self._running, self._quiet, self._again = running, quiet, again
+        self._began, self._limit_s = time.monotonic(), TIME_SHARE * res.settings.phase_timeout_s
+        self._kinds = {device.id: device.kind for device in res.board.devices}
+        self._kept: dict[Key, Profile] = {}
+        try:
+            self._kept = dict(res.journal.profiles.of(package.manifest.name))
+        except StoreError as error:
+            log.warning("what was measured before is not known: %s", error)
+        self._priors: dict[Candidate, priors.Prior] = {}
+
+    @property
+    def late(self) -> bool:
+        """The time for measuring is over."""
+        return time.monotonic() - self._began > self._limit_s
+
+    def in_order(self, candidates: Iterable[Candidate]) -> list[Candidate]:
+        """The likely ones first: there may not be time for all."""
+        found = list(candidates)
+        for candidate in found:
+            prior = priors.prior_of(self._key(candidate), self._kept.items())
+            if prior is not None:
+                self._priors[candidate] = prior
+        precisions = {variant.name: variant.precision for variant in self._package.manifest.variants}
+        return priors.likely_first(found, self._priors, self._kinds, precisions, self._budget)
+
+    def unmeasured(self, candidate: Candidate) -> str:
+        """Why it has no measurement, and what is known of it all the same."""
+        prior = self._priors.get(candidate)
+        known = f"; it had {prior}" if prior else ""
+        return f"not measured: the {self._limit_s:g} s for measuring were over{known}"
+
+    async def profile_of(self, candidate: Candidate) -> Profile:
+        """As kept, completed or measured."""
+        key, rate_hz = self._key(candidate), self._budget.rate_hz
+        known = None if self._again else self._kept.get(key)
+        if known is None or cache.lacks_energy(known.closed, bool(self._res.meters)):
+            found = await _measure(self._res, self._package, candidate, rate_hz, self._gate())
+            found = replace(found, closed=self._here(found.closed))
+        elif cache.opens_anew(known.open, rate_hz) and self._opens(known):
+            found = await self._open_anew(candidate, known)
+        else:
+            return known
+        found = replace(found, closed=replace(found.closed, measured=time.time()))
+        try:
+            self._res.journal.profiles.keep(self._package.manifest.name, key, found)
+        except StoreError as error:  # it can be measured again
+            log.warning("the profile of %s is not kept: %s", candidate, error)
+        return found
+
+    def _opens(self, known: Profile) -> bool:
+        open_s = self._res.settings.profile_s * profile.OPEN_SHARE
+        return profile.open_rate(self._budget.rate_hz, known.closed.mean_ms / 1e3, open_s) is not None
+
+    async def _open_anew(self, candidate: Candidate, known: Profile) -> Profile:
+        """What is known of runs holds whatever the rate; what waiting and idle gaps cost does not."""
+        res, seconds, gate = self._res, self._res.settings.profile_s, self._gate()
+        worker = await workers.start_checked(res, self._package, candidate)
+        try:
+            usual_s = await profile.warm_up(worker, seconds * profile.WARM_UP_SHARE, gate)
+            opened = await profile.open_loop(
+                worker, self._budget.rate_hz, usual_s, seconds * profile.OPEN_SHARE, gate
+            )
+        finally:
+            await res.pool.stop(worker)
+        return replace(known, open=opened)
+
+    def _here(self, closed: Measurement) -> Measurement:
+        """With what the node knows of it: its devices, the model's other worker."""
+        variant = self._package.manifest.variant(closed.candidate.variant)
+        on_fpga = self._kinds[closed.candidate.device] == "fpga"
+        return replace(
+            profile.beside(closed, self._running),
+            parts=tuple((self._device_of(kind, closed.candidate), ms) for kind, ms in closed.parts),
+            overlay=variant.overlay if on_fpga else None,
+        )
+
+    def _gate(self) -> profile.Gate:
+        return profile.Gate(self._quiet, self._res.settings.profile_s)
+
+    def _key(self, candidate: Candidate) -> Key:
+        settings = self._res.settings
+        return Key.of(self._package.digest, candidate, self._res.board, settings.threads)
+
+    def _device_of(self, kind: str, candidate: Candidate) -> str:
+        """Where a part of a composite run is done."""
+        if self._kinds.get(candidate.device) == kind:
+            return candidate.device
+        return next((device for device, its in self._kinds.items() if its == kind), kind)
+
+
+async def _measure(
+    res: Resources, package: VerifiedPackage, candidate: Candidate, rate_hz: float, gate: profile.Gate
+) -> Profile:
+    """In a worker of its own."""
     seconds = res.settings.profile_s
     rest_w = await profile.idle_watts(res.meters, seconds * profile.IDLE_SHARE)
-    worker = await workers.start_checked(res, package, candidate)
+    with profile.watching(res.meters, time.monotonic) as loading:
+        worker = await workers.start_checked(res, package, candidate)
     try:
-        accuracy = package.manifest.variant(candidate.variant).accuracy
-        found = await profile.measure(candidate, accuracy, worker, res.meters, seconds, rest_w)
-        return found.measurement
+        found = await profile.measure(
+            candidate,
+            package.manifest.variant(candidate.variant).accuracy,
+            worker,
+            res.meters,
+            seconds,
+            rest_w,
+            rate_hz=rate_hz,
+            loading=loading.bracket(),
+            gate=gate,
+        )
     finally:
         await res.pool.stop(worker)
+    if gate.shut:
+        text = "%s: %s was measured in %d runs only: models in service got late"
+        log.warning(text, package.manifest.name, candidate, found.closed.runs)
+    return found

@@ -9,12 +9,24 @@ from agent.placement.profile.energy import (
     with_energy,
 )
 from agent.placement.profile.gate import Gate
-from agent.placement.profile.measure import IDLE_SHARE, idle_watts, measure, timing
-from agent.placement.profile.meters import metered
+from agent.placement.profile.measure import (
+    IDLE_SHARE,
+    OPEN_SHARE,
+    WARM_UP_SHARE,
+    idle_watts,
+    measure,
+    open_loop,
+    open_rate,
+    timing,
+    warm_up,
+)
+from agent.placement.profile.meters import watching
 from agent.placement.profile.values import Bracket, OpenLoop, Profile, Profiled
 
 __all__ = [
     "IDLE_SHARE",
+    "OPEN_SHARE",
+    "WARM_UP_SHARE",
     "Bracket",
     "Gate",
     "OpenLoop",
@@ -27,7 +39,10 @@ __all__ = [
     "idle_watts",
     "load_joules",
     "measure",
-    "metered",
+    "open_loop",
+    "open_rate",
     "timing",
+    "warm_up",
+    "watching",
     "with_energy",
 ]

@@ -17,7 +17,7 @@ from agent.placement.profile.energy import (
     with_energy,
 )
 from agent.placement.profile.gate import Gate
-from agent.placement.profile.meters import MORE_S, Clock, Counted, idle, metered, steady, tag_of
+from agent.placement.profile.meters import MORE_S, Clock, Counted, idle, steady, tag_of, watching
 from agent.placement.profile.values import Bracket, OpenLoop, Profile, Profiled
 from agent.placement.stats import mean, median, p99_upper
 from agent.types import Candidate, Measurement
@@ -93,9 +93,9 @@ async def measure(
     before = during = after = None
     if meters:
         before = await idle(meters, idle_s, clock)
-        during, runs = await metered(
-            lambda counted: _closed_loop(worker, run_s, gate, clock, counted), meters, clock
-        )
+        with watching(meters, clock) as counted:
+            runs = await _closed_loop(worker, run_s, gate, clock, counted)
+        during = counted.bracket()
         after = await idle(meters, idle_s, clock)
     else:
         runs = await _closed_loop(worker, run_s, gate, clock, None)
@@ -112,7 +112,7 @@ async def measure(
     return Profile(replace(closed, parts=runs.parts), opened)
 
 
-async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock) -> float:
+async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock = time.monotonic) -> float:
     """Run until it is steady, ``seconds`` at most; the median of the last window, device seconds."""
     left, total, last = seconds, 0, 0.0
     while True:
@@ -172,7 +172,7 @@ def open_rate(rate_hz: float, mean_s: float, seconds: float) -> float | None:
 
 
 async def open_loop(
-    worker: Profiled, rate_hz: float, mean_s: float, seconds: float, gate: Gate, clock: Clock
+    worker: Profiled, rate_hz: float, mean_s: float, seconds: float, gate: Gate, clock: Clock = time.monotonic
 ) -> OpenLoop | None:
     """Requests for about ``seconds`` as at ``rate_hz``; None where that makes no sense or nobody came."""
     rate = open_rate(rate_hz, mean_s, seconds)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 from bisect import bisect_right
-from collections.abc import Awaitable, Callable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from agent.errors import MeterError
 from agent.hal import PowerMeter
@@ -20,7 +20,6 @@ MORE_S = 1.0  # for at most this long
 MAX_METER_W = 1e4  # of one meter between two readings: more is a glitch
 WINDOWS = 10  # at most, that a bracket is told in
 Clock = Callable[[], float]
-T = TypeVar("T")
 
 
 def steady(clock: Clock) -> Clock:
@@ -48,22 +47,23 @@ async def idle(meters: Sequence[PowerMeter], seconds: float, clock: Clock) -> Br
     return counted.bracket()
 
 
-async def metered(
-    work: Callable[[Counted], Awaitable[T]], meters: Sequence[PowerMeter], clock: Clock
-) -> tuple[Bracket | None, T]:
-    """The result of ``work`` and what the meters counted meanwhile (None when one could not be read)."""
-    counted = Counted(meters, clock)
-    task = asyncio.ensure_future(work(counted))
+@contextmanager
+def watching(meters: Sequence[PowerMeter], clock: Clock) -> Iterator[Counted]:
+    """What the meters count while the block lasts. In a coroutine."""
+    counted, loop = Counted(meters, clock), asyncio.get_running_loop()
+
+    handles: list[asyncio.TimerHandle] = []
+
+    def read() -> None:
+        handles[:] = [loop.call_later(METER_PERIOD_S, read)]
+        counted.read()
+
+    read()
     try:
-        while not task.done():
-            await asyncio.wait({task}, timeout=METER_PERIOD_S)
-            counted.read()
-        result = await task
+        yield counted
     finally:
-        if not task.done():
-            task.cancel()
-            await asyncio.wait({task})
-    return counted.bracket(), result
+        handles[0].cancel()
+        counted.read()
 
 
 class _Seen:

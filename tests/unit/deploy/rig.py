@@ -144,7 +144,7 @@ class StandInWorker:
         return [0.001] * min(500, max_runs)
 
     async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
-        return [0.001] * round(seconds * rate_hz)
+        return (await self.profile(seconds, 1)) * round(seconds * rate_hz)
 
     async def batch_times(self, seconds: float, limit_s: float) -> dict[int, list[float]]:
         if self.pool.batch_times is None:

@@ -15,6 +15,7 @@ from agent.deploy import ledger, measuring, replace, workers
 from agent.deploy.resources import Resources
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
 from agent.package.verify import VerifiedPackage
+from agent.placement.profile import Profile
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -48,12 +49,13 @@ FIGURES = {"gpu": (1.0, 0.01, 2.0), "cpu": (3.1, 0.005, 0.0)}  # p99 ms, J a run
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures, lost devices are probed often."""
 
-    async def measure(res: Resources, package: VerifiedPackage, candidate: Candidate) -> Measurement:
+    async def measure(res: Resources, package: VerifiedPackage, candidate: Candidate, *_: object) -> Profile:
         await res.pool.stop(await workers.start_checked(res, package, candidate))
         p99_ms, joules, holding_w = FIGURES[candidate.device]
-        return Measurement(
+        measured = Measurement(
             candidate, 500, p99_ms / 2, p99_ms / 2, p99_ms, 0.99, 0.1, 10.0, None, joules, "simulated", holding_w, 4.0
         )  # fmt: skip
+        return Profile(measured)
 
     monkeypatch.setattr(measuring, "_measure", measure)
     monkeypatch.setattr(replace, "PROBE_S", 0.03)
