@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -69,9 +70,11 @@ class Sampler:
         return watts
 
     def _tell(self, rail: str, problem: str) -> None:
-        if problem == self._problems.get(rail, ""):
+        """Once: a sensor that shows other nonsense each time has the same problem each time."""
+        kind = re.sub(r"[\d.]+", "", problem)
+        if kind == self._problems.get(rail, ""):
             return
-        self._problems[rail] = problem
+        self._problems[rail] = kind
         if problem:
             log.warning("power of %s is not recorded: %s", rail, problem)
         else:

@@ -82,6 +82,22 @@ def test_a_lost_sensor_is_told_once_and_the_others_go_on(caplog: pytest.LogCaptu
     ]
 
 
+def test_a_sensor_with_other_nonsense_each_time_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    class Wild(Scripted):
+        def joules(self) -> float:
+            self.seen += 1
+            raise MeterError(f"shows {self.seen * 7000.5:g} W")
+
+    wild = Wild("gpu", [])
+    made = Sampler([wild])
+    for _ in range(5):
+        assert made.sample() == []
+    assert wild.seen == 5
+    assert [record.getMessage() for record in caplog.records] == [
+        "power of gpu is not recorded: shows 7000.5 W"
+    ]
+
+
 def test_the_loop_samples_until_cancelled() -> None:
     async def use() -> list[list[PowerSample]]:
         got: list[list[PowerSample]] = []
