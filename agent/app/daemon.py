@@ -142,7 +142,7 @@ class Daemon:
         board = await asyncio.to_thread(self._probe, self.config.node.board, self.config.paths.runtime)
         for problem in board.problems:
             log.warning("%s", problem)
-        meters = await asyncio.to_thread(node_meters, self.board, board, self.config.power)
+        meters, board = await asyncio.to_thread(node_meters, self.board, board, self.config.power)
         manager = self.manager = self._manager(board, meters)
         self.local.attach(manager, board)
         self._connect(manager, board)

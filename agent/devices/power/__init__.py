@@ -15,7 +15,9 @@ from agent.devices.power.rapl import find_rapl
 from agent.errors import MeterError
 from agent.hal import PowerMeter
 
-__all__ = ["open_meters"]
+__all__ = ["NO_SENSOR", "open_meters"]
+
+NO_SENSOR = "no power sensor: "
 
 
 def open_meters(
@@ -45,7 +47,7 @@ def open_meters(
             problems.append(f"no power from {error}")
     if not meters and not problems:
         problems.append(
-            "no power sensor: neither RAPL (/sys/class/powercap/intel-rapl:*), an INA2xx or INA3221 "
+            f"{NO_SENSOR}neither RAPL (/sys/class/powercap/intel-rapl:*), an INA2xx or INA3221 "
             "(/sys/class/hwmon), an NVIDIA GPU nor a Raspberry Pi 5's PMIC; energy is missing and placement goes by "
             "latency, unless power.idle_w and power.busy_w in agent.toml let it be estimated"
         )

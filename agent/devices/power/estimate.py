@@ -20,7 +20,7 @@ IDLE = (3, 4)
 class EstimateMeter:
     """See ``hal.PowerMeter``."""
 
-    rail, tag = "board", "estimated"
+    rail, tag = "estimate", "estimated"
 
     def __init__(
         self,

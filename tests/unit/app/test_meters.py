@@ -7,6 +7,7 @@ import pytest
 
 from agent.app.meters import node_meters
 from agent.config import Power
+from agent.devices.power import NO_SENSOR
 from agent.devices.power.estimate import EstimateMeter
 from agent.hal import Board, PowerMeter
 from agent.types import BoardInfo, DeviceInfo
@@ -29,8 +30,12 @@ def tags(power: Power, *devices: DeviceInfo, sensor: bool = False, simulated: bo
     measured = EstimateMeter(1.0, 2.0)
     measured.tag = "measured"
     board = cast(Board, Sensed(measured) if sensor else Sensed())
-    info = BoardInfo("here", simulated, devices)
-    return [meter.tag for meter in node_meters(board, info, power)]
+    problems = (f"{NO_SENSOR}none", "litert: not installed")
+    meters, info = node_meters(board, BoardInfo("here", simulated, devices, problems=problems), power)
+    assert (info.meters, info.problems) == (
+        (("estimate",), problems[1:]) if meters and not sensor else ((), problems)
+    )
+    return [meter.tag for meter in meters]
 
 
 def test_a_board_without_a_sensor_is_estimated_where_its_watts_are_stated() -> None:

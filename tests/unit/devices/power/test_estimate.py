@@ -21,7 +21,7 @@ def test_between_idle_and_busy(tmp_path: Path) -> None:
     stat, clock = tmp_path / "stat", Clock()
     show(stat, 100, 0, 50, 10_000, 10, 0, 5, 0)
     meter = EstimateMeter(2.0, 6.0, stat, clock)
-    assert (meter.rail, meter.tag, meter.joules()) == ("board", "estimated", 0.0)
+    assert (meter.rail, meter.tag, meter.joules()) == ("estimate", "estimated", 0.0)
     clock.time += 10.0
     show(stat, 100, 0, 50, 14_000, 10, 0, 5, 0)  # four cores, idle
     assert meter.joules() == pytest.approx(20.0)
