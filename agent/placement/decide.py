@@ -245,7 +245,6 @@ def _only(demand: Demand, candidates: Sequence[Candidate] | set[Candidate]) -> D
 
 
 def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[Move, ...], dict[str, str]]:
-    state = scene.state
     waits: dict[str, str] = {}
     saving = {
         model: placed.measurement
@@ -256,10 +255,10 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
     known = all(m.joules is not None for m in saving.values()) and all(
         here is not None and here.joules is not None for here in map(scene.here, saving)
     )
-    if not saving or saving.keys() != changes.keys() or not known or state.asked:
-        return state, (), waits
+    if not saving or saving.keys() != changes.keys() or not known or scene.state.asked:
+        return _paying(scene, None), (), waits
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
-    state = replace(state, regret=state.regret.counting(change))
+    state = _paying(scene, change)
     paid, price = state.regret.of(change), price_j(list(saving.values())) * _probes(state, change)
     scene = replace(scene, state=state)
     dwelt = all((here := scene.here(model)) is not None and _dwelt(scene, model, here) for model in saving)
@@ -270,6 +269,13 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
     for model, m in saving.items():
         waits[model] = f"{m.candidate} would save energy: {paid:.3g} J of {price:.3g} J that moving costs"
     return state, (), waits
+
+
+def _paying(scene: Scene, change: Change | None) -> State:
+    """With the rent of this look, also against ``change``."""
+    regret = scene.state.regret if change is None else scene.state.regret.counting(change)
+    now = {model: m for model in scene.seen if (m := scene.here(model))}
+    return replace(scene.state, regret=regret.paid(now, scene.measured, *scene.state.lately))
 
 
 def _probes(state: State, change: Change) -> int:

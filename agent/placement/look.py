@@ -99,6 +99,10 @@ class State:
     missing: Mapping[str, int] = field(
         default_factory=dict
     )  # looks in a row at which a model missed its budget
+    lately: tuple[Mapping[str, float], float] = (
+        {},
+        0.0,
+    )  # requests a second by model at the last look, its seconds
     regret: Regret = field(default_factory=Regret)
     told: tuple[tuple[Demand, ...], Node] | None = None  # by the caller, at the last look
     planned: Planned | None = None

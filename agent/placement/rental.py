@@ -48,6 +48,8 @@ class Regret:
         here = drawn_w((m, rates.get(model, 0.0)) for model, m in now.items()) * (1 - HYSTERESIS)
         left = {}
         for change, joules in self.joules.items():
+            if any(key not in measured for key in change):
+                continue
             there = {**now, **{model: measured[model, candidate] for model, candidate in change}}
             saved = here - drawn_w((m, rates.get(model, 0.0)) for model, m in there.items())
             left[change] = max(0.0, joules + saved * seconds)

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from agent.types import Measurement
 
-GAIN = 0.2  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
+GAIN = 0.1  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
 SHARE = GAIN / (2 - GAIN)  # of a look's variance that the filtered value keeps
 JUMP, PATIENCE = (
     4.0,

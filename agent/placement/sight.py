@@ -41,13 +41,15 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
         state, slowdowns=_slowdowns(state, demands, node, seen, by, min(max(passed, 0.0), LONGEST_S))
     )
     if seen:
-        now = {d.model: m for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))}
-        rates = {each.model: each.requests / seconds for each in seen}
-        state = replace(state, regret=state.regret.paid(now, by, rates, seconds), counted=time)
+        state = replace(state, counted=time)
         if not _moving(state):
             state = _metered(state, _rest(state, demands, look, seen, by, seconds))
-    rest = state.rest.guessed(node.rest_w, node.rest_sigma_w)
-    return replace(state, loads=_loads(state, demands, seen, jumped), rest=rest)
+    return replace(
+        state,
+        loads=_loads(state, demands, seen, jumped),
+        rest=state.rest.guessed(node.rest_w, node.rest_sigma_w),
+        lately=({each.model: each.requests / seconds for each in seen}, seconds) if seen else ({}, 0.0),
+    )
 
 
 def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[Demand, ...], Node]:
