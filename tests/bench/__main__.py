@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.harness import parse, show
 
-SHARED = ("harness", "mobilenet")  # what benches use
+SHARED = ("harness", "mobilenet", "paced")  # what benches use
 
 
 def _names() -> list[str]:
