@@ -16,7 +16,7 @@ log = logging.getLogger("power")
 
 
 def node_meters(board: Board, info: BoardInfo, power: Power) -> tuple[Sequence[PowerMeter], BoardInfo]:
-    """The meters, and ``info``, which is what probing found, with them. Takes a moment: a GPU's driver may take seconds.
+    """The meters, and ``info``, what probing found, with them. Takes a moment: a GPU's driver may take seconds.
 
     An estimate knows the CPU's time alone, so a node with other devices gets none.
     """
