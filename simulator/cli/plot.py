@@ -155,6 +155,8 @@ def _devices(axis: Any, told: Values, scenario: Scenario, profile: BoardProfile,
         ends = [*(move["time_s"] for move in moves), scenario.duration_s][1:]
         for move, end in zip(moves, ends, strict=True):
             start, candidate = move["time_s"] / unit_s, move["new"]
+            if candidate is None:  # shed
+                continue
             width = end / unit_s - start
             axis.broken_barh(
                 [(start, width)], (row - 0.38, 0.76), color=colours[candidate["device"]], lw=0, zorder=3

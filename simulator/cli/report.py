@@ -101,6 +101,6 @@ def _failed(model: Values) -> str:
 
 
 def _to(decision: Values) -> str:
-    if decision["old"] != decision["new"]:
-        return runs(decision["new"], False)
-    return "stays" if decision["new"] else "waits"
+    if decision["new"] is None:
+        return "shed"
+    return runs(decision["new"], False) if decision["old"] != decision["new"] else "stays"

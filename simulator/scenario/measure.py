@@ -1,13 +1,18 @@
-"""What a node measures of a candidate before it decides, on the modelled board in event time."""
+"""What a node measures of a model's candidates before it decides, on the modelled board in event time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+import random
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, one_line
-from agent.placement import plan
+from agent.placement.candidates import candidates_for
 from agent.placement.profile import Bracket, energy_per_run, holding_watts, timing, with_energy
+from agent.placement.stats import p99_upper
 from agent.types import Candidate, Measurement, Verdict
 from simulator.board import SimDevice, modelled_board
 from simulator.cell import MemoryCell
@@ -17,77 +22,101 @@ from simulator.physics import Physics
 from simulator.profile import BASE, BoardProfile
 from simulator.scenario.workload import Workload
 from simulator.speed import run_seconds
-from simulator.work import Work
 
 RUNS = 500  # 459 vouch for a 99th percentile at 99 %
+WINDOWS = 5  # of equal numbers of runs, whose energies tell how sure their mean is
 IDLE_S = 1.0
 TAG = "simulated"
 
 
-def place(
-    profile: BoardProfile,
-    seed: int,
-    workload: Workload,
-    before: Iterable[Measurement],
-    before_w: float,
-    cap_w: float | None,
-) -> plan.Choice:
-    """The node's first choice for a model, from every candidate's measurement.
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """A model's candidates: what was measured, and why the others were not."""
 
-    ``before``: the models deployed earlier, which are loaded meanwhile; ``before_w``: what their requests draw.
-    """
-    candidates, failed = plan.candidates_for(workload.variants, modelled_board(profile))
-    accuracy = {variant.name: variant.accuracy for variant in workload.variants}
+    measurements: tuple[Measurement, ...]
+    failed: tuple[Verdict, ...]
+
+
+def measure_rest(profile: BoardProfile) -> float | None:
+    """Watts that the board's sensors together show without any model; None without a sensor."""
+    if not profile.rails:
+        return None
+    return _idle(MemoryCell(Physics(profile, Timeline(profile)), EventClock())).watts
+
+
+def measure_model(profile: BoardProfile, seed: int, workload: Workload) -> Profiled:
+    """Every candidate, alone on the board and without faults."""
+    candidates, failed = candidates_for(workload.variants, modelled_board(profile))
     failures, measured = list(failed), []
-    held = [m.candidate.device for m in before]
     for candidate in candidates:
-        work = workload.work[candidate.variant]
         try:
-            measured.append(
-                _measure(profile, seed, candidate, work, accuracy[candidate.variant], held, before_w)
-            )
+            measured.append(_measure(profile, seed, candidate, workload))
         except DeviceError as error:
             failures.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
-    return plan.choose(workload.budget, measured, failures, cap_w)
+    return Profiled(tuple(measured), tuple(failures))
 
 
-def _measure(
-    profile: BoardProfile,
-    seed: int,
-    candidate: Candidate,
-    work: Work,
-    accuracy: float | None,
-    held: Iterable[str],
-    before_w: float,
-) -> Measurement:
-    """Closed loop between idle brackets, as ``placement.profile.measure`` does it in real time."""
+def _measure(profile: BoardProfile, seed: int, candidate: Candidate, workload: Workload) -> Measurement:
+    """Closed loop between idle brackets, as ``placement.profile`` does it in real time, then open loop."""
+    work = workload.work[candidate.variant]
     cell = MemoryCell(Physics(profile, Timeline(profile), seed), EventClock())
-    ids = [device.id for device in profile.devices]
-    index = ids.index(candidate.device)
-    for other in held:
-        cell.hold(ids.index(other))
+    index = [device.id for device in profile.devices].index(candidate.device)
     rest = _idle(cell)
     device = SimDevice(cell, candidate.device, CpuDevice())
-    began = cell.clock.now()
+    began, began_j = cell.clock.now(), _joules(cell)
     cell.clock.wait_until(device.begin_load(work))
     load_s = cell.clock.now() - began
+    load_j = _joules(cell) - began_j - rest.watts * load_s
     cell.hold(index)
     before = _idle(cell)
     started, start_j = cell.clock.now(), _joules(cell)
-    samples = _closed_loop(cell, index, run_seconds(profile.devices[index], work))
+    run_s = run_seconds(profile.devices[index], work, cpu=profile.cpu)
+    samples: list[float] = []
+    windows = []
+    for _ in range(WINDOWS):
+        window_s, window_j = cell.clock.now(), _joules(cell)
+        samples += _closed_loop(cell, index, run_s, RUNS // WINDOWS)
+        windows.append(_bracket(cell, window_s, window_j))
     during = _bracket(cell, started, start_j)
     after = _idle(cell)
-    joules = holding_w = None
-    if profile.rails:
-        joules = energy_per_run(before, during, after, len(samples))
-        holding_w = holding_watts(before, after, rest.watts)
+    accuracy = next(v.accuracy for v in workload.variants if v.name == candidate.variant)
     timed = timing(candidate, accuracy, samples, load_s, work.nbytes / 1e6)
-    return with_energy(timed, joules, holding_w, rest.watts + before_w, TAG)
+    open_ms = _open_loop(samples, workload.budget.rate_hz, f"{seed}/{workload.name}/{candidate}")
+    timed = replace(
+        timed,
+        open_p99_ms=open_ms,
+        p99_ms=max(timed.p99_ms, open_ms or 0.0),
+        overlay=work.overlay if profile.devices[index].overlay is not None else None,
+    )
+    if not profile.rails:
+        return timed
+    joules = energy_per_run(before, during, after, len(samples))
+    each = [energy_per_run(before, window, after, RUNS // WINDOWS) for window in windows]
+    known = [one for one in each if one is not None]
+    sigma = statistics.stdev(known) / math.sqrt(len(known)) if len(known) > 1 else None
+    holding_w = holding_watts(before, after, rest.watts)
+    full = with_energy(timed, joules, holding_w, rest.watts, TAG)
+    return full if full.joules is None else replace(full, joules_sigma=sigma, load_j=max(0.0, load_j))
 
 
-def _closed_loop(cell: MemoryCell, device: int, run_s: float) -> list[float]:
-    samples = []
+def _open_loop(samples: Sequence[float], rate_hz: float, seed: str) -> float | None:
+    """The bound of p99 in ms, waits included, when requests come at random at this rate and take times out of
+    ``samples``; None where they would queue up without end. (On a modelled board a run takes the same at any rate.)"""
+    if not rate_hz or rate_hz * statistics.fmean(samples) >= 1.0:
+        return None
+    draw = random.Random(seed)  # noqa: S311
+    arrival = free = 0.0
+    latencies = []
     for _ in range(RUNS):
+        arrival += draw.expovariate(rate_hz)
+        free = max(free, arrival) + draw.choice(samples)
+        latencies.append(free - arrival)
+    return p99_upper(latencies)[0] * 1e3
+
+
+def _closed_loop(cell: MemoryCell, device: int, run_s: float, runs: int) -> list[float]:
+    samples = []
+    for _ in range(runs):
         interval = cell.physics.run(cell.state, device, run_s, cell.clock.now())
         samples.append(interval.seconds)
         cell.clock.wait_until(interval.end)

@@ -1,90 +1,119 @@
-"""What a node does on the board of a scenario: serve, move models, notice lost devices.
+"""What a node does on the board of a scenario: serve, notice lost devices, look at itself once a second and let its
+policy decide.
 
-The decisions are those of the node's own code (``plan``, ``DeviceHealth``); how it carries them out is modelled after
-``deploy.replace``: make before break, and lost devices tried again.
+How it carries decisions out is modelled after ``deploy``: make before break, and lost devices tried again.
 """
 
 from __future__ import annotations
 
 import functools
-from collections import deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 from agent.deploy.health import DeviceHealth
-from agent.deploy.replace import PROBE_S
-from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, DeviceLost, OverlaidError
-from agent.placement import plan
+from agent.placement import demand
+from agent.placement.look import Look, Move
 from agent.serving.http.connections import MAX_CONNECTIONS
-from agent.types import Candidate, Verdict
-from simulator.board import SimDevice
 from simulator.cell import MemoryCell, Moment
 from simulator.fpga import failing, load_overlay
 from simulator.physics import Interval
 from simulator.scenario.agenda import Agenda
-from simulator.scenario.record import Decision, ModelRecord
-from simulator.scenario.workload import Workload
-from simulator.speed import run_seconds
-from simulator.work import Work
+from simulator.scenario.moves import Mover
+from simulator.scenario.policy import Policy
+from simulator.scenario.record import Decision
+from simulator.scenario.senses import Senses
+from simulator.scenario.service import Service, Worker
 
 NO_WORKER = "no worker"
+SHED = "shed"
 BUSY = "too many wait"
+PROBE_S = 10.0  # between tries of a lost device, as the daemon does
 
 
 @dataclass(slots=True)
-class Worker:
-    """A loaded model. ``ends``: when the runs that wait or go on will end."""
+class Thought:
+    """What the policy's looks took: their number, seconds in all and the longest."""
 
-    candidate: Candidate
-    device: int
-    work: Work
-    run_s: float
-    ends: deque[float] = field(default_factory=deque)
+    looks: int = 0
+    seconds: float = 0.0
+    longest_s: float = 0.0
 
-
-@dataclass(slots=True)
-class Service:
-    """A model in service. ``candidate``: where it should be; ``placed``: where it was loaded last; ``stale``: its
-    worker has seen its device get lost; ``again``: weigh it after the move."""
-
-    workload: Workload
-    record: ModelRecord
-    candidate: Candidate
-    verdicts: Sequence[Verdict]
-    reason: str
-    placed: Candidate | None = None
-    worker: Worker | None = None
-    moving: bool = False
-    again: str = ""
-    stale: bool = False
+    def add(self, seconds: float) -> None:
+        self.looks += 1
+        self.seconds += seconds
+        self.longest_s = max(self.longest_s, seconds)
 
 
 class Node:
-    """Times are board seconds; decisions are recorded in seconds since ``origin``."""
+    """Times are board seconds; decisions are recorded in seconds since ``origin``. ``rest_w``: see ``demand.Node``."""
 
-    def __init__(self, cell: MemoryCell, agenda: Agenda, origin: float, cap_w: float | None) -> None:
+    def __init__(
+        self,
+        cell: MemoryCell,
+        agenda: Agenda,
+        origin: float,
+        policy: Policy,
+        cap_w: float | None,
+        rest_w: float | None,
+        timer: Callable[[], float] = time.process_time,
+    ) -> None:
         self._cell, self._agenda, self._origin = cell, agenda, origin
+        self._policy, self._rest_w, self._timer = policy, rest_w, timer
         self._index = {device.id: i for i, device in enumerate(cell.profile.devices)}
-        self._devices = {
-            device.id: SimDevice(cell, device.id, CpuDevice()) for device in cell.profile.devices
-        }
         self._fpgas = {i for i, device in enumerate(cell.profile.devices) if device.overlay is not None}
         self._health = DeviceHealth()
+        self._senses = Senses(cell)
+        self._mover = Mover(cell, agenda, origin, policy, self._on_unopened)
+        self._devices = self._mover.devices
         self.services: list[Service] = []
-        self.decisions: list[Decision] = []
         self.cap_w = cap_w
+        self.thought = Thought()
 
-    def deploy(self, service: Service, now: float) -> None:
-        """Load a model for the first time."""
-        self.services.append(service)
-        self._move(service, service.candidate, "start", now)
+    @property
+    def decisions(self) -> Sequence[Decision]:
+        return self._mover.decisions
+
+    @property
+    def switch_j(self) -> float:
+        """Joules that loading models and overlays took, and checking them."""
+        return self._mover.switch_j
+
+    # -- what happens to it --------------------------------------------------------------------------------------
+
+    def deploy(self, services: Sequence[Service], now: float) -> None:
+        """Models come into service, all at once."""
+        self.services += services
+        self._look("start", now)
+
+    def withdraw(self, service: Service, now: float) -> None:
+        """A model is served no more."""
+        self.services.remove(service)
+        self._mover.withdraw(service, now)
+        self._look(f"{service.name} is withdrawn", now)
 
     def set_cap(self, cap_w: float | None, now: float) -> None:
         """The operator changes the node's cap."""
         trigger = f"cap {_watts(self.cap_w)} -> {_watts(cap_w)}"
         self.cap_w = cap_w
-        self._weigh_all(trigger, now)
+        self._look(trigger, now)
+
+    def move(self, moves: Sequence[Move], now: float) -> None:
+        """Carry these out, whoever decided them; those of models that are not there are left out."""
+        services = {service.name: service for service in self.services}
+        for move in moves:
+            if move.model in services:
+                self._mover.ask(services[move.model], move, now)
+
+    def start_counting(self) -> None:
+        """What was before does not count: the cost of the first loading, the time of the first looks."""
+        self._mover.switch_j = 0.0
+        self.thought = Thought()
+
+    def tick(self, now: float) -> None:
+        """A second has passed."""
+        self._look("", now)
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -93,12 +122,10 @@ class Node:
         record, worker = service.record, service.worker
         record.requests += 1
         if worker is None:
-            record.failed(now - self._origin, NO_WORKER)
+            record.failed(now - self._origin, SHED if service.shed else NO_WORKER)
             return
-        ends = worker.ends
-        while ends and ends[0] <= now:
-            ends.popleft()
-        if len(ends) >= MAX_CONNECTIONS:
+        worker.requests += 1
+        if worker.settle(now) >= MAX_CONNECTIONS:
             record.failed(now - self._origin, BUSY)
             return
         cell, device = self._cell, worker.device
@@ -114,15 +141,16 @@ class Node:
         if device in self._fpgas and (failure := failing(Moment(cell.state, cell.physics, now), device)):
             interval = cell.physics.load(cell.state, device, failure.after_s, 0.0, now)
             self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, failure.error))
+            worker.pending.append((interval.end, -1.0, False))
+            return
+        interval = cell.physics.run(cell.state, device, worker.run_s, now)
+        latency_s = interval.end - now
+        if interval.end < conditions.until:
+            record.done(worker.candidate, now - self._origin, latency_s, interval.joules)
+            worker.pending.append((interval.end, interval.seconds, latency_s > service.budget_s))
         else:
-            interval = cell.physics.run(cell.state, device, worker.run_s, now)
-            if interval.end < conditions.until:
-                record.done(worker.candidate, now - self._origin, interval.end - now, interval.joules)
-            else:
-                self._agenda.add(
-                    interval.end, functools.partial(self._finish, service, worker, now, interval)
-                )
-        ends.append(interval.end)
+            self._agenda.add(interval.end, functools.partial(self._finish, service, worker, now, interval))
+            worker.pending.append((interval.end, -1.0, False))
 
     def _finish(
         self, service: Service, worker: Worker, arrived: float, interval: Interval, now: float
@@ -134,6 +162,9 @@ class Node:
         else:
             latency_s = interval.end - arrived
             service.record.done(worker.candidate, arrived - self._origin, latency_s, interval.joules)
+            worker.runs += 1
+            worker.busy_s += interval.seconds
+            worker.late += latency_s > service.budget_s
 
     def _fail(
         self, service: Service, worker: Worker, arrived: float, error: OverlaidError, now: float
@@ -146,107 +177,61 @@ class Node:
         if self._health.failed(device, error, now):
             self._on_lost(device, now)
 
-    # -- where models run ----------------------------------------------------------------------------------------
+    # -- what it decides -----------------------------------------------------------------------------------------
 
-    def _weigh_all(self, trigger: str, now: float) -> None:
-        for service in self.services:
-            self._weigh(service, trigger, now)
-
-    def _weigh(self, service: Service, trigger: str, now: float) -> None:
-        if service.moving:
-            service.again = trigger
-            return
-        old, budget = service.candidate, service.workload.budget
-        choice = plan.replan(budget, service.verdicts, self.cap_w, old, self._health.lost)
-        new = choice.candidate or old
-        told = choice.reason != service.reason
-        service.verdicts, service.reason = choice.verdicts, choice.reason
-        stays = new == old and service.worker is not None and not service.stale
-        if stays or new.device in self._health.lost:
-            if told:
-                self._decided(service, service.placed, trigger, now, now)
-        else:
-            self._move(service, new, trigger, now)
-
-    def _move(self, service: Service, new: Candidate, trigger: str, now: float) -> None:
-        """Load the model on its new candidate; what served it serves until then, unless it is restarted in place."""
-        if service.worker is not None and service.worker.candidate == new:
-            self._unload(service.worker, now)
-            service.worker = None
-        device = self._devices[new.device]
-        work = service.workload.work[new.variant]
-        try:
-            device.check_lost()
-            loaded = device.begin_load(work)
-        except DeviceError as error:
-            self._on_unopened(new.device, error, service, trigger, now)
-            return
-        service.moving = True
-        arrived = functools.partial(self._arrive, service, new, trigger, now)
-        self._agenda.add(loaded, arrived)
-
-    def _arrive(self, service: Service, new: Candidate, trigger: str, decided: float, now: float) -> None:
-        service.moving = False
-        try:
-            self._devices[new.device].check_lost(decided)
-        except DeviceLost as error:
-            self._on_unopened(new.device, error, service, trigger, now)
-            return
-        index = self._index[new.device]
-        profile, work = self._cell.profile.devices[index], service.workload.work[new.variant]
-        replaced = service.worker
-        self._cell.hold(index)
-        service.worker = Worker(new, index, work, run_seconds(profile, work, cpu=self._cell.profile.cpu))
-        self._decided(service, new, trigger, decided, now)
-        service.candidate = service.placed = new
-        service.stale = False
-        if replaced is not None:
-            drained = replaced.ends[-1] if replaced.ends else now
-            self._agenda.add(max(now, drained), functools.partial(self._unload, replaced))
-        if service.again:
-            trigger, service.again = service.again, ""
-            self._weigh(service, trigger, now)
-
-    def _unload(self, worker: Worker, now: float) -> None:
-        del now
-        self._cell.release(worker.device)
-
-    def _decided(
-        self, service: Service, new: Candidate | None, trigger: str, decided: float, now: float
-    ) -> None:
-        decided_s, time_s = max(0.0, decided - self._origin), max(0.0, now - self._origin)
-        self.decisions.append(
-            Decision(decided_s, time_s, service.workload.name, service.placed, new, trigger, service.reason)
+    def _look(self, trigger: str, now: float) -> None:
+        """Empty ``trigger``: because a second has passed."""
+        seen = () if trigger else tuple(each for service in self.services for each in service.seen(now))
+        look = Look(now, seen, self._senses.watts(now))
+        demands = [service.demand() for service in self.services]
+        node = self._as_seen()
+        began = self._timer()
+        moves = self._policy.look(look, demands, node)
+        self.thought.add(self._timer() - began)
+        first = (
+            [Move(m.model, m.candidate, trigger, m.reason) for m in moves] if trigger == "start" else moves
         )
+        self.move(first, now)
+        moved = {move.model for move in moves}
+        for service in self.services if trigger else ():
+            reason = self._policy.reasons.get(service.name, "")
+            if service.name in moved or self._mover.waits(service):
+                continue
+            if reason and reason != service.reason and service.placed is not None:
+                self._mover.stays(service, trigger, reason, now)
+
+    def _as_seen(self) -> demand.Node:
+        devices = tuple(
+            demand.DeviceState(d.id, d.kind, 1, d.memory_mb, 1.0, self._health.lost.get(d.id, ""))
+            for d in self._cell.profile.devices
+        )
+        return demand.Node(devices, self.cap_w, self._rest_w)
 
     # -- lost devices --------------------------------------------------------------------------------------------
 
-    def _on_unopened(
-        self, device: str, error: OverlaidError, service: Service, trigger: str, now: float
-    ) -> None:
-        service.again = ""
+    def _on_unopened(self, device: str, error: OverlaidError, now: float) -> None:
         if self._health.lose(device, error):
             self._on_lost(device, now)
-        else:
-            self._weigh(service, trigger, now)
 
     def _on_lost(self, device: str, now: float) -> None:
         for service in self.services:
-            service.stale = service.stale or service.candidate.device == device
+            if service.worker is not None and service.worker.candidate.device == device:
+                service.stale = True
         self._agenda.add(now + PROBE_S, functools.partial(self._probe, device))
-        self._weigh_all(f"{device} is lost", now)
+        # Not at once: what found it out is in the middle of something.
+        self._agenda.add(now, functools.partial(self._look, f"{device} is lost"))
 
     def _probe(self, device: str, now: float) -> None:
         """Try the lost device with a model that once was measured there."""
         works = [
-            service.workload.work[verdict.candidate.variant]
+            service.workload.work[measurement.candidate.variant]
             for service in self.services
-            for verdict in service.verdicts
-            if verdict.candidate.device == device and verdict.measurement is not None
+            for measurement in service.measurements
+            if measurement.candidate.device == device
         ]
         try:
             self._devices[device].check_lost()
-            loaded = self._devices[device].begin_load(works[0])
+            loaded = self._devices[device].begin_load(works[0]) if works else now
         except DeviceError:
             self._agenda.add(now + PROBE_S, functools.partial(self._probe, device))
         else:
@@ -260,9 +245,16 @@ class Node:
                 raise failure.error
         except DeviceError:
             self._agenda.add(now + PROBE_S, functools.partial(self._probe, device))
-        else:
-            self._health.found(device)
-            self._weigh_all(f"{device} is back", now)
+            return
+        self._health.found(device)
+        trigger = f"{device} is back"
+        self._look(trigger, now)
+        for service in self.services:  # those that nobody moved are restarted where they are
+            worker = service.worker
+            if not service.stale or worker is None or self._mover.waits(service):
+                continue
+            if worker.candidate.device == device:
+                self.move([Move(service.name, worker.candidate, trigger, service.reason)], now)
 
 
 def _watts(cap_w: float | None) -> str:

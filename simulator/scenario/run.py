@@ -8,7 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from agent.types import Measurement, Verdict
+from agent.placement import demand
+from agent.placement.look import Move
+from agent.placement.plan import plan
+from agent.types import Verdict
 from simulator.cell import MemoryCell
 from simulator.clock import Clock
 from simulator.faults import Happening, Timeline
@@ -16,12 +19,33 @@ from simulator.physics import Physics
 from simulator.profile import BoardProfile, load_profile
 from simulator.scenario.agenda import Agenda
 from simulator.scenario.files import Scenario
-from simulator.scenario.measure import place
-from simulator.scenario.node import Node, Service
+from simulator.scenario.measure import Profiled, measure_model, measure_rest
+from simulator.scenario.node import Node
+from simulator.scenario.policy import NodePolicy, Policy
 from simulator.scenario.record import MAX_BINS, SAMPLE_S, BoardRecord, Decision, ModelRecord
+from simulator.scenario.service import Record, Service
 from simulator.scenario.workload import Workload
 
 Progress = Callable[[float], None]  # is given scenario seconds
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A model of a run: what is asked of it, what the node measured of it, and where its requests are recorded."""
+
+    workload: Workload
+    profiled: Profiled
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What became of the board and its node. ``origin``: the start, in board seconds."""
+
+    cell: MemoryCell
+    board: BoardRecord
+    node: Node
+    origin: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,37 +75,84 @@ def run_scenario(
     """What happened. The models are loaded before the start; a fault at 0 s holds from the loading on."""
     wall = time.perf_counter()
     profile = load_profile(scenario.board)
-    bin_s = float(max(SAMPLE_S, math.ceil(scenario.duration_s / MAX_BINS)))
+    rest_w = measure_rest(profile)
+    taken, outcomes = list[Model](), []
+    for workload in workloads:
+        profiled = measure_model(profile, scenario.seed, workload)
+        record = ModelRecord(workload.budget.latency_p99_ms, bin_s_of(scenario))
+        model = Model(workload, profiled, record)
+        verdicts, refused = _admit(profile, scenario, rest_w, taken, model)
+        outcomes.append(ModelOutcome(workload, record, verdicts, refused))
+        if not refused:
+            taken.append(model)
+    ran = simulate(profile, scenario, taken, NodePolicy(), clock, rest_w, progress=progress)
+    return Outcome(
+        scenario, ran.cell, bin_s_of(scenario), ran.board, tuple(outcomes), tuple(ran.node.decisions),
+        time.perf_counter() - wall,
+    )  # fmt: skip
+
+
+def bin_s_of(scenario: Scenario) -> float:
+    """The width of the time bins in which a scenario is recorded."""
+    return float(max(SAMPLE_S, math.ceil(scenario.duration_s / MAX_BINS)))
+
+
+def simulate(
+    profile: BoardProfile,
+    scenario: Scenario,
+    models: Sequence[Model],
+    policy: Policy,
+    clock: Clock,
+    rest_w: float | None,
+    script: Sequence[tuple[float, Move]] = (),
+    progress: Progress = lambda _: None,
+) -> Run:
+    """The board for the scenario's time, with the placement that ``policy`` decides and ``script`` (by seconds since
+    the start) adds. The models that begin at 0 s are loaded before the start."""
     began = clock.now()
-    origin = began + _loading_s(profile, len(workloads))
+    origin = began + _loading_s(profile, len(models))
     cell = MemoryCell(Physics(profile, _timeline(profile, scenario, began, origin), scenario.seed), clock)
     agenda = Agenda()
-    node = Node(cell, agenda, origin, scenario.power_cap_w)
-    models, running, before_w = [], list[Measurement](), 0.0
-    for workload in workloads:
-        choice = place(profile, scenario.seed, workload, running, before_w, scenario.power_cap_w)
-        record = ModelRecord(workload.budget.latency_p99_ms, bin_s)
-        models.append(
-            ModelOutcome(workload, record, choice.verdicts, "" if choice.candidate else choice.reason)
+    node = Node(cell, agenda, origin, policy, scenario.power_cap_w, rest_w)
+    services = [Service(m.workload, m.record, m.profiled.measurements, m.profiled.failed) for m in models]
+    for begins_s in sorted({service.workload.begins_s for service in services}):
+        starting = [service for service in services if service.workload.begins_s == begins_s]
+        at = origin + begins_s if begins_s else began
+        agenda.add(at, functools.partial(node.deploy, starting))
+    for service in services:
+        if service.workload.ends_s < scenario.duration_s:
+            agenda.add(origin + service.workload.ends_s, functools.partial(node.withdraw, service))
+        _Requests(
+            node, service, agenda, origin, service.workload.arrivals(scenario.seed, scenario.duration_s)
         )
-        if choice.candidate is None or choice.measurement is None:
-            continue
-        running.append(choice.measurement)
-        before_w += (choice.measurement.joules or 0.0) * workload.budget.rate_hz
-        service = Service(workload, record, choice.candidate, choice.verdicts, choice.reason)
-        agenda.add(began, functools.partial(node.deploy, service))
-        _Requests(node, service, agenda, origin, workload.arrivals(scenario.seed, scenario.duration_s))
+    for at_s, move in script:
+        agenda.add(max(began, origin + at_s), functools.partial(node.move, [move]))
     _work_off(agenda, clock, origin)
     cell.physics.advance(cell.state, origin)
-    board = BoardRecord(cell, origin, bin_s)
+    node.start_counting()
+    board = BoardRecord(cell, origin, bin_s_of(scenario))
     for cap in scenario.caps:
         agenda.add(origin + cap.at_s, functools.partial(_change_cap, board, node, cap.watts))
     _Samples(board, node, agenda, origin, progress)
     _work_off(agenda, clock, origin + scenario.duration_s)
     board.sample(origin + scenario.duration_s, node.cap_w)
-    return Outcome(
-        scenario, cell, bin_s, board, tuple(models), tuple(node.decisions), time.perf_counter() - wall
-    )
+    return Run(cell, board, node, origin)
+
+
+def _admit(
+    profile: BoardProfile, scenario: Scenario, rest_w: float | None, taken: Sequence[Model], newcomer: Model
+) -> tuple[tuple[Verdict, ...], str]:
+    """The newcomer's verdicts, and why the node does not take it beside the models that it has taken; as ``deploy``
+    does: what would miss its budget is refused."""
+    devices = tuple(demand.DeviceState(d.id, d.kind, 1, d.memory_mb) for d in profile.devices)
+    node = demand.Node(devices, scenario.power_cap_w, rest_w)
+    demands = [
+        demand.Demand(m.workload.name, m.workload.budget, m.profiled.measurements, m.profiled.failed)
+        for m in (*taken, newcomer)
+    ]
+    placed = plan(demands, node).of(newcomer.workload.name)
+    refused = "" if placed.candidate is not None and not placed.missed else placed.reason
+    return placed.verdicts, refused
 
 
 def _work_off(agenda: Agenda, clock: Clock, end: float) -> None:
@@ -119,7 +190,7 @@ def _change_cap(board: BoardRecord, node: Node, cap_w: float | None, now: float)
 
 
 class _Samples:
-    """The board, sampled every second."""
+    """Every second: the board is sampled, the node looks."""
 
     def __init__(
         self, board: BoardRecord, node: Node, agenda: Agenda, origin: float, progress: Progress
@@ -136,6 +207,7 @@ class _Samples:
     def _sample(self, now: float) -> None:
         self._board.sample(now, self._node.cap_w)
         self._progress(now - self._origin)
+        self._node.tick(now)
         self._next()
 
 

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from agent.errors import ConfigError, PackageError
 from agent.fleet.programs import add_programs
 from agent.fleet.source import ModelFolder
-from agent.placement.plan import VariantInfo
+from agent.placement.candidates import VariantInfo
 from agent.types import Budget
 from simulator.profile import load_profile
 from simulator.scenario.files import Load, Scenario
@@ -21,7 +21,7 @@ from simulator.work import Work, count_work
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """One model. ``work``: by variant."""
+    """One model. ``work``: by variant; ``begins_s``, ``ends_s``: when it comes into service and leaves it again."""
 
     name: str
     version: str
@@ -29,6 +29,8 @@ class Workload:
     variants: tuple[VariantInfo, ...]
     work: dict[str, Work]
     load: Load
+    begins_s: float = 0.0
+    ends_s: float = math.inf
 
     def arrivals(self, seed: int, duration_s: float) -> Iterator[float]:
         """Seconds since the start of each request, in order. Poisson: independent of what other models ask for."""

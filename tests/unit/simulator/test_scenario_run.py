@@ -61,7 +61,7 @@ def test_percentiles_are_within_a_per_cent() -> None:
 
 
 def test_latency_and_energy_are_those_of_the_board(stage: Stage) -> None:
-    outcome = stage.run(workload(p99_ms=2.0, arrivals="regular"), duration_s=60.0)
+    outcome = stage.run(workload(p99_ms=2.9, arrivals="regular"), duration_s=60.0)
     summary = told(outcome)
     (model,) = summary["models"]
     (row,) = model["by_candidate"]
@@ -80,7 +80,7 @@ def test_latency_and_energy_are_those_of_the_board(stage: Stage) -> None:
 
 def test_the_energy_told_is_that_of_the_cell_since_the_start(stage: Stage) -> None:
     fault = Fault(kind="device-lost", target="fpga", at_s=20, for_s=10)
-    outcome = stage.run(workload(p99_ms=2.0), faults=(fault,))
+    outcome = stage.run(workload(p99_ms=2.9), faults=(fault,))
     summary, state = told(outcome), outcome.cell.state
     loading_s = state.time - 60.0
     assert state.base_j - summary["power"]["joules_by_part"]["base"] == pytest.approx(2.0 * loading_s)
@@ -95,7 +95,7 @@ def test_two_runs_tell_the_same_and_another_seed_something_else(stage: Stage) ->
     faults = (Fault(kind="device-lost", target="fpga", at_s=10, for_s=15),)
 
     def once(seed: int) -> dict[str, object]:
-        return told(stage.run(workload(p99_ms=2.0), workload("n", rate_hz=5.0), seed=seed, faults=faults))
+        return told(stage.run(workload(p99_ms=2.9), workload("n", rate_hz=5.0), seed=seed, faults=faults))
 
     assert once(1) == once(1)
     assert once(1)["models"] != once(2)["models"]
@@ -116,7 +116,7 @@ def test_real_time_gives_what_event_time_gives(stage: Stage) -> None:
 def test_a_lower_cap_moves_the_model_without_a_failed_request(stage: Stage) -> None:
     # 3.7 W at rest; 20/s cost 0.33 W on the FPGA and 0.24 W on the CPU, which misses the budget.
     caps = (Cap(at_s=20, watts=4.0), Cap(at_s=40))
-    outcome = stage.run(workload(p99_ms=2.0), caps=caps)
+    outcome = stage.run(workload(p99_ms=2.9), caps=caps)
     assert moves(outcome) == [
         (None, "fpga", "start"),
         ("fpga", "cpu", "cap none -> 4 W"),
@@ -126,18 +126,18 @@ def test_a_lower_cap_moves_the_model_without_a_failed_request(stage: Stage) -> N
         "node's cap 4 W" in outcome.decisions[1].reason
         and "until the cap rises" in outcome.decisions[1].reason
     )
-    # Make before break: decided at once, in force when it is loaded (the overlay stays).
+    # Make before break: decided at once, in force when it is loaded (the overlay stays) and has run 50 times.
     assert [(d.decided_s, d.time_s) for d in outcome.decisions[1:]] == [
-        pytest.approx((20.0, 20.5), abs=0.01), pytest.approx((40.0, 40.25), abs=0.01),
+        pytest.approx((20.0, 20.65), abs=0.01), pytest.approx((40.0, 40.325), abs=0.01),
     ]  # fmt: skip
     (model,) = told(outcome)["models"]
     assert model["failed"] == 0 and 0.6 < model["within_budget"] < 0.8
 
 
 def test_a_cap_that_nothing_keeps_leaves_the_model_where_it_is_and_says_so(stage: Stage) -> None:
-    outcome = stage.run(workload(p99_ms=2.0, variant=ONLY_FPGA), caps=(Cap(at_s=20, watts=3.0),))
+    outcome = stage.run(workload(p99_ms=2.9, variant=ONLY_FPGA), caps=(Cap(at_s=20, watts=3.0),))
     assert moves(outcome) == [(None, "fpga", "start")]
-    assert "no candidate keeps the node's cap 3 W" in outcome.decisions[-1].reason
+    assert "cap 3 W is below its rest" in outcome.decisions[-1].reason
     summary = told(outcome)
     assert summary["switches"] == 0 and summary["models"][0]["failed"] == 0
     assert summary["power"]["over_cap_s"] == pytest.approx(40.0)
@@ -157,7 +157,7 @@ def test_a_lost_device_fails_requests_until_another_takes_over_and_is_used_again
     stage: Stage,
 ) -> None:
     fault = Fault(kind="device-lost", target="fpga", at_s=20, for_s=15)
-    outcome = stage.run(workload(p99_ms=2.0), faults=(fault,))
+    outcome = stage.run(workload(p99_ms=2.9), faults=(fault,))
     assert moves(outcome) == [
         (None, "fpga", "start"), ("fpga", "gpu", "fpga is lost"), ("gpu", "fpga", "fpga is back"),
     ]  # fmt: skip
@@ -169,18 +169,19 @@ def test_a_lost_device_fails_requests_until_another_takes_over_and_is_used_again
     assert 40.0 < back.time_s < 41.5  # tried every 10 s since it was found lost
 
 
-def test_a_model_without_another_device_waits_for_its_own(stage: Stage) -> None:
+def test_a_model_without_another_device_is_not_served_until_its_own_is_back(stage: Stage) -> None:
     fault = Fault(kind="device-lost", target="fpga", at_s=20, for_s=5)
-    outcome = stage.run(workload(p99_ms=2.0, variant=ONLY_FPGA), faults=(fault,))
+    outcome = stage.run(workload(p99_ms=2.9, variant=ONLY_FPGA), faults=(fault,))
     (model,) = told(outcome)["models"]
-    assert moves(outcome) == [(None, "fpga", "start")]
-    assert model["failures"]["DeviceLost"] > 50
+    assert moves(outcome) == [(None, "fpga", "start"), (None, "fpga", "fpga is back")]
+    assert outcome.decisions[1].new is None and "is lost" in outcome.decisions[1].reason
+    assert model["failures"]["DeviceLost"] == 1 and model["failures"]["shed"] > 50
     served = outcome.models[0].record.served
     assert max(number for each in served.values() for number in each.bins) == 59  # to the end
 
 
 def test_a_brown_out_stops_everything_and_the_overlay_is_loaded_again(stage: Stage) -> None:
-    outcome = stage.run(workload(p99_ms=2.0), faults=(Fault(kind="brown-out", at_s=20, for_s=5),))
+    outcome = stage.run(workload(p99_ms=2.9), faults=(Fault(kind="brown-out", at_s=20, for_s=5),))
     summary = told(outcome)
     assert sum(summary["series"]["watts"]["base"][20:25]) == 0
     assert summary["models"][0]["failures"] and accounted(summary)
@@ -189,7 +190,7 @@ def test_a_brown_out_stops_everything_and_the_overlay_is_loaded_again(stage: Sta
 
 def test_an_overlay_that_does_not_load_leaves_the_model_to_another_device(stage: Stage) -> None:
     fault = Fault(kind="overlay-load-failure", target="fpga", at_s=0, for_s=30)
-    outcome = stage.run(workload(p99_ms=2.0), faults=(fault,))
+    outcome = stage.run(workload(p99_ms=2.9), faults=(fault,))
     assert moves(outcome) == [(None, "gpu", "fpga is lost"), ("gpu", "fpga", "fpga is back")]
     assert "does not take the overlay" in outcome.decisions[0].reason
     assert told(outcome)["models"][0]["failed"] == 0
@@ -197,14 +198,14 @@ def test_an_overlay_that_does_not_load_leaves_the_model_to_another_device(stage:
 
 def test_transfers_that_do_not_end_lose_the_device_after_three(stage: Stage) -> None:
     fault = Fault(kind="dma-timeout", target="fpga", value=0.1, at_s=20, for_s=20)
-    outcome = stage.run(workload(p99_ms=2.0), faults=(fault,))
+    outcome = stage.run(workload(p99_ms=2.9), faults=(fault,))
     assert moves(outcome)[1:] == [("fpga", "gpu", "fpga is lost"), ("gpu", "fpga", "fpga is back")]
     assert set(told(outcome)["models"][0]["failures"]) == {"DmaTimeout"}
 
 
 def test_heat_throttles_and_slows(stage: Stage) -> None:
     fault = Fault(kind="thermal-step", value=25.0, at_s=20, for_s=20)
-    quiet, hot = (told(stage.run(workload(p99_ms=2.0), faults=each)) for each in ((), (fault,)))
+    quiet, hot = (told(stage.run(workload(p99_ms=2.9), faults=each)) for each in ((), (fault,)))
     assert quiet["heat"]["throttled_s"] == 0 and 5 < hot["heat"]["throttled_s"] < 30
     assert hot["heat"]["highest_c"]["soc"] > 50
     assert (
@@ -221,7 +222,7 @@ def test_more_requests_than_a_device_serves_are_turned_away(stage: Stage) -> Non
 
 def test_models_share_a_device(stage: Stage) -> None:
     variants = [INT8, VariantInfo("int8", "onnx", "int8", ("fpga",), 0.9)]
-    outcome = stage.run(*(workload(f"m{i}", p99_ms=2.0, variant=v) for i, v in enumerate(variants)))
+    outcome = stage.run(*(workload(f"m{i}", p99_ms=8.0, variant=v) for i, v in enumerate(variants)))
     assert outcome.cell.state.held == [0, 0, 2]
     parts = told(outcome)["power"]["joules_by_part"]
     runs = sum(model["answered"] for model in told(outcome)["models"])

@@ -1,0 +1,1 @@
+"""Placement policies compared on modelled boards: traces, policies, a clairvoyant oracle, figures."""
