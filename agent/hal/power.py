@@ -14,7 +14,7 @@ class PowerMeter(Protocol):
     def joules(self) -> float:
         """Energy in joules since the meter was opened; never decreases. Raises MeterError when unreadable.
 
-        Never waits for a sensor. Counters are read as they are; sensors that only show watts are read apart from this, as
-        often as it is called within bounds, and integrated (trapezoid).
+        Never waits for a sensor. Counters are read as they are; sensors that only show watts are read apart from this,
+        as often as it is called within bounds, and integrated (trapezoid).
         """
         ...
