@@ -36,6 +36,7 @@ OverlaidError
 │   ├── GoldenMismatch
 │   ├── PhaseTimeout
 │   ├── SoakFailed
+│   ├── TooSlow            a fresh worker is much slower than what was measured
 │   ├── Canceled
 │   └── Superseded
 ├── WorkerError            a worker process
@@ -165,6 +166,9 @@ class PhaseTimeout(DeployError): ...
 
 
 class SoakFailed(DeployError): ...
+
+
+class TooSlow(DeployError): ...
 
 
 class Canceled(DeployError): ...

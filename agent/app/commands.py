@@ -14,7 +14,7 @@ from agent.errors import LinkError, OverlaidError, Replayed, UsageError, one_lin
 from agent.link.messages import Command, Result
 from agent.link.topics import OPS, Target
 from agent.telemetry import queries
-from agent.types import State, to_jsonable
+from agent.types import State
 
 log = logging.getLogger("commands")
 MAX_LOG_BYTES = 192 * 1024  # of the 256 KiB that a message on the wire may have
@@ -76,7 +76,7 @@ class Commands:
             if not self._manager.cancel(command.model):
                 raise UsageError(f"{command.model} has no deployment in progress")
             return {"canceled": command.model}
-        return {"verdicts": to_jsonable(await self._manager.bench(command.model))}
+        return await self._manager.bench(command.model)
 
 
 def _newest_within(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:

@@ -176,6 +176,7 @@ class Daemon:
             self.wire,
             self._changed,
             config.power.cap_w,
+            lambda: self.power.total_w,
         )
 
     def _connect(self, manager: Manager, board: BoardInfo) -> None:
@@ -270,6 +271,8 @@ class Daemon:
                 self.telemetry.latency(
                     event.model, event.version, event.candidate, event.histogram, event.errors
                 )
+                if self.manager is not None:
+                    self.manager.served(event)
             return
         if event.kind == "unwell":
             if self.manager is not None and event.failure is not None:

@@ -13,11 +13,12 @@ from pydantic import TypeAdapter, ValidationError
 from agent.app.reporter import Reporter
 from agent.deploy.manager import Manager
 from agent.errors import DeployError, MessageError, UsageError, from_name
-from agent.types import MAX_INSTANCES, BoardInfo, Budget, State, to_jsonable
+from agent.types import MAX_INSTANCES, BoardInfo, Budget, Phase, State, to_jsonable
 from agent.validation import explain_validation
 
 _BUDGET = TypeAdapter(Budget)
 Answer = dict[str, Any]
+PROGRESS_S = 0.1
 
 
 class LocalOperations:
@@ -40,6 +41,7 @@ class LocalOperations:
             "deploy": self._deploy,
             "undeploy": self._undeploy,
             "restart": self._restart,
+            "bench": self._bench,
         }
         operation = operations.get(str(request.get("op")))
         if operation is None:
@@ -66,11 +68,24 @@ class LocalOperations:
         yield {"ok": to_jsonable(self._board)}
 
     async def _explain(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
-        model = _text(request, "model")
-        placement = self._ready().placement(model)
-        if placement is None:
-            raise UsageError(f"{model} has no placement on this node; see: overlaid models")
-        yield {"ok": to_jsonable(placement)}
+        yield {"ok": await self._ready().explain(_text(request, "model"))}
+
+    async def _bench(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
+        manager, share = await self._restored(), 0.0
+
+        def progress(done: float) -> None:
+            nonlocal share
+            share = done
+
+        work = asyncio.ensure_future(manager.bench(_text(request, "model"), progress))
+        try:
+            while not work.done():
+                yield {"progress": {"phase": Phase.PROFILING.value, "share": share}}
+                await asyncio.wait({work}, timeout=PROGRESS_S)
+            yield {"ok": work.result()}
+        finally:
+            work.cancel()
+            await asyncio.gather(work, return_exceptions=True)
 
     async def _deploy(self, request: dict[str, Any]) -> AsyncIterator[Answer]:
         manager = await self._restored()
@@ -93,7 +108,7 @@ class LocalOperations:
                 break
             status = next((s for s in manager.statuses() if s.name == deployment.model.name), None)
             yield {"progress": {"phase": status and status.phase, "share": status and status.progress}}
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PROGRESS_S)
         if now.state is not State.SUCCEEDED:
             name, _, text = now.why.partition(": ")
             raise from_name(name, f"{now.state.value}: {text}")

@@ -22,6 +22,7 @@ class PowerLog:
         self._last: dict[str, float] = {}
         self._totals: deque[tuple[float, float]] = deque(maxlen=POINTS)
         self.watts: float | None = None
+        self.total_w: float | None = None  # None as well while a rail is missing that could be read before
 
     @property
     def rails(self) -> tuple[Rail, ...]:
@@ -37,6 +38,7 @@ class PowerLog:
     def add(self, samples: Sequence[PowerSample]) -> None:
         """The averages since the previous call; an empty list when no rail could be read."""
         self.watts = sum(sample.watts for sample in samples) if samples else None
+        self.total_w = self.watts if self._rails.keys() <= {sample.rail for sample in samples} else None
         if self.watts is not None:
             self._totals.append((samples[0].time, self.watts))
         now = self._monotonic()

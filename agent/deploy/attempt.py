@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from agent.deploy import phases, workers
+from agent.deploy import phases, placing, workers
+from agent.deploy.adaptation import Adaptation
 from agent.deploy.journal import Deployment
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
@@ -28,6 +29,7 @@ from agent.errors import (
     WorkerError,
 )
 from agent.package.verify import VerifiedPackage
+from agent.placement.demand import Demand
 from agent.serving.processes.process import Worker
 from agent.types import Phase, Placement, State, Verdict
 
@@ -58,17 +60,15 @@ def final_state(error: OverlaidError) -> State:
 
 @dataclass(slots=True)
 class Attempt:
-    """Runs the phases. Until ``place`` returns, the version that served before serves on or is put back.
+    """Runs the phases. Until ``take_over`` returns, the version that served before serves on or is put back.
 
-    ``measuring`` is held from PROFILING to ACTIVATING; ``make_room`` frees what space it can; ``replaced`` is the old
-    worker, loaded still, after a success.
+    ``make_room`` frees what space it can; ``replaced`` is the old worker, loaded still, after a success.
     """
 
     res: Resources
     deployment: Deployment
     source: BlockSource
-    measuring: asyncio.Lock
-    power_cap_w: Callable[[], float | None]
+    adaptation: Adaptation
     make_room: Callable[[], Awaitable[None]]
     report: Report
     replaced: Worker | None = None
@@ -114,25 +114,36 @@ class Attempt:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
 
-    async def place(self, package: VerifiedPackage, running: Placement | None) -> Placement:
-        """The rest; returns the committed placement. ``running``: the model's placement so far. Raises the named error
-        that ended it."""
-        if package.manifest.is_overlay:
-            return await self._install(package)
-        async with self.measuring:
-            placement, worker = await self._activate(package, running)
-        await self._take_over(worker, placement)
-        return placement
+    async def measure(self, package: VerifiedPackage, running: Placement | None) -> placing.Measured:
+        """PROFILING: what every candidate costs here. ``running``: the model's placement so far."""
+        model, adaptation = self.deployment.model, self.adaptation
+        work = partial(
+            placing.measured,
+            self.res,
+            package,
+            model.budget,
+            model.instances,
+            running,
+            adaptation.admit,
+            adaptation.quiet(),
+        )
+        return await self._phase(Phase.PROFILING, work)
 
-    async def _install(self, package: VerifiedPackage) -> Placement:
+    async def activate(self, package: VerifiedPackage, placement: Placement, newcomer: Demand) -> Worker:
+        """ACTIVATING: the others make room for ``newcomer``, which is arriving; then a worker proves itself."""
+
+        async def work(_: Progress) -> Worker:
+            await self.adaptation.make_room(newcomer, placement.candidate)
+            return await workers.start_placed(self.res, package, placement)
+
+        return await self._phase(Phase.ACTIVATING, work)
+
+    async def install(self, package: VerifiedPackage) -> Placement:
         """An FPGA overlay: loaded once for its self-test; then programs may use it."""
         res, model = self.res, self.deployment.model
         candidate = candidates_of(res, package.manifest)[0][0]
-        async with self.measuring:
-            worker = await self._phase(
-                Phase.ACTIVATING, lambda _: workers.start_checked(res, package, candidate)
-            )
-            await res.pool.stop(worker)
+        worker = await self._phase(Phase.ACTIVATING, lambda _: workers.start_checked(res, package, candidate))
+        await res.pool.stop(worker)
         reason = f"installed for programs: its self-test agrees on {candidate.device}"
         verdicts = (Verdict(candidate, True, reason),)
         placement = Placement(
@@ -153,19 +164,7 @@ class Attempt:
         self.res.journal.save_placement(self.deployment.origin, placement)
         self.res.store.commit(placement.model, placement.digest)
 
-    async def _activate(
-        self, package: VerifiedPackage, running: Placement | None
-    ) -> tuple[Placement, Worker]:
-        """PROFILING and ACTIVATING: what runs where, and a worker that proved itself there."""
-        res, model = self.res, self.deployment.model
-        placement = await self._phase(
-            Phase.PROFILING,
-            partial(phases.place, res, package, model.budget, model.instances, self.power_cap_w(), running),
-        )
-        worker = await self._phase(Phase.ACTIVATING, lambda _: workers.start_placed(res, package, placement))
-        return placement, worker
-
-    async def _take_over(self, worker: Worker, placement: Placement) -> None:
+    async def take_over(self, worker: Worker, placement: Placement) -> None:
         """Flip the route, soak, commit; on any failure the old worker serves again."""
         res, model = self.res, self.deployment.model
         old = await self._flip(worker)

@@ -9,6 +9,7 @@ from agent.errors import DeviceLost, OverlaidError, one_line
 
 # A device that does its work wrongly so often is lost, too; a transfer may take a minute to fail.
 FAILURES, WITHIN_S = 3, 300.0
+PROBE_S = 10.0  # between looks at a lost one
 
 
 class DeviceHealth:

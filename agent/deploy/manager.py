@@ -1,62 +1,43 @@
-"""The deployments of a node: each model's one after another, different models beside each other.
-
-Measuring is exclusive, because two candidates that are measured at once would spoil each other's figures; a download
-that waits for a silent server holds nobody else up.
-"""
+"""What this node runs: desired state becomes running state, and stays."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
-from functools import partial
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from agent.bindings import check_bindings
-from agent.deploy import overlays, phases
-from agent.deploy.attempt import Attempt
+from agent.deploy import explaining
+from agent.deploy.adaptation import Adaptation
+from agent.deploy.bench import Bench
+from agent.deploy.deployments import Deployments
 from agent.deploy.journal import Deployment
 from agent.deploy.ledger import Ledger
+from agent.deploy.lost import LostDevices
+from agent.deploy.measuring import Progress
 from agent.deploy.reconcile import Effective, Installed, effective, reconcile
 from agent.deploy.recovery import restore
-from agent.deploy.replace import Replacer
-from agent.deploy.resources import BlockSource, FolderSource, Resources
+from agent.deploy.resources import BlockSource, Resources
 from agent.deploy.service import Service
 from agent.deploy.status import model_status
-from agent.errors import (
-    Canceled,
-    DeployError,
-    MessageError,
-    OverlaidError,
-    StoreError,
-    Superseded,
-    UsageError,
-)
+from agent.errors import Canceled, MessageError, OverlaidError, StoreError, Superseded, UsageError
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
-from agent.placement import plan
-from agent.serving.processes.process import Worker
-from agent.types import (
-    MAX_MODELS,
-    Budget,
-    DesiredModel,
-    DesiredState,
-    ModelStatus,
-    Placement,
-    Verdict,
-)
+from agent.placement.candidates import NEEDS_OVERLAY
+from agent.serving.events import PoolEvent
+from agent.types import MAX_MODELS, Budget, DesiredModel, DesiredState, ModelStatus, Placement
 from agent.waiting import set_within
 
 log = logging.getLogger("deploy")
 RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
-MAX_ATTEMPTS = 3  # a deployment that the daemon never survives is the reboot loop's cause
 
 
 class Manager:
-    """Drives deployments. ``wire`` is the source of blocks of fleet deployments, None without a broker."""
+    """Drives deployments, and where models run. ``wire`` is the source of blocks of fleet deployments, None without a
+    broker. ``power_w``: what the node draws, None without a meter."""
 
     def __init__(
         self,
@@ -66,47 +47,63 @@ class Manager:
         wire: BlockSource | None,
         on_change: Callable[[], None],
         base_cap_w: float | None = None,
+        power_w: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._res = res
         self._node, self._groups = node, groups
-        self._wire = wire
         self._on_change = on_change
-        self._base_cap_w = base_cap_w
+        self._base_cap_w, self._power_w = base_cap_w, power_w
         self.restored = asyncio.Event()  # what was installed serves again, or is known not to
         self._services: dict[str, Service] = {}
-        self._ledger = Ledger(res, on_change)
-        self._open: dict[int, tuple[str, asyncio.Task[None]]] = {}  # deployments by id: model, task
-        self._removing: dict[str, asyncio.Task[None]] = {}
-        self._kept: set[str] = set()  # overlays that are not wanted, and that programs run on
-        self._stop_with: dict[int, DeployError] = {}
-        self._turn: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
-        self._measuring = asyncio.Lock()
         self._again = asyncio.Event()
-        self._chores: set[asyncio.Task[None]] = set()
         self._seen = self._applied = 0
+        self._weighed_cap_w: float | None = None
         self.effective = Effective({}, None)
-        self._replacer = Replacer(
+        turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
+        measuring = asyncio.Lock()
+        self._turns = turns
+        self._ledger = Ledger(res, on_change)
+        self._lost = LostDevices(res, self._services, measuring, self._look)
+        self._adaptation = Adaptation(
             res,
             self._services,
-            lambda: {*self._services, *(name for name, _ in self._open.values())},
-            self._turn,
-            self._measuring,
+            turns,
+            self._lost,
             lambda: self.power_cap_w,
+            power_w,
             on_change,
             self._again.set,
         )
+        self._deployments = Deployments(
+            res,
+            self._services,
+            turns,
+            measuring,
+            self._adaptation,
+            self._ledger,
+            wire,
+            lambda: self.power_cap_w,
+            self._overlay_arrived,
+            self._ended,
+        )
+        self._removals = self._deployments.removals
+        self._bench = Bench(res, self._services, measuring, self._adaptation)
 
     # -- the outside's calls -------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Bring back what was installed, resume what was interrupted, keep to the desired states until cancelled."""
+        adapting: asyncio.Task[None] | None = None
         try:
             self._read_desired()
-            self._services.update(await restore(self._res, self.power_cap_w, self._replacer))
+            await restore(self._res, self._services, self._lost, self._adaptation, lambda: self.power_cap_w)
             self._ledger.load()
-            self._replacer.resume()
+            self._weighed_cap_w = self.power_cap_w
+            self._lost.resume()
+            self._adaptation.resume()
+            adapting = asyncio.get_running_loop().create_task(self._adaptation.run())
             for deployment in self._res.journal.unfinished():
-                self._start(deployment)
+                self._deployments.start(deployment)
             self.restored.set()
             while True:
                 self._again.clear()
@@ -116,10 +113,10 @@ class Manager:
                     log.error("%s", error)
                 await set_within(self._again, RECONCILE_S)
         finally:
-            tasks = [*(task for _, task in self._open.values()), *self._removing.values(), *self._chores]
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(self._replacer.stop(), *tasks, return_exceptions=True)
+            if adapting is not None:
+                adapting.cancel()
+                await asyncio.gather(adapting, return_exceptions=True)
+            await asyncio.gather(self._lost.stop(), self._deployments.end(), return_exceptions=True)
 
     def reconcile(self) -> None:
         """A desired state was accepted: compare it soon with what is installed and start the difference."""
@@ -132,22 +129,24 @@ class Manager:
                 s.placement.digest, s.placement.budget, s.origin, not s.why, s.placement.instances
             )
             for name, s in self._services.items()
-            if name not in self._removing
+            if name not in self._removals.tasks
         }
         actions = reconcile(self.effective.models, installed, self._ledger.latest, self._ledger.may_retry())
         for name in actions.supersede:
-            self._stop(name, Superseded("a newer desired state replaced it"))
+            self._deployments.stop(name, Superseded("a newer desired state replaced it"))
         for name in actions.remove:
-            if not self._kept_for_programs(name):
-                self._start_removal(name)
+            if not self._removals.kept_for_programs(name):
+                self._removals.start(name)
         for want in actions.deploy:
-            self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
+            self._deployments.start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
         for name in actions.adopt:
             placement = self._services[name].placement
             self._res.journal.save_placement("fleet", placement)
             self._services[name] = Service(placement, "fleet")
-        self._replacer.keep_up()
-        if not self._open and not self._removing and not self._replacer.busy:
+        if self.power_cap_w != self._weighed_cap_w:
+            self._weighed_cap_w = self.power_cap_w
+            self._adaptation.look()
+        if not self._deployments.models and not self._removals.tasks and not self._adaptation.busy:
             self._applied = self._seen
         self._on_change()
 
@@ -198,9 +197,9 @@ class Manager:
                 f"the fleet manages {manifest.name}; change it there (overlaid fleet deploy or undeploy)"
             )
         model = DesiredModel(manifest.name, manifest.version, package.digest, budget, instances)
-        self._stop(manifest.name, Superseded("a newer local deployment replaced it"))
+        self._deployments.stop(manifest.name, Superseded("a newer local deployment replaced it"))
         deployment = self._res.journal.queue("local", "local", 0, model, folder)
-        self._start(deployment)
+        self._deployments.start(deployment)
         return deployment
 
     async def undeploy_local(self, model: str) -> None:
@@ -209,42 +208,38 @@ class Manager:
             raise UsageError(f"the fleet manages {model}; use: overlaid fleet undeploy {model}")
         if model not in self._services:
             raise UsageError(f"{model} is not deployed here; see: overlaid models")
-        if self._kept_for_programs(model):
+        if self._removals.kept_for_programs(model):
             raise UsageError(
                 f"programs run on overlay {model}; undeploy or move them first (overlaid models)"
             )
-        self._stop(model, Superseded("the model was undeployed"))
-        await asyncio.shield(self._start_removal(model))
+        self._deployments.stop(model, Superseded("the model was undeployed"))
+        await asyncio.shield(self._removals.start(model))
 
     def cancel(self, model: str) -> bool:
         """Cancel the open deployment of a model; False when there is none."""
-        return self._stop(model, Canceled("canceled by command"))
+        return self._deployments.stop(model, Canceled("canceled by command"))
 
     async def restart(self, model: str) -> None:
         """Replace the worker of a model by a fresh one; UsageError while the model is being deployed."""
-        if any(name == model for name, _ in self._open.values()):
+        if model in self._deployments.models:
             raise UsageError(f"{model} is being deployed, which starts a fresh worker anyway")
-        async with self._turn[model]:
+        async with self._turns[model]:
             await self._res.pool.restart(model)
 
-    async def bench(self, model: str) -> tuple[Verdict, ...]:
-        """Measure every candidate of a model in service again; its placement stays. UsageError when not in service."""
-        service = self._services.get(model)
-        if service is None:
-            raise UsageError(f"{model} is not deployed here; see: overlaid models")
-        res, placement = self._res, service.placement
-        package = phases.installed_package(res, placement.digest)
-        async with self._measuring:
-            measured = await phases.place(
-                res,
-                package,
-                placement.budget,
-                placement.instances,
-                self.power_cap_w,
-                placement,
-                lambda _: None,
-            )
-        return measured.verdicts
+    async def bench(self, model: str, progress: Progress = lambda _: None) -> dict[str, Any]:
+        """See ``Bench.measure``."""
+        return await self._bench.measure(model, progress)
+
+    async def explain(self, model: str) -> dict[str, Any]:
+        """Why a model runs where it does, among the others, and what would change that, as JSON values; UsageError when
+        it has no placement."""
+        placement = self.placement(model)
+        if placement is None:
+            raise UsageError(f"{model} has no placement on this node; see: overlaid models")
+        demands, node = self._adaptation.as_seen()
+        sigmas = self._adaptation.slowdown_sigmas
+        work = explaining.explained(placement, demands, node, sigmas, self._power_w(), self._res.board.meters)
+        return await work
 
     def outcome(self, deployment_id: int) -> Deployment | None:
         """A deployment by id while it is its model's newest."""
@@ -268,167 +263,38 @@ class Manager:
     @property
     def lost_devices(self) -> Mapping[str, str]:
         """Devices that do not answer any more: why."""
-        return self._replacer.lost
+        return self._lost.why
 
     def unwell(self, model: str, device: str, error: OverlaidError) -> None:
         """A worker of the model failed for its device's sake (DeviceLost, DmaTimeout, OverlayLoadError)."""
-        self._replacer.unwell(model, device, error)
+        self._lost.unwell(model, device, error)
+
+    def served(self, event: PoolEvent) -> None:
+        """A worker tells what it did."""
+        self._adaptation.seen(event)
 
     def placement(self, model: str) -> Placement | None:
         service = self._services.get(model)
         return service.placement if service else None
 
-    # -- deployments ---------------------------------------------------------------------------------------------
+    # -- what happens --------------------------------------------------------------------------------------------
 
-    def _start(self, deployment: Deployment) -> None:
-        self._ledger.opened(deployment)
-        task = self._task(self._work(deployment))
-        self._open[deployment.id] = (deployment.model.name, task)
-        task.add_done_callback(lambda _: self._close(deployment))
+    def _look(self) -> None:
+        self._adaptation.look()
+        self._on_change()
 
-    def _close(self, deployment: Deployment) -> None:
-        """The deployment's task is over; one that was stopped before its first step has not ended by itself."""
-        error = self._stop_with.get(deployment.id)
-        if error is not None:
-            self._finish(deployment, error)
-        del self._open[deployment.id]
+    def _ended(self) -> None:
+        """A deployment or a removal is over."""
+        self._adaptation.look()
         self._again.set()
-
-    def _stop(self, model: str, error: DeployError) -> bool:
-        """End the model's open deployments with this error; False when there is none."""
-        found = [
-            (number, task) for number, (name, task) in self._open.items() if name == model and not task.done()
-        ]
-        for number, task in found:
-            self._stop_with.setdefault(number, error)
-            task.cancel()
-        return bool(found)
-
-    async def _work(self, deployment: Deployment) -> None:
-        try:
-            await self._attempt(deployment)
-        except asyncio.CancelledError:
-            error = self._stop_with.get(deployment.id)
-            if error is None:
-                with contextlib.suppress(StoreError):
-                    self._res.journal.forgive(deployment)
-                raise  # the daemon stops: the journal keeps the deployment open, the next start resumes it
-            self._finish(deployment, error)
-        except OverlaidError as error:
-            self._finish(deployment, error)
-        except Exception as error:  # a bug must end this deployment, not the daemon
-            log.exception("deployment of %s", deployment.model.name)
-            self._finish(deployment, DeployError(f"internal error: {type(error).__name__}: {error}"))
-
-    async def _attempt(self, deployment: Deployment) -> None:
-        name = deployment.model.name
-        if self._res.journal.begin(deployment) > MAX_ATTEMPTS:
-            raise DeployError(
-                f"the agent was stopped {MAX_ATTEMPTS} times in this deployment; deploy again to retry"
-            )
-        attempt = Attempt(
-            self._res,
-            deployment,
-            self._source(deployment),
-            self._measuring,
-            lambda: self.power_cap_w,
-            lambda: self._make_room(name),
-            partial(self._ledger.advance, deployment),
-        )
-        package = await attempt.deliver()  # which may take long: what serves may move meanwhile
-        async with self._turn[name]:
-            service = self._services.get(name)
-            placement = await attempt.place(package, service.placement if service else None)
-            # Committed: from here on nothing may end it as anything but SUCCEEDED, so nothing is awaited before that.
-            self._services[name] = Service(placement, deployment.origin)
-            self._replacer.placed(name)
-            self._res.telemetry.placement(placement)
-            self._finish(deployment, None, placement.reason)
-            if not self._services[name].serves:
-                self._overlay_arrived()
-        chore = self._task(self._clean_up(name, attempt.replaced))
-        self._chores.add(chore)
-        chore.add_done_callback(self._chores.discard)
 
     def _overlay_arrived(self) -> None:
         """Deploy again what failed for want of an overlay, and what runs elsewhere for want of it."""
         self._ledger.overlay_arrived()
         for name, service in self._services.items():
             want = self.effective.models.get(name)
-            missed = any(v.reason.startswith(plan.NEEDS_OVERLAY) for v in service.placement.verdicts)
-            if missed and want is not None and all(name != open_name for open_name, _ in self._open.values()):
-                self._start(self._res.journal.queue("fleet", want.target, want.revision, want.model))
-
-    async def _clean_up(self, name: str, replaced: Worker | None) -> None:
-        """After a success: the old worker ends, what no version needs any more goes."""
-        try:
-            if replaced is not None:
-                await self._res.pool.stop(replaced)
-            versions = self._res.store.versions(name)
-            self._res.journal.drop_placements(name, {d for d in (versions.current, versions.previous) if d})
-            self._collect()
-        except OverlaidError as error:
-            log.warning("after the deployment of %s: %s", name, error)
-
-    def _source(self, deployment: Deployment) -> BlockSource:
-        if deployment.folder is not None:
-            return FolderSource(deployment.folder)
-        if self._wire is None:
-            raise DeployError("this node has no broker: add [mqtt] to its config")
-        return self._wire
-
-    def _finish(self, deployment: Deployment, error: OverlaidError | None, why: str = "") -> None:
-        self._ledger.closed(deployment, error, why)
-        self._stop_with.pop(deployment.id, None)  # however it was to be stopped, this is how it ended
-
-    def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        return asyncio.get_running_loop().create_task(work)
-
-    # -- removal -------------------------------------------------------------------------------------------------
-
-    def _start_removal(self, name: str) -> asyncio.Task[None]:
-        if name not in self._removing:
-            self._removing[name] = self._task(self._remove(name))
-        return self._removing[name]
-
-    def _kept_for_programs(self, name: str) -> bool:
-        """True while programs in service run on the overlay ``name``: it goes after the last of them."""
-        users = [] if self._services[name].serves else overlays.users(self._res, name, self._services)
-        if users and name not in self._kept:
-            text = f"stays until nothing runs on it any more: {', '.join(users)}"
-            log.info("%s: %s", name, text)
-            self._res.telemetry.event("kept", text, name)
-        (self._kept.add if users else self._kept.discard)(name)
-        return bool(users)
-
-    async def _remove(self, name: str) -> None:
-        try:
-            async with self._turn[name]:
-                await self._res.pool.unroute(name)
-                self._services.pop(name, None)
-                self._res.store.remove(name)
-                self._res.journal.drop_placements(name, set())
-                self._res.telemetry.event("removed", "no longer wanted", name)
-                self._collect()
-        except OverlaidError as error:  # still on the disk: back at the next start, and removed then
-            log.error("removing %s: %s", name, error)
-        finally:
-            self._removing.pop(name, None)
-            self._again.set()
-
-    def _collect(self) -> None:
-        """On the event loop, so that no deployment can store anything between the look and the removal."""
-        try:
-            self._res.store.collect(self._open_digests())
-        except OverlaidError as error:
-            log.warning("garbage collection: %s", error)
-
-    async def _make_room(self, name: str) -> None:
-        """Wait for the removals of other models under way, then drop what nothing needs."""
-        removals = [task for model, task in self._removing.items() if model != name]
-        await asyncio.gather(*(asyncio.shield(task) for task in removals), return_exceptions=True)
-        self._collect()
-
-    def _open_digests(self) -> set[str]:
-        open_names = {name for name, _ in self._open.values()}
-        return {d.model.digest for name, d in self._ledger.latest.items() if name in open_names}
+            missed = any(v.reason.startswith(NEEDS_OVERLAY) for v in service.placement.verdicts)
+            if missed and want is not None and name not in self._deployments.models:
+                self._deployments.start(
+                    self._res.journal.queue("fleet", want.target, want.revision, want.model)
+                )

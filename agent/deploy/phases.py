@@ -5,26 +5,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from functools import partial
+from collections.abc import Awaitable, Callable
 
-from agent.deploy.measuring import Progress, candidates_of, measure_all, measure_batches
+from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
-    GoldenMismatch,
     NoFeasibleCandidate,
-    OverlaidError,
     OverlayLoadError,
     SoakFailed,
     StoreError,
-    one_line,
 )
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
 from agent.placement import plan
 from agent.serving.processes.process import Worker
-from agent.serving.unwell import UNWELL
-from agent.types import Budget, DesiredModel, Placement, Verdict
+from agent.types import DesiredModel
 
 log = logging.getLogger("deploy")
 
@@ -106,62 +101,6 @@ async def assemble(res: Resources, package: VerifiedPackage, progress: Progress)
 def installed_package(res: Resources, digest: str) -> VerifiedPackage:
     """A package of the store, verified again; StoreError when it is not there."""
     return verify_package(res.store.manifest(digest), res.package_keys, digest)
-
-
-async def place(
-    res: Resources,
-    package: VerifiedPackage,
-    budget: Budget,
-    instances: int,
-    power_cap_w: float | None,
-    running: Placement | None,
-    progress: Progress,
-) -> Placement:
-    """PROFILING: measure every candidate in a worker and choose; NoFeasibleCandidate carries the numbers. Of the chosen
-    one, whether runs that answer several requests pay.
-
-    ``running``: the model's placement so far, whose worker is loaded meanwhile.
-
-    GoldenMismatch when no candidate computes what the packer promised: the package or the runtimes are broken.
-    What a device raised when it was lost or the like and nothing else is feasible: it may be when the device is back.
-    """
-    measurements, verdicts, errors = await measure_all(res, package, budget, running, progress)
-    if not measurements and errors and all(isinstance(error, GoldenMismatch) for error in errors):
-        raise GoldenMismatch(one_line(errors[0]))
-    choose = partial(
-        plan.choose,
-        budget,
-        failed=verdicts,
-        power_cap_w=power_cap_w,
-        incumbent=running.candidate if running else None,
-    )
-    choice = choose(measurements)
-    if choice.measurement is None or choice.candidate is None:
-        raise _nothing_fits(choice.reason, verdicts, errors)
-    batched = await measure_batches(res, package, budget, choice.measurement)
-    choice = choose([batched if m is choice.measurement else m for m in measurements])
-    assert choice.candidate is not None
-    manifest = package.manifest
-    return Placement(
-        manifest.name,
-        manifest.version,
-        package.digest,
-        budget,
-        choice.candidate,
-        choice.reason,
-        tuple(choice.verdicts),
-        time.time(),
-        instances,
-    )
-
-
-def _nothing_fits(reason: str, verdicts: Iterable[Verdict], errors: Iterable[OverlaidError]) -> OverlaidError:
-    """An error that may heal where a device was away or an overlay is missing; NoFeasibleCandidate otherwise."""
-    away = next((error for error in errors if isinstance(error, UNWELL)), None)
-    if away is not None:
-        return type(away)(f"{away}; {reason}")
-    missing = next((v.reason for v in verdicts if v.reason.startswith(plan.NEEDS_OVERLAY)), None)
-    return OverlayLoadError(f"{missing}; {reason}") if missing else NoFeasibleCandidate(reason)
 
 
 async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:

@@ -3,45 +3,57 @@
 from __future__ import annotations
 
 import logging
-import time
+from collections.abc import Callable, MutableMapping
 
-from agent.deploy import phases, workers
-from agent.deploy.replace import Replacer
+from agent.deploy import phases, placing, workers
+from agent.deploy.adaptation import Adaptation
+from agent.deploy.lost import LostDevices
 from agent.deploy.resources import Resources
-from agent.deploy.service import Service, reweighed
+from agent.deploy.service import Service
 from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.verify import VerifiedPackage
-from agent.serving.processes.process import Worker
 from agent.serving.unwell import UNWELL
 from agent.types import Placement
 
 log = logging.getLogger("deploy")
 
 
-async def restore(res: Resources, power_cap_w: float | None, replacer: Replacer) -> dict[str, Service]:
+async def restore(
+    res: Resources,
+    services: MutableMapping[str, Service],
+    lost: LostDevices,
+    adaptation: Adaptation,
+    power_cap_w: Callable[[], float | None],
+) -> None:
     """Start every installed model on its last placement; measure anew, then go back a version, when that fails.
 
-    A device that is lost is told to ``replacer``; a model that no other device runs waits for it without a worker.
+    What was shed stays so, and what was on a device that is lost now waits: the first look sees where they can go.
     """
-    services = {}
+    restoring = _Restoring(res, services, lost, adaptation, power_cap_w)
     for model, versions in res.store.models().items():
-        restoring = _Restoring(res, power_cap_w, replacer, model)
-        service = await restoring.bring(versions.current, versions.previous)
+        service = await restoring.bring(model, versions.current, versions.previous)
         if service is not None:
             services[model] = service
-    res.pool.expect(name for name, s in services.items() if s.serves and res.pool.status(name) is None)
-    return services
+    res.pool.expect(())
 
 
 class _Restoring:
-    """One model on its way back."""
+    """The models on their way back."""
 
-    def __init__(self, res: Resources, power_cap_w: float | None, replacer: Replacer, model: str) -> None:
-        self._res, self._power_cap_w, self._replacer, self._model = res, power_cap_w, replacer, model
+    def __init__(
+        self,
+        res: Resources,
+        services: MutableMapping[str, Service],
+        lost: LostDevices,
+        adaptation: Adaptation,
+        power_cap_w: Callable[[], float | None],
+    ) -> None:
+        self._res, self._services, self._lost = res, services, lost
+        self._adaptation, self._power_cap_w = adaptation, power_cap_w
 
-    async def bring(self, current: str | None, previous: str | None) -> Service | None:
+    async def bring(self, model: str, current: str | None, previous: str | None) -> Service | None:
         """The service of the first version that starts, else why the newer one did not; None without a placement."""
-        res, model = self._res, self._model
+        res = self._res
         first: Service | None = None
         for digest in (current, previous):
             placed = res.journal.placement(model, digest) if digest else None
@@ -65,43 +77,46 @@ class _Restoring:
         return first
 
     async def _start(self, old: Placement, origin: str) -> Placement:
-        """What serves now, or waits for its device."""
-        res = self._res
-        package = phases.installed_package(res, old.digest)
+        """What serves now, or waits."""
+        package = phases.installed_package(self._res, old.digest)
         if package.manifest.is_overlay:
             return old  # programs load it when they are opened
         try:
-            placement, worker = await self._on_what_is_left(package, old)
+            await self._where_it_was(package, old)
         except StoreError:
             raise
         except OverlaidError as error:
             # A runtime that was there before may be gone, or be another: what is measured now decides.
-            log.warning("%s: %s: %s; measuring again", self._model, error.name, error)
-            placement = await phases.place(
-                res, package, old.budget, old.instances, self._power_cap_w, None, lambda _: None
-            )
-            worker = await workers.start_placed(res, package, placement)
-        if worker is not None:
-            await res.pool.route(self._model, worker)
-        if placement != old:
-            try:
-                res.journal.save_placement(origin, placement)
-            except StoreError as error:  # the next start finds it out again
-                log.error("%s: %s", self._model, error)
-        return placement
+            log.warning("%s: %s: %s; measuring again", old.model, error.name, error)
+            return await self._anew(package, old, origin)
+        return old
 
-    async def _on_what_is_left(
-        self, package: VerifiedPackage, placement: Placement
-    ) -> tuple[Placement, Worker | None]:
-        """On the placement's candidate, or the best on a device that is not lost; no worker when there is none."""
-        lost = self._replacer.lost
-        while True:
-            if placement.candidate.device in lost:
-                placement = reweighed(placement, self._power_cap_w, lost, time.time())
-            device = placement.candidate.device
-            if device in lost:
-                return placement, None
+    async def _where_it_was(self, package: VerifiedPackage, placement: Placement) -> None:
+        device, why = placement.candidate.device, placement.reason
+        if not placement.shed and device not in self._lost.why:
             try:
-                return placement, await workers.start_placed(self._res, package, placement)
+                worker = await workers.start_placed(self._res, package, placement)
             except UNWELL as error:
-                self._replacer.lose(device, error)
+                self._lost.lose(device, error)
+            else:
+                await self._res.pool.route(placement.model, worker)
+                return
+        if not placement.shed:
+            self._lost.stale.add(placement.model)
+            why = f"{device} is lost: {self._lost.why[device]}"
+        spec = workers.worker_spec(self._res, package, placement.candidate)
+        await self._res.pool.hold(spec, why)
+
+    async def _anew(self, package: VerifiedPackage, old: Placement, origin: str) -> Placement:
+        res, admit = self._res, self._adaptation.admit
+        measured = await placing.measured(
+            res, package, old.budget, old.instances, None, admit, self._adaptation.quiet(), lambda _: None
+        )
+        placement = placing.place(package, measured, None, admit, self._power_cap_w())
+        worker = await workers.start_placed(res, package, placement)
+        await res.pool.route(old.model, worker)
+        try:
+            res.journal.save_placement(origin, placement)
+        except StoreError as error:  # the next start finds it out again
+            log.error("%s: %s", old.model, error)
+        return placement

@@ -1,260 +1,308 @@
-"""Models in service move when the power cap changes, and when a device is lost or back.
+"""Models in service move: make before break, one after another.
 
-What was measured at their deployment decides (``plan.replan``); nothing is measured again. Make before break: a checked
-worker on the new candidate takes the route over, then the old one ends.
+A fresh worker on the new candidate loads, proves its golden vectors and its speed, takes the route over, and the old
+one ends. Whatever fails leaves what served before. What is decided is on the disk before it is done.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine, Iterable, Mapping, MutableMapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from agent.deploy import phases, workers
-from agent.deploy.health import DeviceHealth
+from agent.deploy.demands import as_moved, overlay_on, replaced
+from agent.deploy.lost import LostDevices
 from agent.deploy.resources import Resources
-from agent.deploy.service import Service, reweighed
-from agent.errors import DeployError, OverlaidError, StoreError, one_line
+from agent.deploy.service import Service
+from agent.errors import DeployError, OverlaidError, StoreError, TooSlow, one_line
+from agent.placement.adapt import Move
+from agent.placement.demand import Placed
+from agent.placement.stats import mean
+from agent.serving.processes.process import Worker
 from agent.serving.unwell import UNWELL
-from agent.types import Candidate, Placement
+from agent.types import Candidate, OverlayRef, Placement
 
 log = logging.getLogger("deploy")
-PROBE_S = 10.0
-RETRY_S = 20.0  # less than the period in which the manager asks
-MOVES = 2  # at once: each starts a process that loads a runtime
+AT_ONCE = 2  # models of a lost device that are moved at once: each starts a process that loads a runtime
+VERIFY_S, VERIFY_RUNS = 0.3, 50  # of a fresh worker, before it serves
+NOWHERE = "nowhere"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is to be done with a model. ``move`` None: its worker is renewed where it is."""
+
+    model: str
+    move: Move | None = None
+    placed: Placed | None = None
 
 
 class Replacer:
-    """``services`` is shared with the manager: models by name; ``models`` names them and those being deployed.
-    ``turns``: one lock a model, held while its service changes. ``measuring`` is held while a device is probed.
-    ``on_change`` hears of everything that is shown, ``on_idle`` of the end of the last move."""
+    """``services`` is shared with the manager: models by name. ``turns``: one lock a model, held while its service
+    changes. ``elsewhere(model, device)``: where a model goes best while a device is of no use.
+
+    ``verify(model, candidate, z)``: whether a fresh worker whose runs take ``z`` times the profiled time may take over;
+    ``failed(model, candidate, why)`` hears of every other failure, ``dropped(model)`` of a model that is not moved
+    because it is being deployed or removed. ``on_change`` hears of everything that is shown, ``on_idle`` of the end of
+    the last move.
+    """
 
     def __init__(
         self,
         res: Resources,
         services: MutableMapping[str, Service],
-        models: Callable[[], Iterable[str]],
         turns: Mapping[str, asyncio.Lock],
-        measuring: asyncio.Lock,
-        power_cap_w: Callable[[], float | None],
+        lost: LostDevices,
+        elsewhere: Callable[[str, str], Placed | None],
+        verify: Callable[[str, Candidate, float], bool],
+        failed: Callable[[str, Candidate, str], None],
+        dropped: Callable[[str], None],
         on_change: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self._res, self._services, self._models = res, services, models
-        self._turns, self._measuring = turns, measuring
-        self._power_cap_w, self._on_change, self._on_idle = power_cap_w, on_change, on_idle
-        self._health = DeviceHealth()
-        self._moves = asyncio.Semaphore(MOVES)
-        self._waiting: set[str] = set()  # models that will be weighed when it is their turn
-        self._stale: set[str] = set()  # models whose worker has seen its device get lost
-        self._undone: dict[str, float] = {}  # models that could not be moved: monotonic s
-        self._weighed_cap_w: float | None = None
-        self._weighing: set[asyncio.Task[None]] = set()
-        self._probing: asyncio.Task[None] | None = None
-        self._probes = itertools.count()
-        self._resumed = False
-
-    # -- what happens --------------------------------------------------------------------------------------------
-
-    @property
-    def lost(self) -> Mapping[str, str]:
-        """Lost devices: why."""
-        return self._health.lost
+        self._res, self._services, self._turns, self._lost = res, services, turns, lost
+        self._elsewhere, self._verify, self._tell_failed, self._dropped = elsewhere, verify, failed, dropped
+        self._on_change, self._on_idle = on_change, on_idle
+        self._waiting: dict[str, Task] = {}
+        self.stuck: set[str] = set()  # models whose last move failed
+        self._work: asyncio.Task[None] | None = None
 
     @property
     def busy(self) -> bool:
-        """True while a model is weighed or moved."""
-        return bool(self._weighing)
+        """True while a model is moved, or waits for it."""
+        return self._work is not None
 
-    def resume(self) -> None:
-        """The models are restored: weigh them all, since the cap may have changed meanwhile."""
-        self._resumed = True
-        self._weighed_cap_w = self._power_cap_w()
-        self.weigh(self._models())
-        self._probe_soon()
+    def ask(self, tasks: Iterable[Task]) -> None:
+        """Do this soon, in this order; a model's newer task takes the place of one that waits."""
+        for task in tasks:
+            if task.move is None and task.model in self._waiting:
+                continue
+            self._waiting.pop(task.model, None)
+            self._waiting[task.model] = task
+        if self._waiting and self._work is None:
+            self._work = self._task(self._work_off())
 
-    def keep_up(self) -> None:
-        """Weigh all models when the cap has changed, else those whose last move failed a while ago."""
-        cap_w, now = self._power_cap_w(), time.monotonic()
-        if cap_w != self._weighed_cap_w:
-            self._weighed_cap_w = cap_w
-            self.weigh(self._models())
-        else:
-            self.weigh([name for name, failed in self._undone.items() if now - failed >= RETRY_S])
-
-    def placed(self, model: str) -> None:
-        """A deployment of the model succeeded: its worker is fresh."""
-        self._stale.discard(model)
-        self._undone.pop(model, None)
-
-    def unwell(self, model: str, device: str, error: OverlaidError) -> None:
-        """A worker of the model failed for its device's sake. One that waits for its replacement tells nothing new."""
-        if device in self.lost or model in self._stale:
-            return
-        log.warning("%s: %s on %s: %s", model, error.name, device, error)
-        if self._health.failed(device, error, time.monotonic()):
-            self._on_lost(device)
-        else:
-            self._res.telemetry.event("device-unwell", f"{device}: {error.name}: {one_line(error)}", model)
-
-    def lose(self, device: str, error: OverlaidError) -> None:
-        """The device could not even be opened."""
-        if self._health.lose(device, error):
-            self._on_lost(device)
-
-    def _on_lost(self, device: str) -> None:
-        text = f"device {device} is lost: {self.lost[device]}"
-        log.error("%s", text)
-        self._res.telemetry.event("device-lost", text)
-        on_it = [name for name, s in self._services.items() if s.placement.candidate.device == device]
-        self._stale.update(on_it)
-        self.weigh([*on_it, *self._models()])
-        self._probe_soon()
-        self._on_change()
+    def forget(self, model: str) -> None:
+        """What waits for the model is not to be done any more."""
+        self._waiting.pop(model, None)
+        self.stuck.discard(model)
 
     async def stop(self) -> None:
         """Cancel everything that is under way."""
-        tasks = [*self._weighing, *([self._probing] if self._probing else [])]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._work is not None:
+            self._work.cancel()
+            await asyncio.gather(self._work, return_exceptions=True)
 
-    # -- moves ---------------------------------------------------------------------------------------------------
+    async def clear(self, device: str, overlay: OverlayRef | None, model: str) -> None:
+        """Make way on an FPGA for ``model`` with another overlay: who is there goes elsewhere until it may come back.
 
-    def weigh(self, models: Iterable[str]) -> None:
-        """See soon, each in its turn, whether these models are where they should be."""
-        for name in list(models):
-            if self._resumed and name not in self._waiting:
-                self._waiting.add(name)
-                self._weighing.add(task := self._task(self._weigh(name)))
-                task.add_done_callback(self._weighed)
-
-    def _weighed(self, task: asyncio.Task[None]) -> None:
-        self._weighing.discard(task)
-        self._on_change()
-        if not self._weighing:
-            self._on_idle()
-
-    async def _weigh(self, name: str) -> None:
-        try:
-            async with self._turns[name], self._moves:
-                self._waiting.discard(name)  # what happens from here on is weighed once more
-                self._undone.pop(name, None)
-                service = self._services.get(name)
-                if service is not None and service.serves:
-                    await self._settle(name, service.placement)
-        finally:
-            self._waiting.discard(name)
-
-    async def _settle(self, name: str, old: Placement) -> None:
-        new = reweighed(old, self._power_cap_w(), self.lost, time.time())
-        try:
-            if new.candidate.device not in self.lost:
-                await self._bring(name, old, new)
-        except UNWELL as error:
-            self.lose(new.candidate.device, error)  # which weighs this model again
-        except OverlaidError as error:
-            self._failed(name, old, new.candidate, error)
-        except Exception as error:  # a bug must not end what keeps models in service
-            log.exception("moving %s", name)
-            self._failed(name, old, new.candidate, DeployError(f"internal error: {error!r}"))
-        else:
-            self._keep(name, new)
-
-    async def _bring(self, name: str, old: Placement, new: Placement) -> None:
-        """A worker that works serves on the new candidate; the old one serves until then."""
-        pool = self._res.pool
-        if new.candidate == old.candidate and pool.status(name) is not None:
-            if name in self._stale:
-                await pool.restart(name)
-                self._stale.discard(name)
+        ``model``'s turn is held. DeployError when somebody else is there who is not about to leave or to change.
+        """
+        if overlay is None:
             return
-        package = phases.installed_package(self._res, new.digest)
-        worker = await workers.start_placed(self._res, package, new)
-        try:
-            replaced = await pool.route(name, worker)
-        except OverlaidError:
-            await pool.stop(worker)
-            raise
-        self._stale.discard(name)
-        self._keep(name, new)
-        if new.candidate != old.candidate:
-            moved = f"{old.candidate} -> {new.candidate}: {new.reason}"
-            log.info("%s: %s", name, moved)
-            self._res.telemetry.event("replaced", moved, name)
-        if replaced is not None:
-            await pool.stop(replaced)
+        there = [
+            name
+            for name, service in self._services.items()
+            if service.runs and overlay_on(service.placement, device) not in (None, overlay)
+        ]
+        for name in sorted(there, key=lambda name: name != model):
+            if name == model:
+                await self._bridge(name, device, overlay)
+            elif not self._changes(name) or self._turns[name].locked():
+                holds = overlay_on(self._services[name].placement, device)
+                raise DeployError(f"{device} still holds {holds} for {name}")
+            else:
+                async with self._turns[name]:
+                    await self._bridge(name, device, overlay)
 
-    def _keep(self, name: str, placement: Placement) -> None:
+    def keep(self, name: str, placement: Placement) -> None:
+        """The model's placement from now on; on the disk first."""
         service = self._services[name]
         if service.placement == placement:
             return
+        self._persist(name, placement)
         self._services[name] = replace(service, placement=placement)
         self._res.telemetry.placement(placement)
-        try:
-            self._res.journal.save_placement(service.origin, placement)
-        except StoreError as error:  # the next start begins with the one before and weighs again
-            log.error("%s: %s", name, error)
         self._on_change()
 
-    def _failed(self, name: str, old: Placement, wanted: Candidate, error: OverlaidError) -> None:
-        self._undone[name] = time.monotonic()
-        why = f"stays on {old.candidate}: {wanted} could not take over: {error.name}: {one_line(error)}"
+    # -- one after another ---------------------------------------------------------------------------------------
+
+    async def _work_off(self) -> None:
+        try:
+            while self._waiting:
+                await asyncio.gather(*(self._do(task) for task in self._next()))
+                self._on_change()
+        finally:
+            self._work = None
+        self._on_idle()
+
+    def _next(self) -> list[Task]:
+        """The first that waits; several at once when they leave a lost device, which nobody needs to wait for."""
+        tasks: list[Task] = []
+        for task in self._waiting.values():
+            if tasks and not (self._flees(task) and self._flees(tasks[0])):
+                break
+            tasks.append(task)
+            if len(tasks) == AT_ONCE:
+                break
+        for task in tasks:
+            del self._waiting[task.model]
+        return tasks
+
+    def _flees(self, task: Task) -> bool:
+        service, move = self._services.get(task.model), task.move
+        if service is None or move is None or move.candidate is None:
+            return False
+        to = next((d.kind for d in self._res.board.devices if d.id == move.candidate.device), "")
+        return service.placement.candidate.device in self._lost.why and to != "fpga"
+
+    def _changes(self, model: str) -> bool:
+        task = self._waiting.get(model)
+        return task is not None and task.move is not None
+
+    async def _do(self, task: Task) -> None:
+        """A model that is being deployed or removed is left alone."""
+        name = task.model
+        if self._turns[name].locked() or name not in self._services:
+            self._dropped(name)
+            return
+        async with self._turns[name]:
+            service = self._services[name]
+            if not service.serves:
+                return
+            old = new = service.placement
+            if task.move is not None and task.placed is not None:
+                new = replaced(old, as_moved(task.placed, task.move), time.time())
+            try:
+                if task.move is None or (new.candidate, new.shed) == (old.candidate, old.shed):
+                    await self._renew(name, new)
+                elif new.shed:
+                    await self._shed(name, old, new, task.move.trigger)
+                else:
+                    await self._move(name, old, new, task.move.trigger)
+            except UNWELL as error:
+                self._lost.lose(new.candidate.device, error)  # which is weighed at once
+            except TooSlow as error:
+                self._stays(name, old, new.candidate, error)
+            except OverlaidError as error:
+                self._tell_failed(name, new.candidate, f"{error.name}: {one_line(error)}")
+                self._stays(name, old, new.candidate, error)
+            except Exception as error:  # a bug must not end what keeps models in service
+                log.exception("moving %s", name)
+                self._tell_failed(name, new.candidate, f"internal error: {error!r}")
+                self._stays(name, old, new.candidate, DeployError(f"internal error: {error!r}"))
+
+    async def _move(self, name: str, old: Placement, new: Placement, trigger: str) -> None:
+        measured = new.measurement
+        await self.clear(new.candidate.device, measured.overlay if measured else None, name)
+        old = self._services[name].placement  # it may have been bridged
+        worker = await self._started(new)
+        try:
+            await self._prove(worker, new)
+            self._persist(name, new)
+            try:
+                before = await self._res.pool.route(name, worker)
+            except OverlaidError:
+                self._persist(name, old)
+                raise
+        except BaseException:
+            await self._res.pool.stop(worker)
+            raise
+        self._moved(name, old, new, trigger)
+        if before is not None:
+            await self._res.pool.stop(before)
+
+    async def _shed(self, name: str, old: Placement, new: Placement, trigger: str) -> None:
+        spec = workers.worker_spec(self._res, phases.installed_package(self._res, old.digest), old.candidate)
+        self._persist(name, new)
+        try:
+            await self._res.pool.hold(spec, new.reason)
+        except OverlaidError:
+            self._persist(name, old)
+            raise
+        self._moved(name, old, new, trigger)
+
+    async def _renew(self, name: str, placement: Placement) -> None:
+        """A worker that works serves where it should: it may have none, or one whose device was lost meanwhile."""
+        pool, status = self._res.pool, self._res.pool.status(name)
+        if status is None or (status.held and not placement.shed):
+            worker = await self._started(placement)
+            try:
+                await pool.route(name, worker)
+            except OverlaidError:
+                await pool.stop(worker)
+                raise
+        elif name in self._lost.stale and not placement.shed:
+            await pool.restart(name)
+        self._lost.stale.discard(name)
+        self.keep(name, placement)
+
+    async def _bridge(self, name: str, device: str, overlay: OverlayRef) -> None:
+        """The model serves elsewhere while its FPGA takes another overlay; where nothing else can run it, its requests
+        wait for reloads until it is its turn."""
+        old, placed = self._services[name].placement, self._elsewhere(name, device)
+        if placed is None or placed.candidate is None:
+            log.info("%s: nothing else can run it while %s takes %s", name, device, overlay)
+            return
+        text = f"bridged by {placed.candidate} while {device} takes {overlay}"
+        new = replace(replaced(old, placed, time.time()), reason=text)
+        worker = await self._started(new)
+        self._persist(name, new)
+        try:
+            before = await self._res.pool.route(name, worker)
+        except OverlaidError:
+            self._persist(name, old)
+            await self._res.pool.stop(worker)
+            raise
+        self._moved(name, old, new, "overlay")
+        if before is not None:
+            await self._res.pool.stop(before)
+
+    async def _started(self, placement: Placement) -> Worker:
+        package = phases.installed_package(self._res, placement.digest)
+        return await workers.start_placed(self._res, package, placement)
+
+    async def _prove(self, worker: Worker, new: Placement) -> None:
+        """TooSlow when the worker takes much longer than what was measured once."""
+        measured = new.measurement
+        if measured is None or not measured.mean_ms > 0:
+            return
+        z = mean(await worker.profile(VERIFY_S, VERIFY_RUNS)) * 1e3 / measured.mean_ms
+        if not self._verify(new.model, new.candidate, z):
+            raise TooSlow(f"its runs take {z:.3g} x the profiled time now")
+
+    # -- what is kept and told -----------------------------------------------------------------------------------
+
+    def _moved(self, name: str, old: Placement, new: Placement, trigger: str) -> None:
+        self._lost.stale.discard(name)
+        self.stuck.discard(name)
+        here, there = (NOWHERE if each.shed else str(each.candidate) for each in (old, new))
+        text = f"{here} -> {there}: {trigger}: {new.reason}"
+        log.info("%s: %s", name, text)
+        self._res.telemetry.event("replaced", text, name)
+        self._services[name] = replace(self._services[name], placement=new)
+        self._res.telemetry.placement(new)
+        self._on_change()
+
+    def _stays(self, name: str, old: Placement, wanted: Candidate, error: OverlaidError) -> None:
+        self.stuck.add(name)
+        now = self._services[name].placement  # a bridge, maybe
+        here = NOWHERE if now.shed else str(now.candidate)
+        why = f"stays on {here}: {wanted} could not take over: {error.name}: {one_line(error)}"
         if old.reason != why:
             log.warning("%s %s", name, why)
             self._res.telemetry.event("replace-failed", why, name)
-            self._keep(name, replace(old, reason=why))
+            self.keep(name, replace(now, reason=why))
 
-    # -- lost devices --------------------------------------------------------------------------------------------
-
-    def _probe_soon(self) -> None:
-        if self.lost and self._resumed and self._probing is None:
-            self._probing = self._task(self._probe())
-
-    async def _probe(self) -> None:
-        while self.lost:
-            await asyncio.sleep(PROBE_S)
-            for device in list(self.lost):
-                there = self._usable_there(device)
-                if there and not await self._answers(device, there):
-                    continue
-                self._health.found(device)
-                text = (
-                    f"device {device} is back" if there else f"no model here can use device {device} any more"
-                )
-                log.info("%s", text)
-                self._res.telemetry.event("device-back", text)
-                self.weigh(self._models())
-                self._on_change()
-        self._probing = None
-
-    def _usable_there(self, device: str) -> list[tuple[str, Candidate]]:
-        """Digests of models in service with their candidates on the device that once were measured."""
-        return [
-            (service.placement.digest, verdict.candidate)
-            for _, service in sorted(self._services.items())
-            for verdict in service.placement.verdicts
-            if verdict.candidate.device == device and verdict.measurement is not None
-        ]
-
-    async def _answers(self, device: str, there: Sequence[tuple[str, Candidate]]) -> bool:
-        """True when a worker starts there and its golden vectors agree; another candidate each time."""
-        digest, candidate = there[next(self._probes) % len(there)]
+    def _persist(self, name: str, placement: Placement) -> None:
         try:
-            async with self._measuring:
-                package = phases.installed_package(self._res, digest)
-                await self._res.pool.stop(await workers.start_checked(self._res, package, candidate))
-        except OverlaidError as error:
-            log.debug("device %s is still lost: %s: %s", device, error.name, one_line(error))
-            return False
-        except Exception:  # a bug must not end the probing
-            log.exception("probing device %s", device)
-            return False
-        return True
+            self._res.journal.save_placement(self._services[name].origin, placement)
+        except StoreError as error:  # the next start begins with the one before and weighs again
+            log.error("%s: %s", name, error)
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)

@@ -55,8 +55,8 @@ def _of_service(name: str, service: Service) -> ModelStatus:
         placement.digest,
         State.FAILED if service.why else State.SUCCEEDED,
         why=service.why or placement.reason,
-        running_version=None if service.why else placement.version,
-        candidate=placement.candidate,
+        running_version=None if service.why or placement.shed else placement.version,
+        candidate=None if placement.shed else placement.candidate,
         budget=placement.budget,
         origin=service.origin,
     )

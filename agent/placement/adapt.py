@@ -57,7 +57,9 @@ def verify(state: State, model: str, candidate: Candidate, z: float, now: float)
 def failed(state: State, model: str, candidate: Candidate, why: str) -> State:
     """The model could not be moved to ``candidate``: it is barred for a time that doubles."""
     asked = {name: each for name, each in state.asked.items() if name != model}
-    return replace(state, asked=asked, bars=barred(state.bars, model, candidate, why, state.time))
+    regret = state.regret.without(model, candidate)
+    bars = barred(state.bars, model, candidate, why, state.time)
+    return replace(state, asked=asked, bars=bars, regret=regret)
 
 
 def dropped(state: State, model: str) -> State:

@@ -40,7 +40,7 @@ class PoolEvent:
 class WorkerStatus:
     """A routed model. ``requests``, ``errors``, ``total`` (answered ones) count since this version was routed;
     ``failures`` by kind too. ``waiting``: requests in the worker's queue. ``histogram``: five minutes; ``seconds``: two
-    minutes. ``why``: what keeps it from answering."""
+    minutes. ``why``: what keeps it from answering; ``held``: nobody shall (``Pool.hold``)."""
 
     ready: bool
     pid: int | None
@@ -57,3 +57,4 @@ class WorkerStatus:
     failures: Mapping[Failure, int] = field(default_factory=dict)
     waiting: int = 0
     why: str = ""
+    held: bool = False

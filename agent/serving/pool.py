@@ -178,6 +178,7 @@ class Pool:
             waiting=route.waiting,
             memory_mb=worker.memory_mb if worker else 0.0,
             why=route.trouble,
+            held=bool(route.held),
         )
 
     def models(self) -> list[str]:

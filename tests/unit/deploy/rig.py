@@ -17,7 +17,7 @@ from agent.package.blocks import file_entry
 from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
 from agent.package.store import Store
 from agent.package.verify import digest_of
-from agent.serving.events import WorkerStatus
+from agent.serving.events import PoolEvent, WorkerStatus
 from agent.serving.spec import WorkerSpec
 from agent.telemetry.writer import Telemetry
 from agent.trust import PrivateKey, keyring, seal
@@ -25,6 +25,7 @@ from agent.types import (
     BackendInfo,
     BoardInfo,
     Budget,
+    Candidate,
     DesiredModel,
     DesiredState,
     DeviceInfo,
@@ -141,7 +142,7 @@ class StandInWorker:
             raise GoldenMismatch("y differs by 3.0 > 0.0")
 
     async def profile(self, seconds: float, max_runs: int) -> list[float]:
-        return [0.001] * min(500, max_runs)
+        return [self.pool.run_s.get(self.spec.candidate.device, 0.001)] * min(500, max_runs)
 
     async def open_loop(self, seconds: float, rate_hz: float, seed: int) -> list[float]:
         return (await self.profile(seconds, 1)) * round(seconds * rate_hz)
@@ -155,7 +156,8 @@ class StandInWorker:
 @dataclass
 class StandInPool:
     """What Manager uses of the pool. ``wrong``, ``corrupt``: versions that misbehave; ``refuses``: what opening a
-    device raises; ``wrong_on``: devices that compute nonsense."""
+    device raises; ``wrong_on``: devices that compute nonsense; ``run_s``: seconds of a run by device; ``held``: models
+    that answer why they are not run."""
 
     wrong: set[str] = field(default_factory=set)
     corrupt: set[str] = field(default_factory=set)
@@ -171,6 +173,8 @@ class StandInPool:
     restarted: list[str] = field(default_factory=list)
     expected: set[str] = field(default_factory=set)
     batch_times: dict[int, list[float]] | None = None  # None: runs cannot be joined
+    run_s: dict[str, float] = field(default_factory=dict)
+    held: dict[str, str] = field(default_factory=dict)
     slow_s: float = 0.0  # of route and unroute, as with a client that holds the old worker up
 
     async def start(self, spec: WorkerSpec) -> StandInWorker:
@@ -186,8 +190,15 @@ class StandInPool:
     async def route(self, model: str, worker: StandInWorker) -> StandInWorker | None:
         old = self.routes.get(model)
         self.routes[model] = worker
+        self.held.pop(model, None)
         await asyncio.sleep(self.slow_s)
         return old
+
+    async def hold(self, spec: WorkerSpec, why: str) -> None:
+        self.held[spec.model] = why
+        worker = self.routes.pop(spec.model, None)
+        if worker:
+            self.alive.remove(worker)
 
     def expect(self, models: Iterable[str]) -> None:
         self.expected = set(models)
@@ -200,6 +211,7 @@ class StandInPool:
 
     async def unroute(self, model: str) -> None:
         await asyncio.sleep(self.slow_s)
+        self.held.pop(model, None)
         worker = self.routes.pop(model, None)
         if worker:
             self.alive.remove(worker)
@@ -210,6 +222,10 @@ class StandInPool:
 
     def status(self, model: str) -> WorkerStatus | None:
         worker = self.routes.get(model)
+        if model in self.held:
+            here = Candidate("v", "onnxruntime", "cpu")
+            why = self.held[model]
+            return WorkerStatus(False, None, "", "", here, 0, 9, 0, Histogram(), 0.0, why=why, held=True)
         if worker is None:
             return None
         dead = worker.spec.version in self.dies_in_soak
@@ -275,6 +291,15 @@ class Rig:
                 return self.status()
             await asyncio.sleep(0.01)
         raise AssertionError(f"not settled: {self.status()}")
+
+    def serves(self, requests: int, seconds: float, model: str = "digits") -> None:
+        """The model's worker tells of requests, each a run that took so long."""
+        spec, latency = self.pool.routes[model].spec, Histogram()
+        for _ in range(requests):
+            latency.add(seconds)
+        runs = {"runs": requests, "device_s": requests * seconds}
+        event = PoolEvent("stats", model, spec.version, spec.candidate, histogram=latency, **runs)  # type: ignore[arg-type]
+        self.manager.served(event)
 
     def close(self) -> None:
         self.journal.close()

@@ -178,7 +178,6 @@ def test_a_model_that_runs_elsewhere_moves_when_its_overlay_has_come(
             if rig.pool.routes["digits"].spec.candidate.device == "fpga":
                 break
             await asyncio.sleep(0.01)
-        print(rig.manager.statuses())
         assert rig.pool.routes["digits"].spec.candidate.device == "fpga"
 
     play(tmp_path, scenario, Source([package, needs]), board=board)

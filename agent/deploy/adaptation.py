@@ -1,0 +1,295 @@
+"""Once a second: what the models were asked, what their runs took and what the node draws becomes moves.
+
+``placement.adapt`` decides, ``Replacer`` carries out. Nothing happens while nothing serves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from dataclasses import dataclass, replace
+
+from agent.deploy.demands import demand_of, node_of, replaced
+from agent.deploy.lost import LostDevices
+from agent.deploy.quiet import Quiet
+from agent.deploy.replace import Replacer, Task
+from agent.deploy.resources import Resources
+from agent.deploy.service import Service
+from agent.errors import DeployError
+from agent.placement import adapt, plan
+from agent.placement.demand import Demand, Node, Placed, Plan
+from agent.serving.events import PoolEvent
+from agent.types import Candidate, Placement
+
+log = logging.getLogger("deploy")
+LOOK_S = 1.0
+ROOM_S, ROOM_LOOK_S = 5.0, 0.1  # so long without a move under way: nobody makes room any more
+RENEW_S = 10.0  # between tries to renew a worker that has seen its device get lost
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a model did since the last look. ``runs`` and ``run_s`` are of ``candidate`` alone."""
+
+    candidate: Candidate
+    requests: int = 0
+    late: int = 0
+    runs: int = 0
+    run_s: float = 0.0
+
+
+class Adaptation:
+    """``services`` is shared with the manager: models by name. ``power_w``: what the node draws, None without a meter.
+    ``outcome``: of the last look."""
+
+    def __init__(
+        self,
+        res: Resources,
+        services: MutableMapping[str, Service],
+        turns: Mapping[str, asyncio.Lock],
+        lost: LostDevices,
+        power_cap_w: Callable[[], float | None],
+        power_w: Callable[[], float | None],
+        on_change: Callable[[], None],
+        on_idle: Callable[[], None],
+    ) -> None:
+        self._res, self._services, self._lost = res, services, lost
+        self._power_cap_w, self._power_w = power_cap_w, power_w
+        self._replacer = Replacer(
+            res,
+            services,
+            turns,
+            lost,
+            self._elsewhere,
+            self._verify,
+            self._failed,
+            self._dropped,
+            on_change,
+            on_idle,
+        )
+        self._arriving: dict[str, Demand] = {}
+        self._counts: dict[str, Counts] = {}
+        self._state = adapt.State()
+        self._missed: dict[str, bool] = {}
+        self._renewed: dict[str, float] = {}  # monotonic s
+        self._resumed = False
+        self.outcome: adapt.Outcome | None = None
+
+    # -- looks ---------------------------------------------------------------------------------------------------
+
+    @property
+    def busy(self) -> bool:
+        """True while a model is moved, or waits for it."""
+        return self._replacer.busy
+
+    async def run(self) -> None:
+        """Look once a second until cancelled. The models are restored."""
+        self._resumed = True
+        try:
+            while True:
+                await asyncio.sleep(LOOK_S)
+                self.look(happened=False)
+        finally:
+            await self._replacer.stop()
+
+    def resume(self) -> None:
+        """The models are restored: from now on they may move."""
+        self._resumed = True
+        self.look()
+
+    def look(self, happened: bool = True) -> None:
+        """See where the models should be, and move them. ``happened``: something did, which reasons shall tell."""
+        if not self._resumed:
+            return
+        demands = self._demands()
+        if not demands:
+            self._counts.clear()
+            return
+        try:
+            self._look(demands, happened)
+        except Exception:  # a bug must not end what keeps models in service
+            log.exception("weighing where models run")
+            self._state = adapt.State()
+
+    def _look(self, demands: tuple[Demand, ...], happened: bool) -> None:
+        look = adapt.Look(time.monotonic(), self._take_counts(demands, happened), self._power_w())
+        self._state, outcome = adapt.step(self._state, demands, self._node(demands), look)
+        self.outcome = outcome
+        moves = {move.model: move for move in outcome.moves}
+        self._replacer.ask(Task(name, move, outcome.plan.of(name)) for name, move in moves.items())
+        self._renew(self._lost.stale - moves.keys())
+        for placed in outcome.plan.placed:
+            news = self._missed.get(placed.model) != bool(placed.missed)
+            told = not happened and placed.model in self._replacer.stuck  # why it could not leave
+            if (happened or news) and placed.model not in moves and not told:
+                self._explain(placed)
+            self._missed[placed.model] = bool(placed.missed)
+
+    def _renew(self, stale: set[str]) -> None:
+        """Workers that have seen their device get lost, which is there again."""
+        now = time.monotonic()
+        for name in sorted(stale):
+            service = self._services.get(name)
+            there = service is not None and service.placement.candidate.device not in self._lost.why
+            if there and now - self._renewed.get(name, -RENEW_S) >= RENEW_S:
+                self._renewed[name] = now
+                self._replacer.ask([Task(name)])
+
+    def _explain(self, placed: Placed) -> None:
+        """Why a model is where it is and stays there, as of now."""
+        service = self._services.get(placed.model)
+        if service is None or not service.serves or placed.model in self._arriving:
+            return
+        here = None if service.placement.shed else service.placement.candidate
+        if placed.candidate == here:
+            self._replacer.keep(placed.model, replaced(service.placement, placed, time.time()))
+
+    def _demands(self) -> tuple[Demand, ...]:
+        found = {name: demand_of(s.placement) for name, s in self._services.items() if s.serves}
+        return tuple({**found, **self._arriving}.values())
+
+    def _node(self, demands: tuple[Demand, ...]) -> Node:
+        res = self._res
+        return node_of(res.board, demands, self._lost.why, self._power_cap_w(), res.settings.threads)
+
+    # -- what is seen --------------------------------------------------------------------------------------------
+
+    def seen(self, event: PoolEvent) -> None:
+        """A worker reported what it did."""
+        service = self._services.get(event.model)
+        if service is None or event.histogram is None:
+            return
+        placement = service.placement
+        counts = self._counts.get(event.model)
+        if counts is None or counts.candidate != placement.candidate:
+            counts = self._counts[event.model] = Counts(placement.candidate)
+        turned_away = event.failures.get("overload", 0) + event.failures.get("deadline", 0)
+        counts.requests += event.histogram.total + event.errors + turned_away
+        counts.late += event.histogram.over(placement.budget.latency_p99_ms / 1e3) + turned_away
+        if (event.version, event.candidate) == (placement.version, placement.candidate):
+            counts.runs += event.runs
+            counts.run_s += event.device_s
+
+    def quiet(self) -> Quiet:
+        """Whether a model gets late from now on that was not before: whoever measures waits then."""
+        budgets = {name: s.placement.budget for name, s in self._services.items() if s.runs}
+        return Quiet(self._res.pool, budgets)
+
+    def _take_counts(self, demands: tuple[Demand, ...], happened: bool) -> tuple[adapt.Seen, ...]:
+        """Of every model, also of those that did nothing; nothing at an event, between two looks."""
+        if happened:
+            return ()
+        counts, self._counts = self._counts, {}
+        seen = []
+        for demand in demands:
+            candidate = demand.incumbent
+            if candidate is not None:
+                did = counts.get(demand.model) or Counts(candidate)
+                seen.append(
+                    adapt.Seen(demand.model, candidate, did.requests, did.runs, did.run_s, did.late)
+                    if did.candidate == candidate
+                    else adapt.Seen(demand.model, candidate, did.requests, 0, 0.0, did.late)
+                )
+        return tuple(seen)
+
+    # -- deployments ---------------------------------------------------------------------------------------------
+
+    def admit(self, newcomer: Demand) -> Plan:
+        """Where everybody would run with a newcomer, or a new version. Its own part says whether it may come."""
+        demands, node = self.as_seen(newcomer)
+        return plan.plan(demands, node)
+
+    def placed(self, model: str) -> None:
+        """A deployment of the model succeeded: its worker is fresh."""
+        self._lost.stale.discard(model)
+        self._replacer.forget(model)
+
+    def keep(self, model: str, placement: Placement) -> None:
+        """The placement of a model in service from now on, where it runs already."""
+        self._replacer.keep(model, placement)
+
+    @contextlib.contextmanager
+    def arriving(self, newcomer: Demand) -> Iterator[None]:
+        """Count with a newcomer until it serves or does not come."""
+        self._arriving[newcomer.model] = newcomer
+        try:
+            yield
+        finally:
+            self._arriving.pop(newcomer.model, None)
+
+    async def make_room(self, newcomer: Demand, candidate: Candidate) -> None:
+        """Wait until the others are where the newcomer, which is arriving, can run on ``candidate``; its turn is held.
+
+        DeployError when they stay in its way.
+        """
+        self.look()
+        idle_s = 0.0
+        while self.busy or (why := self._in_the_way(newcomer, candidate)):
+            if idle_s > ROOM_S:
+                raise DeployError(f"the other models did not make room: {why}")
+            await asyncio.sleep(ROOM_LOOK_S)
+            idle_s = 0.0 if self.busy else idle_s + ROOM_LOOK_S
+        measured = next(m for m in newcomer.measurements if m.candidate == candidate)
+        await self._replacer.clear(candidate.device, measured.overlay, newcomer.model)
+
+    def _in_the_way(self, newcomer: Demand, candidate: Candidate) -> str:
+        """Why the newcomer cannot run there while the others stay where they are; empty when it can."""
+        demands, node = self.as_seen(replace(newcomer, incumbent=candidate))
+        pinned = [
+            replace(d, measurements=tuple(m for m in d.measurements if m.candidate == d.incumbent))
+            for d in demands
+            if d.incumbent is not None
+        ]
+        found = plan.plan(pinned, node)
+        for placed in found.placed:
+            if placed.model == newcomer.model and placed.missed:
+                return placed.missed
+            if placed.candidate is None and placed.verdicts:
+                return f"{placed.model}: {placed.reason}"
+        return ""
+
+    def as_seen(self, *instead: Demand) -> tuple[tuple[Demand, ...], Node]:
+        """Everybody, with ``instead`` in the place of their models', and the node, as of the last look."""
+        outcome = self.outcome
+        rates = {d.model: d.rate_hz for d in outcome.demands} if outcome else {}
+        now = {d.model: replace(d, rate_hz=rates.get(d.model)) for d in self._demands()}
+        demands = tuple({**now, **{d.model: d for d in instead}}.values())
+        node = self._node(demands)
+        if outcome is not None:
+            slow = {device.id: device.slowdown for device in outcome.node.devices}
+            devices = tuple(replace(d, slowdown=slow.get(d.id, 1.0)) for d in node.devices)
+            node = replace(node, devices=devices)
+            if outcome.node.rest_w is not None:
+                node = replace(node, rest_w=outcome.node.rest_w, rest_sigma_w=outcome.node.rest_sigma_w)
+        return demands, node
+
+    @property
+    def slowdown_sigmas(self) -> Mapping[str, float]:
+        """How uncertain each device's slowdown is."""
+        return {device: math.sqrt(each.variance) for device, each in self._state.slowdowns.items()}
+
+    # -- for the replacer ----------------------------------------------------------------------------------------
+
+    def _elsewhere(self, model: str, device: str) -> Placed | None:
+        demands, node = self.as_seen()
+        devices = tuple(
+            replace(d, lost=d.lost or "it takes another overlay") if d.id == device else d
+            for d in node.devices
+        )
+        with contextlib.suppress(KeyError):
+            return plan.plan(demands, replace(node, devices=devices)).of(model)
+        return None
+
+    def _verify(self, model: str, candidate: Candidate, z: float) -> bool:
+        self._state, good = adapt.verify(self._state, model, candidate, z, time.monotonic())
+        return good
+
+    def _dropped(self, model: str) -> None:
+        self._state = adapt.dropped(self._state, model)
+
+    def _failed(self, model: str, candidate: Candidate, why: str) -> None:
+        self._state = adapt.failed(self._state, model, candidate, why)

@@ -1,0 +1,98 @@
+"""From a package's candidates to where it runs: measured, then planned with everybody else on the node."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+
+from agent.deploy import demands
+from agent.deploy.measuring import Progress, measure_all, measure_batches
+from agent.deploy.resources import Resources
+from agent.errors import GoldenMismatch, NoFeasibleCandidate, OverlaidError, OverlayLoadError, one_line
+from agent.package.verify import VerifiedPackage
+from agent.placement.candidates import NEEDS_OVERLAY
+from agent.placement.demand import Demand, Placed, Plan
+from agent.serving.unwell import UNWELL
+from agent.types import Budget, Candidate, Placement
+
+Admit = Callable[[Demand], Plan]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What a package's candidates cost here. ``errors``: why some could not be measured."""
+
+    demand: Demand
+    errors: tuple[OverlaidError, ...]
+
+
+async def measured(
+    res: Resources,
+    package: VerifiedPackage,
+    budget: Budget,
+    instances: int,
+    running: Placement | None,
+    admit: Admit,
+    quiet: Callable[[], bool],
+    progress: Progress,
+) -> Measured:
+    """PROFILING: every candidate in a worker; of the one that is likely to be chosen, whether runs that answer several
+    requests pay.
+
+    ``running``: the model's placement so far, whose worker is loaded meanwhile. Raises GoldenMismatch when no candidate
+    computes what the packer promised: the package or the runtimes are broken.
+    """
+    found, failed, errors = await measure_all(res, package, budget, running, progress, quiet=quiet)
+    if not found and errors and all(isinstance(error, GoldenMismatch) for error in errors):
+        raise GoldenMismatch(one_line(errors[0]))
+    name, incumbent = package.manifest.name, incumbent_of(running)
+    newcomer = demands.demand(name, budget, found, failed, incumbent, instances)
+    likely = admit(newcomer).of(name)
+    if likely.measurement is not None and not likely.missed:
+        batched = await measure_batches(res, package, budget, likely.measurement)
+        measurements = (batched if m is likely.measurement else m for m in newcomer.measurements)
+        newcomer = replace(newcomer, measurements=tuple(measurements))
+    return Measured(newcomer, tuple(errors))
+
+
+def incumbent_of(placement: Placement | None) -> Candidate | None:
+    """Where a model runs."""
+    return None if placement is None or placement.shed else placement.candidate
+
+
+def place(
+    package: VerifiedPackage, measured: Measured, running: Placement | None, admit: Admit, cap_w: float | None
+) -> Placement:
+    """Where the model runs; NoFeasibleCandidate carries the numbers, and what is closest.
+
+    What a device raised when it was lost or the like and nothing else is feasible: it may be when the device is back.
+    """
+    name = package.manifest.name
+    newcomer = replace(measured.demand, incumbent=incumbent_of(running))
+    plan = admit(newcomer)
+    placed = plan.of(name)
+    over = cap_w is not None and plan.watts_bound is not None and plan.watts_bound > cap_w
+    if placed.candidate is None or placed.missed or over:
+        raise _nothing_fits(placed, measured.errors)
+    return Placement(
+        name,
+        package.manifest.version,
+        package.digest,
+        newcomer.budget,
+        placed.candidate,
+        placed.reason,
+        placed.verdicts,
+        time.time(),
+        newcomer.instances,
+    )
+
+
+def _nothing_fits(placed: Placed, errors: Iterable[OverlaidError]) -> OverlaidError:
+    """An error that may heal where a device was away or an overlay is missing; NoFeasibleCandidate otherwise."""
+    reason = placed.reason.replace("shed: ", "no candidate fits beside what runs; the closest is ", 1)
+    away = next((error for error in errors if isinstance(error, UNWELL)), None)
+    if away is not None:
+        return type(away)(f"{away}; {reason}")
+    missing = next((v.reason for v in placed.verdicts if v.reason.startswith(NEEDS_OVERLAY)), None)
+    return OverlayLoadError(f"{missing}; {reason}") if missing else NoFeasibleCandidate(reason)
