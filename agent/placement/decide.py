@@ -259,15 +259,20 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
         return _paying(scene, None), (), waits
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
     state = _paying(scene, change)
-    paid, price = state.regret.of(change), price_j(list(saving.values())) * _probes(state, change)
+    rent, price = state.regret.of(change), price_j(list(saving.values())) * _probes(state, change)
     scene = replace(scene, state=state)
     dwelt = all((here := scene.here(model)) is not None and _dwelt(scene, model, here) for model in saving)
-    if paid >= price and paid > 0 and dwelt:
-        why = {model: f"energy: {paid:.3g} J paid for staying, {price:.3g} J for moving" for model in saving}
+    if rent.pays(price) and dwelt:
+        why = {
+            model: f"energy: {rent.joules:.3g} J paid for staying, {price:.3g} J for moving"
+            for model in saving
+        }
         state, moves = _asked(scene, scene.planned.plan, why)
         return state, moves, waits
     for model, m in saving.items():
-        waits[model] = f"{m.candidate} would save energy: {paid:.3g} J of {price:.3g} J that moving costs"
+        waits[model] = (
+            f"{m.candidate} would save energy: {rent.joules:.3g} J of {price:.3g} J that moving costs"
+        )
     return state, (), waits
 
 

@@ -10,6 +10,7 @@ from agent.placement.bars import lifted
 from agent.placement.demand import Demand, Node
 from agent.placement.look import Look, Seen, State
 from agent.placement.rates import Load
+from agent.placement.rental import Regret
 from agent.placement.rest import Rest, drawn_w, sensible
 from agent.placement.slowdown import Slowdown
 from agent.types import Candidate, Measurement, Verdict
@@ -99,7 +100,7 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
         since=since,
         moved=state.time if moved else state.moved,
         missing={model: looks for model, looks in state.missing.items() if model in there},
-        regret=replace(state.regret, joules={}) if moved else state.regret,
+        regret=Regret() if moved else state.regret,
         bars={key: bar for key, bar in state.bars.items() if key[0] in there and state.time < bar.forgotten},
     )
 
