@@ -12,7 +12,7 @@ from agent.placement.alone import Choice, choose, replan
 from agent.placement.candidates import NEEDS_OVERLAY, VariantInfo, candidates_for
 from agent.placement.demand import Demand, Node, Plan
 from agent.placement.problem import Taken
-from agent.placement.solve import NODES, solve
+from agent.placement.solve import NODES, Solution, solve
 from agent.placement.ways import Setting, setting_of
 from agent.placement.words import in_words
 from agent.types import Candidate
@@ -38,17 +38,30 @@ def plan(demands: Sequence[Demand], node: Node, *, dwell_s: float = 600.0, nodes
     broken: the node's cap, memory, utilisation, one overlay on an FPGA. ValueError when two demands have one name.
     """
     setting = setting_of(demands, node, dwell_s)
-    solution = solve(setting.problem, nodes)
+    solution = _solved(setting, nodes)
     return in_words(setting, preferred(setting, solution.choice), solution.optimal)
 
 
 def decided(demands: Sequence[Demand], node: Node, dwell_s: float, nodes: int) -> dict[str, Candidate | None]:
     """Where ``plan`` would run each model, without the words."""
     setting = setting_of(demands, node, dwell_s)
-    choice = preferred(setting, solve(setting.problem, nodes).choice)
+    choice = preferred(setting, _solved(setting, nodes).choice)
     ways = (model.way_of[index] for model, index in zip(setting.models, choice, strict=True))
     where = [None if way is None else way.m.candidate for way in ways]
     return dict(zip((model.demand.model for model in setting.models), where, strict=True))
+
+
+def _solved(setting: Setting, nodes: int) -> Solution:
+    """Begun with every model where it is."""
+    wanted = []
+    for model in setting.models:
+        at = (
+            i
+            for i, way in enumerate(model.way_of)
+            if way is not None and way.m.candidate == model.demand.incumbent
+        )
+        wanted.append(next(at, None))
+    return solve(setting.problem, nodes, wanted)
 
 
 def preferred(setting: Setting, choice: Sequence[int]) -> tuple[int, ...]:

@@ -8,16 +8,17 @@ are found by subgradient steps with Polyak's step size.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 
+from agent.placement.greedy import improved
 from agent.placement.problem import EPSILON, Problem, Taken, value_of
 from agent.placement.relax import Entry, Prices, entries_of, priced, relaxed
 from agent.placement.settings import DeviceSetting, allowed, settings_of
 
-COMBINATIONS = 2000  # of the devices' settings
+SWAPS, LEAF = 2000, 20
 STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem, for one combination
-AN_ENTRY = 0.3  # what looking at an entry once takes, as a multiple of trying an option
+A_BOUND = 3  # what one combination of settings takes, as a multiple of trying an option
+AN_ENTRY = 0.3  # what looking at an entry once takes
 
 
 class Search:
@@ -66,18 +67,28 @@ class Search:
                 there = [(r, entry) for r, entry in reduced if entry.option.device == device]
                 for row, setting in zip(table, of_device, strict=True):
                     row.append(min((r for r, entry in there if allowed(entry, setting)), default=1e300))
-        bases = [[setting.held + prices.power * setting.held_power for setting in of] for of in settings]
-        combinations = []
-        for indices in itertools.islice(
-            itertools.product(*(range(len(of)) for of in settings)), COMBINATIONS
-        ):
-            bound = sum(base[i] for base, i in zip(bases, indices, strict=True)) - prices.total
-            rows = [table[i] for table, i in zip(tables, indices, strict=True)]
-            bound += sum(map(min, nowhere, *rows))
-            if bound < self._goal:
-                combinations.append((bound, tuple(of[i] for of, i in zip(settings, indices, strict=True))))
-        combinations.sort(key=lambda item: item[0])
-        return combinations
+        count = len(settings)
+        rest = [nowhere]  # the least on the devices to come
+        for table in reversed(tables):
+            rest.append([min(column) for column in zip(rest[-1], *table, strict=True)])
+        rest.reverse()
+        found: list[tuple[float, tuple[DeviceSetting, ...]]] = []
+
+        def extend(device: int, so_far: list[float], base: float, chosen: tuple[DeviceSetting, ...]) -> None:
+            self.tried += A_BOUND
+            bound = base + sum(map(min, so_far, rest[device]))
+            if bound >= self._goal:
+                return
+            if device == count:
+                found.append((bound, chosen))
+                return
+            for setting, row in zip(settings[device], tables[device], strict=True):
+                held = setting.held + prices.power * setting.held_power
+                extend(device + 1, list(map(min, so_far, row)), base + held, (*chosen, setting))
+
+        extend(0, nowhere, -prices.total, ())
+        found.sort(key=lambda item: item[0])
+        return found
 
     def _within(
         self, entries: Sequence[Sequence[Entry]], combination: tuple[DeviceSetting, ...], prices: Prices
@@ -109,7 +120,9 @@ class Search:
     def _descend(self, k: int, reduced: float, value: float, spare: int) -> bool:
         """False when the nodes are used up."""
         if k == len(self._order):
-            self.best, self._value = tuple(self._choice), value
+            self._found(tuple(self._choice), value)
+            return True
+        if self._hopeless(k, reduced):
             return True
         taken, by_cost, beyond, plain = self._taken, self._by_cost, self._beyond[k + 1], self._plain[k + 1]
         hold_cost, model = taken.hold_cost, self._order[k]
@@ -132,6 +145,30 @@ class Search:
             if not goes_on:
                 return False
         return True
+
+    def _hopeless(self, k: int, reduced: float) -> bool:
+        """Whether the best that fits of each model to come is not good enough."""
+        goal, fits, beyond = self._goal, self._taken.fits, self._beyond
+        for j in range(k, len(self._order)):
+            for priced_at, entry in self._options[j]:
+                if fits(entry.option):
+                    reduced += priced_at
+                    break
+            else:
+                return True
+            if reduced + beyond[j + 1] >= goal:
+                return True
+        return False
+
+    def _found(self, choice: tuple[int, ...], value: float) -> None:
+        """A better choice, which replacing single options may make better still."""
+        self.best, self._value = choice, value
+        self.tried += LEAF * len(choice)
+        better = improved(self.problem, choice, SWAPS)
+        if better != choice:
+            loss, cost = value_of(self.problem, better)
+            if (cost if self._by_cost else loss) < value:
+                self.best, self._value = better, cost if self._by_cost else float(loss)
 
 
 def _regret(options: Sequence[tuple[float, Entry]]) -> float:
