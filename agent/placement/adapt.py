@@ -57,7 +57,7 @@ def verify(state: State, model: str, candidate: Candidate, z: float, now: float)
 def failed(state: State, model: str, candidate: Candidate, why: str) -> State:
     """The model could not be moved to ``candidate``: it is barred for a time that doubles."""
     asked = {name: each for name, each in state.asked.items() if name != model}
-    regret = state.regret.without(model, candidate)
+    regret = state.regret.without(model, candidate).counting(((model, candidate),))
     bars = barred(state.bars, model, candidate, why, state.time)
     return replace(state, asked=asked, bars=bars, regret=regret)
 

@@ -46,5 +46,5 @@ def barred(bars: Bars, model: str, candidate: Candidate | None, why: str, time: 
 
 
 def lifted(bars: Bars, time: float) -> Bars:
-    """What kept candidates away may have passed: they may be tried again at once."""
-    return {key: replace(bar, until=min(bar.until, time)) for key, bar in bars.items()}
+    """What kept candidates away may have passed: they may be tried again at once, as if for the first time."""
+    return {key: replace(bar, until=min(bar.until, time), tries=0) for key, bar in bars.items()}

@@ -93,14 +93,18 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
         waits = state.asked.get(demand.model)
         if waits is not None and waits.candidate != demand.incumbent:
             asked[demand.model] = waits
-    there = since.keys()
+    there, regret = since.keys(), state.regret
+    if moved:
+        regret = Regret()
+        for model, candidate in state.bars:
+            regret = regret if candidate is None else regret.counting(((model, candidate),))
     return replace(
         state,
         asked=asked,
         since=since,
         moved=state.time if moved else state.moved,
         missing={model: looks for model, looks in state.missing.items() if model in there},
-        regret=Regret() if moved else state.regret,
+        regret=regret,
         bars={key: bar for key, bar in state.bars.items() if key[0] in there and state.time < bar.forgotten},
     )
 
