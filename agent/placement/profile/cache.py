@@ -59,7 +59,10 @@ class Key:
     @classmethod
     def parse(cls, text: str) -> Key:
         """Inverse of ``text``; ValueError for anything else."""
-        fields = json.loads(text)
+        try:
+            fields = json.loads(text)
+        except RecursionError as error:
+            raise ValueError("not a profile's key") from error
         if not (
             isinstance(fields, list) and len(fields) == 8 and all(isinstance(f, str) for f in fields[:7])
         ):

@@ -155,7 +155,7 @@ async def _closed_loop(
 async def _slice(worker: Profiled, seconds: float, clock: Clock) -> tuple[list[float], float]:
     """Device seconds of runs, and what they took in all: at least their sum, whatever the clock does."""
     began = clock()
-    times = await worker.profile(seconds, MAX_RUNS)
+    times = await worker.profile(seconds, MAX_RUNS if seconds > 0 else 1)
     return times, max(clock() - began, sum(times))
 
 
