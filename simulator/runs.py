@@ -29,7 +29,7 @@ def reserve_run(
     the FPGA's turn, and what overlaps, is in the interval's end. ``Shared`` where there are CPU segments.
     """
     if run.cpu is None:
-        return physics.run(state, device, run.seconds, time)
+        return physics.run(state, device, run.once_s + run.samples * run.each_s, time)
     physics.advance(state, time)
     longer, watts = physics.pace(state, device)
     cpu_longer, cpu_watts = physics.pace(state, run.cpu)

@@ -82,6 +82,8 @@ def _run_time(device: Device, work: Work, batch: int, cpu: Device | None) -> Run
         return RunTime(0.0, each_s, batch)
     before_s, after_s = (_copy_s(cpu, nbytes) for nbytes in (work.packed_bytes, work.unpacked_bytes))
     after_s += sum(_roofline(cpu, work.beside)) if work.beside is not None else 0.0
+    if not before_s + after_s:
+        return RunTime(0.0, each_s, batch)
     return RunTime(0.0, each_s, batch, before_s, after_s, 0, work.beside is not None)
 
 

@@ -18,10 +18,11 @@ from simulator.board import SimDevice, modelled_board
 from simulator.cell import MemoryCell
 from simulator.clock import EventClock
 from simulator.faults import Timeline
-from simulator.physics import Physics
+from simulator.physics import Interval, Physics
 from simulator.profile import BASE, BoardProfile
+from simulator.runs import parts_of, reserve_run
 from simulator.scenario.workload import Workload
-from simulator.speed import run_seconds
+from simulator.speed import RunTime, run_time
 
 RUNS = 500  # 459 vouch for a 99th percentile at 99 %
 WINDOWS = 5  # of equal numbers of runs, whose energies tell how sure their mean is
@@ -70,13 +71,14 @@ def _measure(profile: BoardProfile, seed: int, candidate: Candidate, workload: W
     cell.hold(index)
     before = _idle(cell)
     started, start_j = cell.clock.now(), _joules(cell)
-    run_s = run_seconds(profile.devices[index], work, cpu=profile.cpu)
-    samples: list[float] = []
+    run = run_time(profile, index, work)
+    runs: list[Interval] = []
     windows = []
     for _ in range(WINDOWS):
         window_s, window_j = cell.clock.now(), _joules(cell)
-        samples += _closed_loop(cell, index, run_s, RUNS // WINDOWS)
+        runs += _closed_loop(cell, index, run, RUNS // WINDOWS)
         windows.append(_bracket(cell, window_s, window_j))
+    samples = [each.seconds for each in runs]
     during = _bracket(cell, started, start_j)
     after = _idle(cell)
     accuracy = next(v.accuracy for v in workload.variants if v.name == candidate.variant)
@@ -87,6 +89,7 @@ def _measure(profile: BoardProfile, seed: int, candidate: Candidate, workload: W
         open_p99_ms=open_ms,
         p99_ms=max(timed.p99_ms, open_ms or 0.0),
         overlay=work.overlay if profile.devices[index].overlay is not None else None,
+        parts=_parts(runs, profile.devices[index].kind),
     )
     if not profile.rails:
         return timed
@@ -114,13 +117,18 @@ def _open_loop(samples: Sequence[float], rate_hz: float, seed: str) -> float | N
     return p99_upper(latencies)[0] * 1e3
 
 
-def _closed_loop(cell: MemoryCell, device: int, run_s: float, runs: int) -> list[float]:
-    samples = []
-    for _ in range(runs):
-        interval = cell.physics.run(cell.state, device, run_s, cell.clock.now())
-        samples.append(interval.seconds)
-        cell.clock.wait_until(interval.end)
-    return samples
+def _parts(runs: Sequence[Interval], kind: str) -> tuple[tuple[str, float], ...]:
+    """Mean ms of a run by kind of device; empty when all is on one."""
+    parts = [parts_of(run, kind) for run in runs]
+    return tuple((each, statistics.fmean(part[each] for part in parts) * 1e3) for each in sorted(parts[0]))
+
+
+def _closed_loop(cell: MemoryCell, device: int, run: RunTime, count: int) -> list[Interval]:
+    runs = []
+    for _ in range(count):
+        runs.append(reserve_run(cell.physics, cell.state, device, run, cell.clock.now()))
+        cell.clock.wait_until(runs[-1].end)
+    return runs
 
 
 def _idle(cell: MemoryCell) -> Bracket:

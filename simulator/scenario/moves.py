@@ -13,11 +13,12 @@ from agent.types import Candidate
 from simulator.board import SimDevice
 from simulator.cell import MemoryCell, Moment
 from simulator.fpga import failing
+from simulator.runs import reserve_run
 from simulator.scenario.agenda import Agenda
 from simulator.scenario.policy import Policy
 from simulator.scenario.record import Decision
 from simulator.scenario.service import Service, Worker
-from simulator.speed import run_seconds
+from simulator.speed import run_time
 
 VERIFY_S = 0.3  # of runs on a fresh worker before it takes over,
 VERIFY_RUNS = 50  # at most
@@ -126,9 +127,9 @@ class Mover:
             self._give_up(going, error, now)
             return
         index = self._index[new.device]
-        profile, work = self._cell.profile.devices[index], service.workload.work[new.variant]
+        work = service.workload.work[new.variant]
         self._cell.hold(index)
-        worker = Worker(new, index, work, run_seconds(profile, work, cpu=self._cell.profile.cpu))
+        worker = Worker(new, index, work, run_time(self._cell.profile, index, work))
         if self._policy.probes and service.placed not in (None, new) and service.worker is not None:
             self._verify(going, worker, now, 0.0, now)
         else:
@@ -149,7 +150,7 @@ class Mover:
             self._give_up(going, error, now)
             return
         if going.runs < VERIFY_RUNS and now - began < VERIFY_S:
-            interval = self._cell.physics.run(self._cell.state, device, worker.run_s, now)
+            interval = reserve_run(self._cell.physics, self._cell.state, device, worker.run, now)
             self.switch_j += interval.joules
             step = functools.partial(self._verify, going, worker, began, interval.seconds)
             self._agenda.add(interval.end, step)

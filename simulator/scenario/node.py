@@ -19,6 +19,7 @@ from agent.serving.http.connections import MAX_CONNECTIONS
 from simulator.cell import MemoryCell, Moment
 from simulator.fpga import failing, load_overlay
 from simulator.physics import Interval
+from simulator.runs import reserve_run
 from simulator.scenario.agenda import Agenda
 from simulator.scenario.moves import Mover
 from simulator.scenario.policy import Policy
@@ -143,7 +144,8 @@ class Node:
             self._agenda.add(interval.end, functools.partial(self._fail, service, worker, now, failure.error))
             worker.pending.append((interval.end, -1.0, False))
             return
-        interval = cell.physics.run(cell.state, device, worker.run_s, now)
+        free = worker.pending[-1][0] if worker.pending else now
+        interval = reserve_run(cell.physics, cell.state, device, worker.run, now, free)
         latency_s = interval.end - now
         if interval.end < conditions.until:
             record.done(worker.candidate, now - self._origin, latency_s, interval.joules)

@@ -11,6 +11,7 @@ from agent.placement.demand import Demand
 from agent.placement.look import Seen
 from agent.types import Candidate, Measurement, Verdict
 from simulator.scenario.workload import Workload
+from simulator.speed import RunTime
 from simulator.work import Work
 
 
@@ -32,7 +33,7 @@ class Worker:
     candidate: Candidate
     device: int
     work: Work
-    run_s: float
+    run: RunTime
     pending: deque[tuple[float, float, bool]] = field(default_factory=deque)
     requests: int = 0
     runs: int = 0

@@ -8,9 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.types import OverlayRef
+from agent.placement.candidates import VariantInfo
+from agent.types import Budget, OverlayRef
 from simulator.physics import BoardState, Interval, Physics
+from simulator.profile import load_profile
 from simulator.runs import Shared, parts_of, reserve_run
+from simulator.scenario.files import Load
+from simulator.scenario.measure import measure_model
+from simulator.scenario.workload import Workload
 from simulator.speed import RunTime, overlapped_s, run_time
 from simulator.work import Work
 from tests.unit.simulator.small import CPU, FPGA, GPU, IDLE_W, laws
@@ -125,3 +130,22 @@ def test_how_long_the_parts_of_a_program_take() -> None:
     assert run_time(profile, CPU, WORK, 3).cpu is None
     alone = profile.model_copy(update={"devices": profile.devices[1:]})
     assert run_time(alone, FPGA - 1, WORK) == RunTime(0.0, 0.0035)
+
+
+def test_a_scenario_measures_the_parts_of_a_program() -> None:
+    profile = load_profile("kv260")
+    ref = OverlayRef("npu", 1, 16)
+    variant = VariantInfo("program", "npu", "int8", ("fpga",), 0.9, ref)
+    budget = Budget(50.0, 10.0)
+    load_ = Load(folder="m", budget=budget)
+    parts = {}
+    for name, beside in (("plain", None), ("mixed", Work(3_200_000, 0, "int8"))):
+        work = Work(0, 0, "int8", ref, 0.003, beside, 0, 3000, 3000)
+        profiled = measure_model(
+            profile, 0, Workload(name, "1", budget, (variant,), {"program": work}, load_)
+        )
+        (measured,) = profiled.measurements
+        parts[name] = dict(measured.parts)
+        assert measured.mean_ms == pytest.approx(sum(parts[name].values()) or 3.12, rel=0.01)
+    assert parts["plain"] == {}
+    assert parts["mixed"] == pytest.approx({"cpu": 1.152, "fpga": 3.12}, rel=0.01)
