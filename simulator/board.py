@@ -179,8 +179,9 @@ class SimDevice:
             )
         with self._cell.update() as moment:
             load_overlay(moment, self._index, work)
-            joules = device.load_s * device.active_w
-            return moment.physics.load(moment.state, self._index, device.load_s, joules, moment.now).end
+            return moment.physics.load(
+                moment.state, self._index, device.load_s, device.load_j, moment.now
+            ).end
 
 
 class SimSession:

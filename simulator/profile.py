@@ -52,8 +52,9 @@ class Device(Part):
 
     ``peak``: GMAC/s that convolutions reach, not what a data sheet adds up. Watts are above the board's base:
     ``idle_w`` always, ``holding_w`` while a model is loaded (a GPU context, a configured overlay), ``active_w`` more
-    while it computes at full clock. ``jitter``: relative standard deviation of a run's time (log-normal). An FPGA that
-    runs overlay programs only has neither peak nor bandwidth: the overlay's cycle model tells.
+    while it computes at full clock, ``loading_w`` while a model is being loaded (not told: as when it computes; but a
+    GPU may wait while a CPU builds its context). ``jitter``: relative standard deviation of a run's time (log-normal).
+    An FPGA that runs overlay programs only has neither peak nor bandwidth: the overlay's cycle model tells.
     """
 
     id: Name
@@ -65,12 +66,18 @@ class Device(Part):
     idle_w: Watts = 0.0
     holding_w: Watts = 0.0
     active_w: float = Field(gt=0, le=10_000)
+    loading_w: float | None = Field(None, gt=0, le=10_000)
     overhead_us: float = Field(ge=0, le=1e6)
     jitter: float = Field(ge=0, le=0.5)
     load_s: Seconds
     bandwidth_gb_s: float | None = Field(None, gt=0, le=100_000)
     peak: dict[Precision, float] = {}
     overlay: Overlay | None = None
+
+    @property
+    def load_j(self) -> float:
+        """What loading a model costs, an overlay apart."""
+        return self.load_s * (self.active_w if self.loading_w is None else self.loading_w)
 
     @model_validator(mode="after")
     def _consistent(self) -> Device:

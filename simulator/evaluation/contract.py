@@ -17,7 +17,8 @@ from agent.types import Budget, Candidate, Measurement
 from simulator.faults import Conditions
 from simulator.profile import BoardProfile
 
-LATE, SHED = 0.5, 1.0  # of a model's weight, each second
+LATE, MOST_LATE, SHED = 0.5, 0.75, 1.0  # of a model's weight, each second
+MOST_EXCESS = 3.0  # times its bound, beyond which late is late
 RARE = 0.01  # of a device: who uses it less makes nobody wait
 
 Joint = tuple[Candidate | None, ...]
@@ -84,11 +85,13 @@ class Contract:
             joules = model.run_s[candidate] * self._profile.devices[device].active_w * truth.clock[device]
             watts += rate * joules
             promised_w += model.budget.rate_hz * joules
-            used, late = self._alone(model, candidate, truth)
+            used, excess = self._alone(model, candidate, truth)
             busy[device] += used
             held.add(device)
-            if late or self._waits(models, joint, model, candidate, truth):
-                loss += LATE * model.weight
+            excess = max(excess, self._beside(models, joint, model, candidate, truth))
+            if excess > 1:
+                share = (min(excess, MOST_EXCESS) - 1) / (MOST_EXCESS - 1)
+                loss += (LATE + (MOST_LATE - LATE) * share) * model.weight
         holding_w = sum(self._profile.devices[device].holding_w for device in held)
         kinds = [device.kind for device in self._profile.devices]
         if any(share > MAX_UTILISATION[kind] + 1e-9 for kind, share in zip(kinds, busy, strict=True)):
@@ -101,18 +104,18 @@ class Contract:
     def slowdown(self, device: int, truth: Truth) -> float:
         return 1.0 / (truth.clock[device] * (1.0 - truth.conditions.share[device]))
 
-    def _alone(self, model: Known, candidate: Candidate, truth: Truth) -> tuple[float, bool]:
-        """Its share of its device at the budget's rate (at most the bound), and whether it misses its budget there."""
+    def _alone(self, model: Known, candidate: Candidate, truth: Truth) -> tuple[float, float]:
+        """Its share of its device at the budget's rate (at most the bound), and the largest multiple of a bound."""
         device = self._index[candidate.device]
         slow, m = self.slowdown(device, truth), model.measurements[candidate]
         used = model.budget.rate_hz * model.run_s[candidate] * slow
         most = MAX_UTILISATION[self._profile.devices[device].kind]
-        return min(used, most), used > most or m.p99_ms * slow > model.budget.latency_p99_ms
+        return min(used, most), max(used / most, m.p99_ms * slow / model.budget.latency_p99_ms)
 
-    def _waits(
+    def _beside(
         self, models: Sequence[Known], joint: Joint, model: Known, candidate: Candidate, truth: Truth
-    ) -> bool:
-        """Whether a run of another model on the device makes it late."""
+    ) -> float:
+        """Its 99th percentile with a run of another model on the device before it, as a multiple of its budget."""
         slow = self.slowdown(self._index[candidate.device], truth)
         longest_ms = max(
             (
@@ -123,7 +126,7 @@ class Contract:
             ),
             default=0.0,
         )  # fmt: skip
-        return slow * (model.measurements[candidate].p99_ms + longest_ms) > model.budget.latency_p99_ms
+        return slow * (model.measurements[candidate].p99_ms + longest_ms) / model.budget.latency_p99_ms
 
     def _one_overlay(self, models: Sequence[Known], joint: Joint) -> bool:
         overlays: dict[str, object] = {}

@@ -168,7 +168,7 @@ class _Plan:
                 continue
             device = self._device(candidate)
             seconds = device.load_s + self._overlay_s(there, name, candidate)
-            joules += device.load_s * device.active_w + device.holding_w * seconds
+            joules += device.load_j + device.holding_w * seconds
             if device.overlay is not None and self._overlay_s(there, name, candidate):
                 joules += device.overlay.load_j
             for other in step.models:
@@ -212,10 +212,16 @@ class _Plan:
                 for w in self._stage.trace.workloads if w.name in changed
             ]  # fmt: skip
             lead_s = sum(self._lead_s(there, name, then[name]) for name in changed)
-            at_s = max([second - lead_s, *begins]) if second else float("-inf")
+            rises = [float(second)] if second and self._cap_rises(second) else []
+            at_s = max([second - lead_s, *begins, *rises]) if second else float("-inf")
             script += [(at_s, Move(name, then[name], ORACLE, "")) for name in changed]
             there = then
         return script
+
+    def _cap_rises(self, second: int) -> bool:
+        """Before it does there is no power for loading."""
+        before, now = self._cap_w(second - 1), self._cap_w(second)
+        return before is not None and (now is None or now > before)
 
     def _lead_s(self, there: Place, name: str, candidate: Candidate | None) -> float:
         if candidate is None:

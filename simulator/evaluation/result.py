@@ -24,8 +24,9 @@ class Result:
 
     ``joules``: of the board above what it draws without any model under the same conditions (runs, holding, loading);
     ``switch_j``: the loading, and checking what was loaded, in it. ``excess_s``: the longest stretch of whole seconds
-    in which the board drew more than its cap on average, ``over_cap_s`` all of them. ``plan_s``: processor time of the
-    policy's looks, ``longest_plan_s`` that of the longest.
+    in which the board would draw more than its cap if requests came evenly at their rate; ``over_cap_s``: all seconds
+    in which it drew more on average, by chance too. ``plan_s``: processor time of the policy's looks,
+    ``longest_plan_s`` that of the longest.
     """
 
     family: str

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 
 from agent.placement.look import Move
 from simulator.clock import EventClock
+from simulator.evaluation.contract import at
 from simulator.evaluation.policies import POLICIES
 from simulator.evaluation.result import Recovery, Result
-from simulator.evaluation.tally import Tally, longest, recovered_s
+from simulator.evaluation.tally import Tally, chance_w, longest, recovered_s
 from simulator.evaluation.traces import Split, Trace, make_trace
 from simulator.profile import BoardProfile
 from simulator.scenario.measure import Profiled, measure_model, measure_rest
@@ -113,10 +114,7 @@ def _run_task(task: tuple[str, Split, int, Sequence[str]]) -> list[Result]:
 
 def _result(stage: Stage, name: str, tallies: Sequence[Tally], ran: Run) -> Result:
     trace, board, idle = stage.trace, ran.board, stage.idle.board
-    over = [
-        bin.cap_w is not None and (bin.base_j + sum(bin.device_j)) / bin.seconds > bin.cap_w + MARGIN_W
-        for bin in board.bins
-    ]
+    over, over_mean = _over_cap(trace, tallies, ran)
     switches = _switches(ran.node.decisions)
     thought = ran.node.thought
     return Result(
@@ -134,13 +132,29 @@ def _result(stage: Stage, name: str, tallies: Sequence[Tally], ran: Run) -> Resu
         joules=board.base_j + sum(board.device_j) - idle.base_j - sum(idle.device_j),
         switch_j=ran.node.switch_j,
         switches=len(switches),
-        excess_s=float(longest(over)),
+        excess_s=float(longest(over_mean)),
         over_cap_s=float(sum(over)),
-        recoveries=_recoveries(trace, tallies, over, switches),
+        recoveries=_recoveries(trace, tallies, over_mean, switches),
         looks=thought.looks,
         plan_s=thought.seconds,
         longest_plan_s=thought.longest_s,
     )
+
+
+def _over_cap(trace: Trace, tallies: Sequence[Tally], ran: Run) -> tuple[list[bool], list[bool]]:
+    """By second, whether the board drew more than the cap, and whether it would have had as many requests arrived as
+    the rate tells."""
+    over, over_mean = [], []
+    for second, bin in enumerate(ran.board.bins):
+        watts = (bin.base_j + sum(bin.device_j)) / bin.seconds
+        chance = sum(
+            chance_w(tally, second, at(workload.load.rates, second))
+            for tally, workload in zip(tallies, trace.workloads, strict=True)
+        )
+        cap_w = math.inf if bin.cap_w is None else bin.cap_w + MARGIN_W
+        over.append(watts > cap_w)
+        over_mean.append(watts - chance > cap_w)
+    return over, over_mean
 
 
 def _switches(decisions: Sequence[Decision]) -> list[Decision]:

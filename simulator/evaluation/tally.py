@@ -21,12 +21,14 @@ class Tally:
         self.requests = self.answered = self.late = self.failures = self.shed = 0
         self.arrived = [0] * count
         self.bad = [0] * count  # late or failed
+        self.joules = [0.0] * count  # of the runs of what arrived then
 
     def done(self, candidate: Candidate, arrived: float, latency_s: float, joules: float) -> None:
-        del candidate, joules
+        del candidate
         self.answered += 1
         second = int(arrived)
         self.arrived[second] += 1
+        self.joules[second] += joules
         if latency_s > self._budget_s:
             self.late += 1
             self.bad[second] += 1
@@ -54,6 +56,12 @@ def recovered_s(tallies: Sequence[Tally], over: Sequence[bool], begin: float, en
 def _calm(tally: Tally, window: range) -> bool:
     bad = sum(tally.bad[k] for k in window)
     return tally.bad[window[0]] == 0 and bad <= SPARED * sum(tally.arrived[k] for k in window)
+
+
+def chance_w(tally: Tally, second: int, rate_hz: float) -> float:
+    """Watts that a second's runs drew because more (or, below 0, fewer) requests arrived than the rate tells."""
+    arrived = tally.arrived[second]
+    return tally.joules[second] * (1 - rate_hz / arrived) if arrived else 0.0
 
 
 def longest(over: Sequence[bool]) -> int:

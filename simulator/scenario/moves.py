@@ -113,7 +113,7 @@ class Mover:
         device.check_lost()
         before = overlays[index]
         loaded = device.begin_load(service.workload.work[new.variant])
-        self.switch_j += profile.load_s * profile.active_w
+        self.switch_j += profile.load_j
         if profile.overlay is not None and overlays[index] != before:
             self.switch_j += profile.overlay.load_j
         return loaded
