@@ -281,7 +281,8 @@ class Replacer:
         self._lost.stale.discard(name)
         self.stuck.discard(name)
         here, there = (NOWHERE if each.shed else str(each.candidate) for each in (old, new))
-        text = f"{here} -> {there}: {trigger}: {new.reason}"
+        why = new.reason if new.reason.startswith(trigger) else f"{trigger}: {new.reason}"
+        text = f"{here} -> {there}: {why}"
         log.info("%s: %s", name, text)
         self._res.telemetry.event("replaced", text, name)
         self._services[name] = replace(self._services[name], placement=new)
