@@ -7,6 +7,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from simulator.nodes import light, truth
 from simulator.nodes.light import light_workers
 from simulator.nodes.truth import Truth
 from simulator.profile import load_profile
-from tests.contract.tiny import onnx_double
+from tests.contract.tiny import npu_double, onnx_double
 from tests.unit.simulator.programs import answers, inputs, program
 
 BOARD = load_profile("x86-dgpu")
@@ -241,5 +242,25 @@ def test_every_node_has_a_board_of_its_own(tmp_path: Path) -> None:
         with pytest.raises(DeviceLost):
             await first.worker().start()
         assert (first.held(), second.held()) == (0, 1)
+
+    play(steps)
+
+
+def test_a_program_with_a_cpu_segment_takes_both_devices(tmp_path: Path) -> None:
+    lab = Lab(tmp_path, "pynq-z2")
+    path = tmp_path / "double.npu"
+    path.write_bytes(npu_double())
+    spec = replace(lab.program().spec, file=ModelFile(path, "npu", (X,), (Y,)))
+
+    async def steps() -> None:
+        worker = lab._made(spec)
+        await worker.start()
+        (run_s,) = await worker.profile(0.0, 1)
+        assert worker.parts.keys() == {"cpu", "fpga"}
+        assert run_s == pytest.approx(sum(worker.parts.values()))
+        with lab.cell.update() as moment:
+            busy_s = dict(zip([d.id for d in lab.board.devices], moment.state.busy_s, strict=True))
+        assert busy_s["cpu"] == pytest.approx(worker.parts["cpu"])
+        await worker.end()
 
     play(steps)
