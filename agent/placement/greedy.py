@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from agent.placement.problem import EPSILON, Problem, Taken
+from agent.placement.problem import EPSILON, Crowd, Problem, Taken
+
+SINGLE = 8  # steps that leaving one model out takes
 
 Value = tuple[int, float]
 
@@ -24,8 +26,8 @@ def heaviest_first(problem: Problem) -> list[int]:
 
 
 def improved(problem: Problem, choice: tuple[int, ...], most: int) -> tuple[int, ...]:
-    """``choice`` with options replaced as long as that helps and ``most`` steps last: first one model's alone, then also
-    those of models that it pushes aside, or of all on one device."""
+    """``choice`` with options replaced as long as that helps and ``most`` steps last: one model's, then also those of
+    models that it pushes aside, or of all on one device."""
     search = _Local(problem, list(choice), most)
     while search.single() or search.pushing():
         pass
@@ -40,17 +42,15 @@ class _Local:
     def single(self) -> bool:
         """Replace single models' options until none helps; whether one did."""
         models, helped, better = self.problem.models, False, True
+        crowd = Crowd(self.problem, self.choice)
         while better and self._left > 0:
             better = False
             for model, options in enumerate(models):
-                self._left -= len(models) + len(options)
-                others = Taken(self.problem)
-                for other, taken in enumerate(self.choice):
-                    if other != model:
-                        others.take(models[other][taken])
-                now = others.worth(options[self.choice[model]])
+                self._left -= SINGLE + len(options)
+                others = crowd.but(model)
                 found = _best(self.problem, others, model, None)
-                if _less(others.worth(options[found]), now):
+                if _less(others.worth(options[found]), others.worth(options[self.choice[model]])):
+                    crowd.replace(model, options[found])
                     self.choice[model], better, helped = found, True, True
         return helped
 

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from agent.placement.alone import Choice, choose, replan
 from agent.placement.candidates import NEEDS_OVERLAY, VariantInfo, candidates_for
 from agent.placement.demand import Demand, Node, Plan
-from agent.placement.problem import Taken
+from agent.placement.problem import Crowd
 from agent.placement.solve import NODES, Solution, solve
-from agent.placement.ways import Setting, setting_of
+from agent.placement.weigh import Setting, setting_of
 from agent.placement.words import in_words
 from agent.types import Candidate
 
@@ -66,12 +66,12 @@ def _solved(setting: Setting, nodes: int) -> Solution:
 
 def preferred(setting: Setting, choice: Sequence[int]) -> tuple[int, ...]:
     """``choice`` with newcomers' options replaced by more accurate ones that cost at most TIE more."""
-    best = list(choice)
+    best, crowd = list(choice), Crowd(setting.problem, choice)
     for index, model in enumerate(setting.models):
         way = model.way_of[best[index]]
         if model.demand.incumbent is not None or way is None:
             continue
-        others = taken_by(setting, best, index)
+        others = crowd.but(index)
         loss, cost = others.worth(model.options[best[index]])
         tied = []
         for i, (option, other) in enumerate(zip(model.options, model.way_of, strict=True)):
@@ -81,14 +81,7 @@ def preferred(setting: Setting, choice: Sequence[int]) -> tuple[int, ...]:
             if i == best[index] or more <= cost * (1 + TIE):
                 accuracy = -1.0 if other.m.accuracy is None else other.m.accuracy
                 tied.append((-accuracy, more, str(other.m.candidate), i))
-        best[index] = min(tied)[-1]
+        if (found := min(tied)[-1]) != best[index]:
+            best[index] = found
+            crowd.replace(index, model.options[found])
     return tuple(best)
-
-
-def taken_by(setting: Setting, choice: Sequence[int], but: int) -> Taken:
-    """What all models but one use."""
-    taken = Taken(setting.problem)
-    for index, model in enumerate(setting.models):
-        if index != but:
-            taken.take(model.options[choice[index]])
-    return taken

@@ -15,8 +15,8 @@ class Option(NamedTuple):
     """One way to run a model.
 
     ``uses``: (resource, amount) pairs. ``device``: whose holding ``hold_cost`` and ``hold_w`` are, which all options
-    there share (the largest counts). ``overlay``: (device, which), the only one there. ``waits``: (device, how long it
-    makes others wait, how long it can wait for another) where runs queue.
+    there share (the largest counts). ``overlay``: (its device, which), the only one there. ``waits``: where runs queue,
+    (device, how long it makes others wait, how long it can wait for another).
     """
 
     loss: int
@@ -59,9 +59,18 @@ class Taken:
         self.hold_cost = [0.0] * (problem.devices + 1)  # the last for options without one
         self.hold_w = [0.0] * (problem.devices + 1)  # the last for options without one
         self.overlay: list[int | None] = [None] * (problem.devices + 1)  # the last for options without one
-        self.longest = [0.0] * problem.devices  # that an option makes others wait
-        self.shortest = [math.inf] * problem.devices  # that an option can wait
+        self.longest = [0.0] * (problem.devices + 1)  # that an option makes others wait
+        self.shortest = [math.inf] * (problem.devices + 1)  # that an option can wait
         self.loss, self.cost = 0, 0.0
+
+    def copy(self) -> Taken:
+        """The same, to go on with."""
+        new = Taken.__new__(Taken)
+        new.power, new.loss, new.cost = self.power, self.loss, self.cost
+        new.left, new.overlay = self.left.copy(), self.overlay.copy()
+        new.hold_cost, new.hold_w = self.hold_cost.copy(), self.hold_w.copy()
+        new.longest, new.shortest = self.longest.copy(), self.shortest.copy()
+        return new
 
     def fits(self, option: Option) -> bool:
         power_w = 0.0
@@ -124,3 +133,54 @@ class Taken:
     def worth(self, option: Option) -> tuple[int, float]:
         """What taking it would add."""
         return option.loss, option.cost + max(0.0, option.hold_cost - self.hold_cost[option.device])
+
+
+class Crowd:
+    """What the options of all models use together."""
+
+    def __init__(self, problem: Problem, choice: Sequence[int]) -> None:
+        self._problem = problem
+        self._options = [options[index] for options, index in zip(problem.models, choice, strict=True)]
+        self._all = Taken(problem)
+        self._there: list[list[int]] = [[] for _ in range(problem.devices + 1)]
+        for model, option in enumerate(self._options):
+            self._all.take(option)
+            for device in _devices(option):
+                self._there[device].append(model)
+
+    def replace(self, model: int, option: Option) -> None:
+        """The model takes another one."""
+        self._all = self.but(model)
+        for device in _devices(self._options[model]):
+            self._there[device].remove(model)
+        for device in _devices(option):
+            self._there[device].append(model)
+        self._options[model] = option
+        self._all.take(option)
+
+    def but(self, model: int) -> Taken:
+        """What the others use."""
+        option, taken = self._options[model], self._all.copy()
+        for resource, amount in option.uses:
+            taken.left[resource] += amount
+        taken.loss -= option.loss
+        taken.cost -= option.cost
+        for device in _devices(option):
+            others = [self._options[other] for other in self._there[device] if other != model]
+            held = [other for other in others if other.device == device]
+            hold_cost = max((other.hold_cost for other in held), default=0.0)
+            hold_w = max((other.hold_w for other in held), default=0.0)
+            taken.cost -= taken.hold_cost[device] - hold_cost
+            if taken.power is not None:
+                taken.left[taken.power] += taken.hold_w[device] - hold_w
+            taken.hold_cost[device], taken.hold_w[device] = hold_cost, hold_w
+            overlays = [other.overlay[1] for other in held if other.overlay is not None]
+            taken.overlay[device] = overlays[0] if overlays else None
+            waits = [wait for other in others for wait in other.waits if wait[0] == device]
+            taken.longest[device] = max((makes for _, makes, _ in waits), default=0.0)
+            taken.shortest[device] = min((bears for _, _, bears in waits), default=math.inf)
+        return taken
+
+
+def _devices(option: Option) -> set[int]:
+    return {option.device, *(device for device, _, _ in option.waits)}

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from agent.placement.problem import Option, Problem
 
 if TYPE_CHECKING:
-    from agent.placement.settings import DeviceSetting
+    from agent.placement.usage import DeviceSetting
 
 PATIENCE = 3  # steps without a better bound before they get shorter
 UNBOUNDED = 1e300

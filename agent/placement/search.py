@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from agent.placement.greedy import improved
 from agent.placement.problem import EPSILON, Problem, Taken, value_of
 from agent.placement.relax import Entry, Prices, entries_of, priced, relaxed
-from agent.placement.settings import DeviceSetting, allowed, settings_of
+from agent.placement.usage import DeviceSetting, allowed, settings_of
 
 SWAPS, LEAF = 2000, 20
 STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem, for one combination

@@ -1,146 +1,127 @@
-"""A plan in words: why each model runs where it does, and each candidate was not taken. Pure."""
+"""A plan in words: why each model runs where it does, and why each other candidate was not taken. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from agent.placement.candidates import in_order
 from agent.placement.demand import Placed, Plan
-from agent.placement.limits import MAX_UTILISATION, ms
-from agent.placement.problem import Option, Taken
-from agent.placement.ways import SIGMAS, Model, Setting, Way, finite, held_w, joules_of
-from agent.types import Candidate, Verdict
-
-TIE = 0.05
-NAMED = 3  # models or candidates that a sentence lists
-
-
-class Obstacle(NamedTuple):
-    """What keeps an option out. ``cap``: the node's cap does."""
-
-    text: str
-    cap: bool = False
+from agent.placement.figures import TIE, Figures, short
+from agent.placement.limits import WRONG
+from agent.placement.obstacles import NAMED, Beside, Obstacle
+from agent.placement.problem import Crowd, Option
+from agent.placement.ways import SIGMAS, Way, finite, held_w, joules_of, slowdown
+from agent.placement.weigh import COMPOSITE, Model, Setting
+from agent.types import Verdict
 
 
 def in_words(setting: Setting, choice: Sequence[int], optimal: bool) -> Plan:
     """The plan that ``choice`` (an option of each model) is."""
     watts, bound = _watts(setting, choice)
-    scene = _Scene(setting, tuple(choice), bound)
-    placed = tuple(scene.placed(index) for index in range(len(setting.models)))
-    return Plan(placed, watts, bound, optimal)
+    crowd = Crowd(setting.problem, choice)
+    placed = []
+    for index, model in enumerate(setting.models):
+        beside = Beside(setting, choice, index, crowd.but(index))
+        placed.append(_Told(setting, model, choice[index], beside, bound).placed())
+    return Plan(tuple(placed), watts, bound, optimal)
 
 
 def _watts(setting: Setting, choice: Sequence[int]) -> tuple[float | None, float | None]:
+    """Mean and mean + 1.64 sigma at the budgets' rates."""
     rest_w = finite(setting.node.rest_w)
-    if rest_w is None:
+    ways = [model.way_of[index] for model, index in zip(setting.models, choice, strict=True)]
+    if rest_w is None or any(way is not None and joules_of(way.m) is None for way in ways):
         return None, None
-    mean = bound = 0.0
+    mean_w, bound_w = rest_w, rest_w + SIGMAS * (finite(setting.node.rest_sigma_w) or 0.0)
     held = [0.0] * len(setting.devices)
-    for model, index in zip(setting.models, choice, strict=True):
-        way = model.way_of[index]
-        if way is None:
-            continue
-        joules = joules_of(way.m)
-        if joules is None:
-            return None, None
-        mean += model.demand.budget.rate_hz * joules
-        bound += way.draw_w
-        held[way.device] = max(held[way.device], held_w(way.m))
-    rest_bound = rest_w + SIGMAS * (finite(setting.node.rest_sigma_w) or 0.0)
-    return rest_w + mean + sum(held), rest_bound + bound + sum(held)
+    for model, way in zip(setting.models, ways, strict=True):
+        if way is not None:
+            mean_w += model.demand.budget.rate_hz * (joules_of(way.m) or 0.0)
+            bound_w += way.draw_w
+            held[way.device] = max(held[way.device], held_w(way.m))
+    return mean_w + sum(held), bound_w + sum(held)
 
 
 @dataclass(frozen=True, slots=True)
-class _Scene:
+class _Told:
+    """One model's part. ``bound_w``: of the node."""
+
     setting: Setting
-    choice: tuple[int, ...]
+    model: Model
+    chosen: int
+    beside: Beside
     bound_w: float | None
 
-    def placed(self, index: int) -> Placed:
-        model = self.setting.models[index]
-        way = model.way_of[self.choice[index]]
+    def placed(self) -> Placed:
+        model, way = self.model, self.model.way_of[self.chosen]
+        name = model.demand.model
         if not model.ways:
             reason = _nowhere(model)
-            return Placed(model.demand.model, None, None, in_order(model.out), reason, reason)
-        others = self._others(index)
-        reason, missed = self._why(index, model, way, others)
+            return Placed(name, None, None, in_order(model.out), reason, reason)
+        if way is None:
+            reason = missed = _away(model) + self._shed()
+        else:
+            missed = self._missed(way)
+            reason = _away(model) + self._reason(way, missed)
         verdicts = [
             Verdict(other.m.candidate, True, reason, other.m) if other is way
-            else Verdict(other.m.candidate, False, self._why_not(index, model, other, way, others), other.m)
+            else Verdict(other.m.candidate, False, self._why_not(other, way), other.m)
             for other in model.ways
         ]  # fmt: skip
         candidate, m = (None, None) if way is None else (way.m.candidate, way.m)
-        return Placed(model.demand.model, candidate, m, in_order([*verdicts, *model.out]), reason, missed)
+        return Placed(name, candidate, m, in_order([*verdicts, *model.out]), reason, missed)
 
-    def _others(self, but: int) -> Taken:
-        taken = Taken(self.setting.problem)
-        for index, model in enumerate(self.setting.models):
-            if index != but:
-                taken.take(model.options[self.choice[index]])
-        return taken
+    # -- the chosen one ------------------------------------------------------------------------------------------
 
-    # -- one model -----------------------------------------------------------------------------------------------
+    def _missed(self, way: Way) -> str:
+        """What of the budget it does not get; empty when all is met."""
+        if broken := _broken(way):
+            return broken
+        return self.beside.wait(way) if self.model.options[self.chosen].loss else ""
 
-    def _why(self, index: int, model: Model, way: Way | None, others: Taken) -> tuple[str, str]:
-        """The reason, and what of the budget is missed."""
-        away = _away(model)
-        if way is None:
-            closest = min(model.ways, key=lambda w: (w.lost, str(w.m.candidate)))
-            why = self._obstacle(index, _option_of(model, closest), closest, others)
-            reason = f"{away}shed: {_short(closest.m.candidate)}: {why.text if why else 'nothing fits'}"
-            return reason, reason
-        option = model.options[self.choice[index]]
-        missed = "; ".join(check.text for check in way.checks if check.broken)
-        if not missed and option.loss and not way.lost:
-            missed = self._wait(index, way)
+    def _reason(self, way: Way, missed: str) -> str:
         if self.setting.unkept:
-            return f"{away}{self._unkept(model, way, missed)}", missed
+            return self._unkept(way, missed)
         if missed:
-            return f"{away}{self._missing(index, model, way, missed, others)}", missed
-        return f"{away}{self._best(index, model, way, others)}; {self._praise(model, way)}", ""
+            return self._late(way, missed)
+        return f"{self._best(way)}; {self._praise(way)}"
 
-    def _best(self, index: int, model: Model, way: Way, others: Taken) -> str:
-        """What decided among the feasible."""
-        free: list[Way] = []
-        barred: list[tuple[Way, Obstacle]] = []
-        for other in model.ways:
-            if not other.lost:
-                why = self._obstacle(index, _option_of(model, other), other, others)
-                if why is None:
-                    free.append(other)
-                else:
-                    barred.append((other, why))
-        figures = {id(other): self._figure(model, other, others) for other in free}
-        figures[id(way)] = mine = self._figure(model, way, others)
-        name = "p99" if model.by_time else "energy"
-        text = _figure_text(model, way, mine)
-        without = " (not every one has an energy figure)" if model.by_time else ""
-        least = min(figures.values())
-        if len(free) == 1:
-            said = f"the only feasible candidate, {name} {text}"
-        elif mine == least and sum(f <= least * (1 + TIE) for f in figures.values()) == 1:
-            said = f"least {name}, {text}, of {len(free)} feasible candidates{without}"
-        elif mine <= least * (1 + TIE):
-            tie = f"{name} {text}, within {TIE:.0%} of the least of {len(free)} feasible candidates{without}"
-            kept = way.m.candidate == model.demand.incumbent
-            said = (
-                f"{tie}; {'kept because it runs already' if kept else f'preferred for accuracy, then {name}'}"
-            )
-        else:
-            said = f"{name} {text}, kept because it runs already: moving would cost more than it saves"
-        cheaper = [
-            (self._figure(model, other, others), why.text, other)
+    def _shed(self) -> str:
+        """What keeps even the closest candidate out."""
+        closest = min(self.model.ways, key=lambda way: (way.lost >= WRONG, way.draw_w + held_w(way.m)))
+        why = self._obstacle(closest)
+        return f"shed: {short(closest)}: {why.text if why else 'its place is left to others'}"
+
+    def _best(self, way: Way) -> str:
+        """What decided among the feasible, and which would have been better but for the others."""
+        figures = Figures(self.model, self.beside.others)
+        met = [other for other in self.model.ways if not other.lost]
+        barred = [(other, why) for other in met if (why := self._obstacle(other)) is not None]
+        out = {id(other) for other, _ in barred}
+        said = figures.decided(way, [other for other in met if id(other) not in out])
+        better = [
+            (figures.of(other), why.text, other)
             for other, why in barred
-            if self._figure(model, other, others) < mine
+            if figures.of(other) < figures.of(way)
         ]
-        if cheaper:
-            figure, why_text, other = min(cheaper, key=lambda item: item[:2])
-            said += f"; {_short(other.m.candidate)} ({_plain(model, figure)}) is out: {why_text}"
+        slow = [(figures.of(other), text, other) for other in self.model.ways if (text := self._slow(other))]
+        better += [item for item in slow if item[0] < figures.of(way)]
+        if better:
+            _, text, other = min(better, key=lambda item: item[:2])
+            said += f"; {short(other)} ({figures.text(other)}) is out: {text}"
         return said
 
-    def _praise(self, model: Model, way: Way) -> str:
+    def _slow(self, way: Way) -> str:
+        """The limits that it breaks because its device is slower than profiled."""
+        slow = slowdown(self.setting.devices[way.device])
+        late = [check for check in way.checks if check.broken and check.what in ("p99", "utilisation")]
+        if slow > 1 and late and all(check.excess <= slow for check in late):
+            return "; ".join(check.text for check in late)
+        return ""
+
+    def _praise(self, way: Way) -> str:
+        """The limits that it keeps, and what could not be checked."""
         m, node = way.m, self.setting.node
         parts = [check.text for check in way.checks]
         if m.confidence < 0.985:
@@ -149,201 +130,100 @@ class _Scene:
             parts.append(f"node {self.bound_w:.4g} W <= cap {node.power_cap_w:g} W")
         if m.max_batch > 1:
             parts.append(f"up to {m.max_batch} requests in a run ({m.batch_gain or 1.0:.2g} x as many)")
-        limits = [(model.demand.budget.power_w, "budget"), (node.power_cap_w, "node's cap")]
+        limits = [(self.model.demand.budget.power_w, "budget"), (node.power_cap_w, "node's cap")]
         power = " and ".join(f"{watts:g} W ({whose})" for watts, whose in limits if watts is not None)
         if power and joules_of(m) is None:
-            parts.append(f"power could not be checked against {power}: no meter")
+            parts.append(f"power could not be checked against {power}: no power meter")
         elif node.power_cap_w is not None and finite(node.rest_w) is None:
-            parts.append(
-                f"the cap {node.power_cap_w:g} W could not be weighed: no meter shows what the node draws"
-            )
+            parts.append(f"the cap {node.power_cap_w:g} W could not be checked: no power meter")
         if joules_of(m) is not None and m.energy != "measured":
             parts.append(f"energy is {m.energy}")
         return ", ".join(parts)
 
-    def _missing(self, index: int, model: Model, way: Way, missed: str, others: Taken) -> str:
-        where = _short(way.m.candidate)
-        met = [other for other in model.ways if not other.lost]
-        for other in met:
-            why = self._obstacle(index, _option_of(model, other), other, others)
-            if why is None:
-                continue
-            if why.cap:
-                cap_w = self.setting.node.power_cap_w
+    def _late(self, way: Way, missed: str) -> str:
+        """Why it does not get its budget, and until when."""
+        model, figures = self.model, Figures(self.model, self.beside.others)
+        barred = []
+        for other in model.ways:
+            if not other.lost and (why := self._obstacle(other)) is not None:
+                barred.append((figures.of(other), short(other), why))
+        if barred:
+            _, name, why = min(barred)
+            if why.would:
+                cap_w = self.setting.node.power_cap_w or 0.0
                 return (
-                    f"node's cap {cap_w:g} W: {_short(other.m.candidate)}: {why.text}; "
-                    f"{missed} is missed until the cap rises"
+                    f"node's cap {cap_w:g} W: {name} would draw {why.would}; {missed} is missed {why.until}"
                 )
-            return f"{_short(other.m.candidate)} is out: {why.text}; {missed} is missed"
+            return f"{name} is out: {why.text}; {missed} is missed {why.until}"
         lost = sorted({verdict.candidate.device for verdict in model.out if _is_lost(verdict)})
-        if lost and not met:
+        if lost:
             return f"{missed} is missed until {' and '.join(lost)} is back"
-        return f"no candidate meets the budget; the closest is {where}: {missed}"
+        slow = [text for other in model.ways if other is not way and (text := self._slow(other))]
+        also = f"; {slow[0]}" if slow else ""
+        return f"no candidate meets the budget; the closest is {short(way)}: {missed}{also}"
 
-    def _unkept(self, model: Model, way: Way, missed: str) -> str:
-        node = self.setting.node
+    def _unkept(self, way: Way, missed: str) -> str:
+        node, rate_hz = self.setting.node, self.model.demand.budget.rate_hz
         text = (
-            f"the node's cap {node.power_cap_w:g} W is below its rest of {node.rest_w:.4g} W, so nothing can keep it; "
-            f"least draw, {way.draw_w + held_w(way.m):.3g} W at {model.demand.budget.rate_hz:g}/s"
+            f"the node's cap {node.power_cap_w:g} W is below its rest of {node.rest_w:.4g} W, so nothing keeps it; "
+            f"least draw, {way.draw_w + held_w(way.m):.3g} W at {rate_hz:g}/s"
         )
         return f"{text}; {missed} is missed" if missed else text
 
-    # -- one candidate -------------------------------------------------------------------------------------------
+    # -- the others ----------------------------------------------------------------------------------------------
 
-    def _why_not(self, index: int, model: Model, other: Way, way: Way | None, others: Taken) -> str:
-        broken = "; ".join(check.text for check in other.checks if check.broken)
-        why = self._obstacle(index, _option_of(model, other), other, others)
-        if broken or why:
-            return "; ".join(part for part in (broken, why.text if why else "") if part)
+    def _why_not(self, other: Way, way: Way | None) -> str:
+        why = self._obstacle(other)
+        reasons = [text for text in (_broken(other), why.text if why else "") if text]
+        if reasons:
+            return "; ".join(reasons)
         if way is None:
-            return "feasible, but shed for the others' sake"
-        here, there = self._figure(model, other, others), self._figure(model, way, others)
-        name = "p99" if model.by_time else "energy"
-        chosen = way.m.candidate
-        less, more = _short_figure(model, way, there), _short_figure(model, other, here)
+            return "feasible, but its place is left to others"
+        figures, name, chosen = Figures(self.model, self.beside.others), self.model.by, way.m.candidate
+        here, there = figures.of(other), figures.of(way)
+        more, less = figures.against(other), figures.against(way)
         if here > there * (1 + TIE):
             return f"feasible, but more {name} than {chosen}: {more} > {less}"
         if here >= there / (1 + TIE):
             return f"feasible, but tied with {chosen}: {name} {more} against {less}"
-        return f"feasible, but {more} against {less} is not worth leaving {chosen}"
+        if other.composite and not way.composite:
+            return f"feasible, but several devices must save {COMPOSITE:.0%}: {more} against {less}"
+        if chosen == self.model.demand.incumbent:
+            return f"feasible, but {more} against {less} is not worth leaving {chosen}"
+        return f"feasible, but {more} against {less} does not pay for loading it"
 
-    def _figure(self, model: Model, way: Way, others: Taken) -> float:
-        """What is compared: p99 in ms, or watts with the holding that the others do not pay already."""
-        if model.by_time:
-            return _p99_ms(way)
-        joules = joules_of(way.m) or 0.0
-        return (model.rate_hz or 1e-4) * joules + max(0.0, held_w(way.m) - others.hold_cost[way.device])
+    def _obstacle(self, way: Way) -> Obstacle | None:
+        return self.beside.obstacle(self._option_of(way), way)
 
-    def _obstacle(self, index: int, option: Option, way: Way, others: Taken) -> Obstacle | None:
-        """What the others leave no room for; None when it fits."""
-        if others.fits(option):
-            return None
-        setting = self.setting
-        devices, count = setting.devices, len(setting.devices)
-        if option.overlay is not None and others.overlay[option.overlay[0]] not in (None, option.overlay[1]):
-            device = option.overlay[0]
-            there = [(n, w) for n, w in self._on(device, index) if w.m.overlay not in (None, way.m.overlay)]
-            names = _names(name for name, _ in there)
-            return Obstacle(f"{devices[device].id} holds {there[0][1].m.overlay} for {names}")
-        for resource, amount in option.uses:
-            capacity = setting.problem.capacity[resource]
-            if amount <= others.left[resource]:
-                continue
-            used = capacity - others.left[resource] + amount
-            if resource < count:
-                names = _names(name for name, _ in self._on(resource, index))
-                limit = MAX_UTILISATION[devices[resource].kind]
-                return Obstacle(f"{devices[resource].id} would be used {used:.1%} > {limit:.0%} with {names}")
-            if resource < 2 * count:
-                names = _names(name for name, _ in self._on(resource - count, index))
-                where = devices[resource - count].id
-                return Obstacle(f"{where} would need {used:.4g} MB > {capacity:g} MB with {names}")
-        for device, makes, bears in option.waits:
-            if others.longest[device] > bears:
-                return Obstacle(self._wait(index, way))
-            if makes > others.shortest[device]:
-                names = _names(name for name, w in self._on(device, index) if w.bears_s < makes)
-                return Obstacle(
-                    f"its runs of {ms(makes * 1e3)} on {devices[device].id} would make {names} late"
-                )
-        return Obstacle(self._over_cap(index, way, others), cap=True)
-
-    def _over_cap(self, index: int, way: Way, others: Taken) -> str:
-        problem, node = self.setting.problem, self.setting.node
-        power = problem.power if problem.power is not None else 0
-        more_w = way.draw_w + max(0.0, held_w(way.m) - others.hold_w[way.device])
-        cap_w = node.power_cap_w or 0.0
-        would_w = cap_w - others.left[power] + more_w
-        draws = []
-        for i, model in enumerate(self.setting.models):
-            other = model.way_of[self.choice[i]]
-            if i != index and other is not None:
-                draws.append((-(other.draw_w + held_w(other.m)), model.demand.model))
-        beside = _names(f"{name} ({-watts:.3g} W)" for watts, name in sorted(draws) if watts)
-        return f"node {would_w:.4g} W > cap {cap_w:g} W" + (f" with {beside}" if beside else "")
-
-    def _wait(self, index: int, way: Way) -> str:
-        """The wait for others' runs that makes it late."""
-        worst = (0.0, "", "")
-        for device, _ in way.waits:
-            for name, other in self._on(device, index):
-                run_s = max((s for d, s in other.waits if d == device), default=0.0)
-                worst = max(worst, (run_s, name, self.setting.devices[device].id))
-        run_s, name, where = worst
-        p99, limit = way.checks[0].value or 0.0, way.checks[0].limit
-        return f"p99 {ms(p99 + run_s * 1e3)} > {ms(limit)} with a wait of {ms(run_s * 1e3)} for {name} on {where}"
-
-    def _on(self, device: int, but: int) -> list[tuple[str, Way]]:
-        """Models that use the device."""
-        found = []
-        for index, model in enumerate(self.setting.models):
-            way = model.way_of[self.choice[index]]
-            if index != but and way is not None and device in _devices(way, len(self.setting.devices)):
-                found.append((model.demand.model, way))
-        return found
+    def _option_of(self, way: Way) -> Option:
+        """The first of a way's options: the one that is not late for company."""
+        return self.model.options[next(i for i, other in enumerate(self.model.way_of) if other is way)]
 
 
-def _devices(way: Way, count: int) -> set[int]:
-    return {way.device, *(resource for resource, _ in way.uses if resource < count)}
-
-
-def _option_of(model: Model, way: Way) -> Option:
-    """The first of a way's options: the one that nobody's company makes late."""
-    return model.options[next(i for i, other in enumerate(model.way_of) if other is way)]
-
-
-def _p99_ms(way: Way) -> float:
-    return way.checks[0].value or 0.0
-
-
-def _figure_text(model: Model, way: Way, figure: float) -> str:
-    """For the winner."""
-    return ms(figure) if model.by_time else f"{figure:.3g} W at {model.rate_hz:g}/s ({_parts(way)})"
-
-
-def _short_figure(model: Model, way: Way, figure: float) -> str:
-    """Against others; without requests a run is told apart by its energy."""
-    if model.by_time or model.rate_hz:
-        return _plain(model, figure)
-    return _parts(way)
-
-
-def _plain(model: Model, figure: float) -> str:
-    return ms(figure) if model.by_time else f"{figure:.3g} W"
-
-
-def _parts(way: Way) -> str:
-    a_run = f"{(joules_of(way.m) or 0.0) * 1e3:.3g} mJ a run"
-    return f"{a_run}, {held_w(way.m):.3g} W held" if held_w(way.m) else a_run
-
-
-def _short(candidate: Candidate) -> str:
-    return f"{candidate.variant} on {candidate.device}"
+def _broken(way: Way) -> str:
+    return "; ".join(check.text for check in way.checks if check.broken)
 
 
 def _is_lost(verdict: Verdict) -> bool:
-    return verdict.measurement is not None and " is lost: " in verdict.reason
+    return verdict.measurement is not None and verdict.reason.startswith(
+        f"{verdict.candidate.device} is lost: "
+    )
 
 
 def _away(model: Model) -> str:
     """The lost devices that the model was measured on, as the beginning of a reason."""
-    reasons = sorted({verdict.reason for verdict in model.out if _is_lost(verdict)})
-    return "".join(f"{reason}; " for reason in reasons)
+    return "".join(f"{reason}; " for reason in sorted({v.reason for v in model.out if _is_lost(v)}))
 
 
 def _nowhere(model: Model) -> str:
-    away = _away(model)
-    if away:
+    if away := _away(model):
         return f"{away}nothing else here can run it"
-    reasons = [f"{verdict.candidate}: {verdict.reason}" for verdict in in_order(model.out)]
+    return _listed(in_order(model.out))
+
+
+def _listed(failures: Iterable[Verdict]) -> str:
+    reasons = [f"{verdict.candidate}: {verdict.reason}" for verdict in failures]
     if not reasons:
         return "no candidate: the package has no variant for a device of this node; see `overlaid devices`"
     more = f"; and {len(reasons) - NAMED} more" if len(reasons) > NAMED else ""
     return f"no candidate could be measured: {'; '.join(reasons[:NAMED])}{more}"
-
-
-def _names(names: Iterable[str]) -> str:
-    listed = list(names)
-    more = [f"{len(listed) - NAMED} more"] if len(listed) > NAMED else []
-    listed = [*listed[:NAMED], *more]
-    return " and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]]))

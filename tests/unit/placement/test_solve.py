@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agent.placement.problem import Option, Problem, value_of
 from agent.placement.solve import solve
-from agent.placement.ways import setting_of
+from agent.placement.weigh import setting_of
 from tests.unit.placement.highs import solve_with_highs
 from tests.unit.placement.instances import random_instance
 
