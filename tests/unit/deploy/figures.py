@@ -14,7 +14,9 @@ from agent.types import Budget, Candidate, Measurement, Placement, Verdict
 from tests.unit.deploy.rig import StandInWorker
 
 REST_W = 4.0
-Figures = Mapping[str, tuple[float, float, float]]  # by device: p99 in ms, J a run, W held
+Figures = Mapping[
+    str, tuple[float, float, float]
+]  # by device, or variant and device: p99 in ms, J a run, W held
 Found = tuple[list[Measurement], list[Verdict], list[OverlaidError]]
 
 
@@ -28,13 +30,18 @@ def measurement(
     )  # fmt: skip
 
 
+def of(figures: Figures, candidate: Candidate) -> tuple[float, float, float]:
+    return figures.get(f"{candidate.variant} {candidate.device}") or figures[candidate.device]
+
+
 def runs_of(figures: Figures) -> Callable[..., Awaitable[list[float]]]:
     """``Worker.profile``: as fast as the figures say, unless the pool's ``run_s`` says otherwise."""
 
     async def profile(worker: StandInWorker, seconds: float, max_runs: int) -> list[float]:
         del seconds
         device = worker.spec.candidate.device
-        return [worker.pool.run_s.get(device, figures[device][0] / 2e3)] * min(50, max_runs)
+        usual_s = of(figures, worker.spec.candidate)[0] / 2e3
+        return [worker.pool.run_s.get(device, usual_s)] * min(50, max_runs)
 
     return profile
 
@@ -58,7 +65,7 @@ def by_the(figures: Figures) -> Callable[..., Awaitable[Found]]:
                 await res.pool.stop(await workers.start_checked(res, package, candidate))
                 overlay = package.manifest.variant(candidate.variant).overlay
                 on_it = overlay if candidate.backend == "npu" else None
-                found.append(measurement(candidate, *figures[candidate.device], overlay=on_it))
+                found.append(measurement(candidate, *of(figures, candidate), overlay=on_it))
             except OverlaidError as error:
                 errors.append(error)
                 failed = (*failed, Verdict(candidate, False, f"{error.name}: {one_line(error)}"))

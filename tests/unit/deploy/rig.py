@@ -62,7 +62,9 @@ def make_package(
     devices: tuple[str, ...] = ("cpu",),
     overlay: OverlayRef | None = None,
     batch: int = 1,
+    more: Mapping[str, OverlayRef] | None = None,
 ) -> Package:
+    """``more``: overlays of further variants, by name."""
     files: dict[str, File] = {}
     blocks: dict[str, bytes] = {}
     for name, data in {
@@ -83,7 +85,10 @@ def make_package(
         inputs=(TensorSpec("x", "FP32", (batch, 4)),),
         outputs=(TensorSpec("y", "FP32", (batch, 4)),),
         golden=GoldenInputs(count=1, inputs={"x": "x.bin"}),
-        variants=(Variant(file="model.bin", golden=golden, **variant),),
+        variants=tuple(
+            Variant(file="model.bin", golden=golden, **{**variant, **each})
+            for each in ({}, *({"name": name, "overlay": ref} for name, ref in (more or {}).items()))
+        ),
         files=files,
     )
     return Package(seal("manifest", manifest.encode(), key), blocks, model)
@@ -297,8 +302,7 @@ class Rig:
         spec, latency = self.pool.routes[model].spec, Histogram()
         for _ in range(requests):
             latency.add(seconds)
-        runs = {"runs": requests, "device_s": requests * seconds}
-        event = PoolEvent("stats", model, spec.version, spec.candidate, histogram=latency, **runs)  # type: ignore[arg-type]
+        event = PoolEvent("stats", model, spec.version, spec.candidate, histogram=latency, device=latency)
         self.manager.served(event)
 
     def close(self) -> None:
