@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from agent.placement.demand import Demand, DeviceState, Node
-from agent.placement.look import Look, Move
+from agent.placement.look import Look, Move, Seen
 from agent.placement.order import Step, in_turn
 from agent.placement.plan import plan
 from agent.placement.slowdown import Slowdown
@@ -139,21 +139,20 @@ class BusyGpu(_Simple):
 
 class Alert(_Simple):
     """ALERT (Wan et al., USENIX ATC 2020), least energy under a latency goal: a Kalman filter on observed over profiled
-    time predicts each configuration's latency, and of those that are predicted in time the one of least energy is
-    taken, at every look; where none is, the fastest. A switch costs it nothing.
-
-    The paper has one slowdown for a machine whose configurations share a device; here every device has its own, which
-    keeps its value while nothing runs there, and is forgotten after a while, without which ALERT would never return.
+    time, one "global slowdown factor" for all configurations, predicts each one's latency, and of those that are
+    predicted in time the one of least energy is taken, at every look; where none is, the fastest. A switch costs it
+    nothing. (A factor for each device was tried on the tuning traces: more requests were late.)
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._slowdowns = _Slowdowns()
+        self._slowdown = Slowdown()
         self._rates = _Rates()
 
     def _see(self, look: Look, demands: Sequence[Demand], node: Node) -> None:
-        self._slowdowns.see(look, demands, node)
+        del node
         self._rates.see(look)
+        self._slowdown = _after(self._slowdown, look.seen, demands)
 
     def _turn(self, demand: Demand) -> tuple[object, ...]:
         return -demand.budget.priority, demand.incumbent is None, demand.model
@@ -164,10 +163,10 @@ class Alert(_Simple):
         del devices
 
         def predicted_ms(m: Measurement) -> float:
-            return m.p99_ms * self._slowdowns.of(m.candidate.device)
+            return m.p99_ms * self._slowdown.mean
 
         def in_time(m: Measurement) -> bool:
-            each_s = m.mean_ms / 1e3 * self._slowdowns.of(m.candidate.device)
+            each_s = m.mean_ms / 1e3 * self._slowdown.mean
             return predicted_ms(m) <= demand.budget.latency_p99_ms and demand.budget.rate_hz * each_s < 1.0
 
         timely = [m for m in free if in_time(m)]
@@ -224,18 +223,24 @@ class _Slowdowns:
     def see(self, look: Look, demands: Sequence[Demand], node: Node) -> None:
         seconds = 0.0 if self._last is None else look.now - self._last
         self._last = look.now
-        profiled = {(d.model, m.candidate): m.mean_ms / 1e3 for d in demands for m in d.measurements}
+        used = {demand.incumbent.device for demand in demands if demand.incumbent is not None}
         for device in node.devices:
-            ran = [
-                s for s in look.seen if s.candidate.device == device.id and (s.model, s.candidate) in profiled
-            ]
-            expected_s = sum(s.runs * profiled[s.model, s.candidate] for s in ran)
             before = self._known.get(device.id, Slowdown())
-            if expected_s > 0:
-                z = sum(s.run_s for s in ran) / expected_s
-                self._known[device.id] = before.observed(z, sum(s.runs for s in ran))
-            elif not any(d.incumbent is not None and d.incumbent.device == device.id for d in demands):
+            ran = [each for each in look.seen if each.candidate.device == device.id and each.runs]
+            if ran:
+                self._known[device.id] = _after(before, ran, demands)
+            elif device.id not in used:
                 self._known[device.id] = before.relaxed(seconds)
+
+
+def _after(slowdown: Slowdown, seen: Sequence[Seen], demands: Sequence[Demand]) -> Slowdown:
+    """After these runs."""
+    profiled = {(d.model, m.candidate): m.mean_ms / 1e3 for d in demands for m in d.measurements}
+    known = [each for each in seen if (each.model, each.candidate) in profiled]
+    expected_s = sum(each.runs * profiled[each.model, each.candidate] for each in known)
+    if expected_s <= 0:
+        return slowdown
+    return slowdown.observed(sum(each.run_s for each in known) / expected_s, sum(each.runs for each in known))
 
 
 class _Rates:
