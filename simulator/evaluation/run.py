@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from agent.placement.look import Move
 from simulator.clock import EventClock
 from simulator.evaluation.contract import at
-from simulator.evaluation.policies import POLICIES
+from simulator.evaluation.policies import POLICIES, fits
 from simulator.evaluation.result import Recovery, Result
 from simulator.evaluation.tally import Tally, chance_w, longest, recovered_s
 from simulator.evaluation.traces import Split, Trace, make_trace
@@ -71,13 +71,14 @@ def run_policy(
 
 
 def run_trace(family: str, split: Split, seed: int, names: Sequence[str]) -> list[Result]:
-    """Every one of these policies on one trace. KeyError: there is no such family or policy."""
+    """Every one of these policies that is made for the trace's board. KeyError: there is no such family or policy."""
     from simulator.evaluation.oracle import run_oracle
 
     stage = Stage.of(make_trace(family, split, seed))
     return [
         run_oracle(stage) if name == ORACLE else run_policy(stage, name, POLICIES[name]())[0]
         for name in names
+        if fits(name, stage.trace.profile)
     ]
 
 
