@@ -13,6 +13,7 @@ It is the best of this contract, not of all worlds: a policy that breaks the con
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -172,7 +173,7 @@ class _Plan:
             if device.overlay is not None and self._overlay_s(there, name, candidate):
                 joules += device.overlay.load_j
             for other in step.models:
-                if other.name != name and _on(there, other.name) == candidate.device == _on(then, other.name):
+                if other.name != name and _on(then, other.name) == candidate.device:
                     loss += LATE * other.weight * seconds
         return loss, joules
 
@@ -201,22 +202,26 @@ class _Plan:
         that are shed."""
         script: list[tuple[float, Move]] = []
         there: Place = {}
+        begun: dict[str, float] = {}
         for second, (joint, step) in enumerate(zip(path, steps, strict=True)):
             then = _place(step, joint)
             changed = [name for name in then if name not in there or there[name] != then[name]]
             changed.sort(
                 key=lambda name: (not self._leaves_fpga(there.get(name)), then[name] is not None, name)
             )
-            begins = [
-                w.begins_s if w.begins_s else float("-inf")
-                for w in self._stage.trace.workloads if w.name in changed
-            ]  # fmt: skip
-            lead_s = sum(self._lead_s(there, name, then[name]) for name in changed)
-            rises = [float(second)] if second and self._cap_rises(second) else []
-            at_s = max([second - lead_s, *begins, *rises]) if second else float("-inf")
-            script += [(at_s, Move(name, then[name], ORACLE, "")) for name in changed]
+            at_s = second - sum(self._lead_s(there, name, then[name]) for name in changed)
+            if self._cap_rises(second):
+                at_s = float(second)
+            for name in changed:
+                begun[name] = max(at_s, begun.get(name, -math.inf), self._begins_s(name))
+                script.append((begun[name] if second else -math.inf, Move(name, then[name], ORACLE, "")))
             there = then
         return script
+
+    def _begins_s(self, name: str) -> float:
+        """Before that it cannot be loaded; those that begin at the start are loaded before it."""
+        begins_s = next(w.begins_s for w in self._stage.trace.workloads if w.name == name)
+        return begins_s or -math.inf
 
     def _cap_rises(self, second: int) -> bool:
         """Before it does there is no power for loading."""

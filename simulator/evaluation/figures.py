@@ -1,0 +1,152 @@
+"""What results add up to: definitions only, over values.
+
+A run is compared with the oracle's of the same trace. Regret is about joules per answered request, not about joules:
+who sheds or fails requests draws less in all. It says little without the violations and what was shed beside it.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from simulator.evaluation.result import Result
+
+RECOVER_S, RECOVER_LOADS = (
+    5.0,
+    3.0,
+)  # a recovery may take that long, or so many times what was loaded meanwhile
+Key = tuple[str, str, int]  # family, split, seed
+
+# Student's t, 97.5 %, by degrees of freedom (R. A. Fisher's table); beyond, the normal distribution's 1.96 within 2 %.
+STUDENT = (
+    12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228, 2.201, 2.179, 2.160, 2.145, 2.131, 2.120,
+    2.110, 2.101, 2.093, 2.086, 2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Mean:
+    """``value`` ± ``margin`` at 95 % confidence (Student); margin None with fewer than two values."""
+
+    value: float
+    margin: float | None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Mean:
+        """ValueError without values."""
+        if not values:
+            raise ValueError("no values")
+        if len(values) < 2:
+            return cls(values[0], None)
+        t = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else 1.96
+        return cls(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)))
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Of one policy over some runs. Shares and regrets are fractions, ``over_oracle_pp``: violations above the
+    oracle's, in percentage points. ``switches_ratio``: all switches over all of the oracle's (at least 1).
+    ``excess_s``: the longest excess over a cap of all runs. ``recovery_s``: the longest recovery of all events from
+    which the oracle recovers, ``slow`` how many of these ``recoveries`` took longer than they may. ``plan_ms``: mean
+    processor time of a look, ``plan_share``: processor time of all looks over simulated time."""
+
+    policy: str
+    runs: int
+    violations: Mean
+    shed: Mean
+    joules: Mean  # per answered request
+    regret: Mean
+    regret_p95: float
+    over_oracle_pp: Mean
+    switches: Mean
+    switches_ratio: float
+    excess_s: float
+    recovery_s: float
+    recoveries: int
+    slow: int
+    plan_ms: float
+    plan_share: float
+
+
+def key_of(result: Result) -> Key:
+    """Of its trace."""
+    return result.family, result.split, result.seed
+
+
+def regret(result: Result, oracle: Result) -> float:
+    """Joules per answered request above the oracle's, as a fraction of those; infinity when nothing was answered."""
+    mine, best = result.joules_per_inference, oracle.joules_per_inference
+    if best is None or best <= 0:
+        return 0.0
+    return math.inf if mine is None else mine / best - 1.0
+
+
+def figures(results: Iterable[Result], oracle: Mapping[Key, Result]) -> Figures:
+    """Of one policy's runs; ``oracle``: its run of each trace. ValueError without runs; KeyError: a trace that the
+    oracle has not run."""
+    runs = list(results)
+    if not runs:
+        raise ValueError("no runs")
+    best = [oracle[key_of(run)] for run in runs]
+    pairs = list(zip(runs, best, strict=True))
+    regrets = [regret(run, of) for run, of in pairs]
+    took = [each for run, of in pairs for each in recoveries(run, of)]
+    return Figures(
+        policy=runs[0].policy,
+        runs=len(runs),
+        violations=Mean.of([run.violations for run in runs]),
+        shed=Mean.of([run.shed_share for run in runs]),
+        joules=Mean.of([run.joules_per_inference or 0.0 for run in runs]),
+        regret=Mean.of(regrets),
+        regret_p95=quantile(regrets, 0.95),
+        over_oracle_pp=Mean.of([100 * (run.violations - of.violations) for run, of in pairs]),
+        switches=Mean.of([float(run.switches) for run in runs]),
+        switches_ratio=sum(run.switches for run in runs) / max(1, sum(of.switches for of in best)),
+        excess_s=max(run.excess_s for run in runs),
+        recovery_s=max((seconds for seconds, _ in took), default=0.0),
+        recoveries=len(took),
+        slow=sum(seconds > most for seconds, most in took),
+        plan_ms=1e3 * sum(run.plan_s for run in runs) / max(1, sum(run.looks for run in runs)),
+        plan_share=sum(run.plan_s for run in runs) / sum(run.seconds for run in runs),
+    )
+
+
+def recoveries(run: Result, oracle: Result) -> list[tuple[float, float]]:
+    """(seconds taken, seconds that it may take) of each event from which the oracle recovers in time: where not even
+    that does, nothing can. Infinity: not before the next event."""
+    found = []
+    for mine, best in zip(run.recoveries, oracle.recoveries, strict=True):
+        if best.seconds is not None and best.seconds <= RECOVER_S:
+            most = max(RECOVER_S, RECOVER_LOADS * mine.load_s)
+            found.append((math.inf if mine.seconds is None else mine.seconds, most))
+    return found
+
+
+def beaten(ours: Iterable[Result], other: Iterable[Result]) -> bool:
+    """Whether we are better in violations or in joules per answered request, by more than chance (paired by trace,
+    95 %), and not worse in the other by more than chance. What is shed counts as violated: it is no way to win."""
+    theirs = {key_of(result): result for result in other}
+    pairs = [(result, theirs[key_of(result)]) for result in ours if key_of(result) in theirs]
+    broken = Mean.of([_unmet(a) - _unmet(b) for a, b in pairs])
+    joules = Mean.of([(a.joules_per_inference or 0.0) - (b.joules_per_inference or 0.0) for a, b in pairs])
+    better = [_below(mean) for mean in (broken, joules)]
+    worse = [_below(Mean(-mean.value, mean.margin)) for mean in (broken, joules)]
+    return any(better) and not any(worse)
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """The smallest value that at least this share of all are not above (nearest rank). ValueError without values."""
+    if not values:
+        raise ValueError("no values")
+    return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
+
+
+def _below(mean: Mean) -> bool:
+    """Whether it is below zero by more than chance."""
+    return mean.value + (mean.margin or 0.0) < 0
+
+
+def _unmet(result: Result) -> float:
+    return result.violations + result.shed_share
