@@ -31,6 +31,7 @@ from agent.overlay.selftest import self_test_graph
 from agent.overlay.spec import load_spec, overlay_folder
 from agent.types import SELF_TEST, TensorSpec
 from simulator.overlay.functional import FunctionalTransport
+from tests.contract.tiny import npu_double
 from tests.unit.overlay.faulty import FaultyTransport
 
 DIGITS = Path(__file__).parents[3] / "models" / "digits"
@@ -177,6 +178,24 @@ def test_other_backends_and_formats(
         device.open(ModelFile(tmp_path / "m.onnx", "onnx", INPUTS, OUTPUTS), "npu")
     with pytest.raises(RuntimeUnavailable, match="program opens npu, not tflite"):
         CpuDevice().open(ModelFile(tmp_path / "m.tflite", "tflite", INPUTS, OUTPUTS), "program")
+
+
+def test_a_program_with_a_cpu_segment_tells_what_it_takes_of_each_device(
+    device: FpgaDevice, file: Callable[..., ModelFile], digits: Digits, tmp_path: Path
+) -> None:
+    path = tmp_path / "double.npu"
+    path.write_bytes(npu_double())
+    x, y = (TensorSpec(name, "FP32", (-1, 4)) for name in "xy")
+    double = ModelFile(path, "npu", (x,), (y,))
+    images = np.arange(24, dtype=np.float32).reshape(6, 4)
+    on_fpga = device.open(double, "npu").run({"x": images})
+    assert on_fpga.outputs["y"].tolist() == (2 * images).tolist()
+    assert on_fpga.parts.keys() == {"cpu", "fpga"}
+    assert max(on_fpga.parts.values()) <= on_fpga.device_s < sum(on_fpga.parts.values())
+    one = device.open(double, "npu").run({"x": images[:1]})
+    assert one.device_s == pytest.approx(sum(one.parts.values()))
+    assert CpuDevice().open(double, "program").run({"x": images}).parts == {}
+    assert device.open(file(), "npu").run({"image": digits[0]}).parts == {}  # packing is no segment
 
 
 # -- one overlay at a time ---------------------------------------------------------------------------------------------
