@@ -11,10 +11,13 @@ from agent.placement.decide import decided
 from agent.placement.demand import Demand, Node
 from agent.placement.look import Look, Move, Outcome, Planned, Seen, State
 from agent.placement.plan import plan
-from agent.placement.sight import as_seen, watched
-from agent.types import Candidate
+from agent.placement.scene import MET, Scene, rank
+from agent.placement.sight import watched
+from agent.placement.urgent import only
+from agent.placement.view import as_seen
+from agent.types import Candidate, Verdict
 
-__all__ = ["Look", "Move", "Outcome", "Seen", "State", "dropped", "failed", "step", "verify"]
+__all__ = ["Look", "Move", "Outcome", "Seen", "State", "failed", "step", "verify"]
 
 PROBED_RUNS = 10  # about what a fresh worker runs before its route flips
 
@@ -27,19 +30,15 @@ def step(state: State, demands: Sequence[Demand], node: Node, look: Look) -> tup
     """
     given = tuple(sorted(demands, key=lambda demand: demand.model))
     state = _timed_out(watched(state, given, node, look))
-    seen_demands, seen_node = as_seen(state, given, node)
-    planned = state.planned
-    if planned is None or (planned.demands, planned.node) != (seen_demands, seen_node):
-        held = [_pinned(demand) for demand in seen_demands]
-        planned = Planned(seen_demands, seen_node, plan(seen_demands, seen_node), plan(held, seen_node))
-    state, outcome = decided(replace(state, planned=planned), given, node, look)
+    planned = _planned(state, *as_seen(state, given, node))
+    state, outcome = decided(Scene.of(replace(state, planned=planned), planned, given, node, look))
     return replace(state, told=(given, node)), outcome
 
 
 def verify(state: State, model: str, candidate: Candidate, z: float, now: float) -> tuple[State, bool]:
     """Whether a fresh worker is fast enough for the route to flip: its runs took ``z`` times the profiled time.
 
-    When not, the move is off, and the candidate is barred for a time that doubles. ``now``: the clock of looks.
+    When not, the move is off, and the candidate is barred for a time that grows. ``now``: the clock of looks.
     """
     del now  # bars count from the last look
     asked = state.asked.get(model)
@@ -51,20 +50,16 @@ def verify(state: State, model: str, candidate: Candidate, z: float, now: float)
     state = replace(state, slowdowns=slowdowns)
     if z <= asked.most:
         return state, True
-    return failed(state, model, candidate, f"took {z:.3g} x the profiled time when it was tried"), False
+    return failed(state, model, candidate, f"took {z:.3g} x the profiled time when it was tried", True), False
 
 
-def failed(state: State, model: str, candidate: Candidate, why: str) -> State:
-    """The model could not be moved to ``candidate``: it is barred for a time that doubles."""
+def failed(state: State, model: str, candidate: Candidate, why: str, passing: bool = False) -> State:
+    """The model could not be moved to ``candidate``: it is barred for a time that grows. ``passing``: for a cause that
+    may pass unseen."""
     asked = {name: each for name, each in state.asked.items() if name != model}
     regret = state.regret.without(model, candidate).counting(((model, candidate),))
-    bars = barred(state.bars, model, candidate, why, state.time)
+    bars = barred(state.bars, model, candidate, why, state.time, passing=passing)
     return replace(state, asked=asked, bars=bars, regret=regret)
-
-
-def dropped(state: State, model: str) -> State:
-    """A move that was asked for is not made, through no fault of its candidate: the next look decides anew."""
-    return replace(state, asked={name: each for name, each in state.asked.items() if name != model})
 
 
 def _timed_out(state: State) -> State:
@@ -74,7 +69,23 @@ def _timed_out(state: State) -> State:
     return state
 
 
-def _pinned(demand: Demand) -> Demand:
-    return replace(
-        demand, measurements=tuple(m for m in demand.measurements if m.candidate == demand.incumbent)
-    )
+def _planned(state: State, demands: tuple[Demand, ...], node: Node) -> Planned:
+    """The plan for these, made anew when something has changed."""
+    broken = frozenset(model for model, tail in state.tails.items() if tail.broken)
+    before = state.planned
+    if before is not None and (before.demands, before.node, before.broken) == (demands, node, broken):
+        return before
+    held = plan([only(demand, {demand.incumbent}) for demand in demands], node)
+    best, late = plan(demands, node), frozenset[str]()
+    stays = broken & {d.model for d in demands if best.of(d.model).candidate == d.incumbent}
+    if stays:
+        away = plan([_without_incumbent(d, state) if d.model in stays else d for d in demands], node)
+        if all(rank(away.of(p.model)) <= (MET if p.model in stays else rank(p)) for p in best.placed):
+            best, late = away, stays
+    return Planned(demands, node, broken, best, held, late, state.time)
+
+
+def _without_incumbent(demand: Demand, state: State) -> Demand:
+    assert demand.incumbent is not None
+    out = Verdict(demand.incumbent, False, f"{state.tails[demand.model]} there")
+    return replace(demand, failed=(*demand.failed, out))

@@ -1,4 +1,8 @@
-"""Candidates that failed a model lately, and for how long they are left alone. Pure."""
+"""Candidates that failed a model lately, and for how long they are left alone. Pure.
+
+The times grow in steps rather than twofold: probing has to be paid by rent (see ``decide``), and when the cause has
+passed one should know soon.
+"""
 
 from __future__ import annotations
 
@@ -13,24 +17,14 @@ CALM = 10.0  # after so many times its last bar a candidate begins with the firs
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """``until`` then; ``tries``: how often in a row it failed.
-
-    The times grow in steps rather than twofold: probing is paid by rent (see ``rental``), and when the cause has passed
-    one should know soon.
-    """
+    """``until`` then; ``forgotten``: when it counts no more; ``tries``: how often in a row; ``passing``: for a
+    cause that may pass unseen."""
 
     until: float
+    forgotten: float
     tries: int
     why: str
-
-    @property
-    def forgotten(self) -> float:
-        """When it counts no more."""
-        return self.until + CALM * _seconds(self.tries)
-
-
-def _seconds(tries: int) -> float:
-    return min(MOST_S, STEP_S * tries)
+    passing: bool
 
 
 Bars = Mapping[
@@ -38,13 +32,25 @@ Bars = Mapping[
 ]  # by model and candidate; None: its return after it was shed
 
 
-def barred(bars: Bars, model: str, candidate: Candidate | None, why: str, time: float) -> Bars:
-    """With one more."""
+def barred(
+    bars: Bars,
+    model: str,
+    candidate: Candidate | None,
+    why: str,
+    time: float,
+    least_s: float = 0.0,
+    passing: bool = False,
+) -> Bars:
+    """With one more, of ``least_s`` at least."""
     before = bars.get((model, candidate))
     tries = 1 + (before.tries if before is not None and time < before.forgotten else 0)
-    return {**bars, (model, candidate): Bar(time + _seconds(tries), tries, why)}
+    seconds = max(least_s, min(MOST_S, STEP_S * tries))
+    return {**bars, (model, candidate): Bar(time + seconds, time + (1 + CALM) * seconds, tries, why, passing)}
 
 
 def lifted(bars: Bars, time: float) -> Bars:
-    """What kept candidates away may have passed: they may be tried again at once, as if for the first time."""
-    return {key: replace(bar, until=min(bar.until, time), tries=0) for key, bar in bars.items()}
+    """What may pass unseen may have passed: it may be tried again at once, as if for the first time."""
+    return {
+        key: replace(bar, until=min(bar.until, time), tries=0) if bar.passing else bar
+        for key, bar in bars.items()
+    }

@@ -11,6 +11,7 @@ from agent.placement.rates import Load
 from agent.placement.rental import Regret
 from agent.placement.rest import Rest
 from agent.placement.slowdown import Slowdown
+from agent.placement.tail import Tail
 from agent.types import Candidate
 
 
@@ -72,12 +73,15 @@ class Asked:
 @dataclass(frozen=True, slots=True)
 class Planned:
     """A plan with what it was made from, to be had again while nothing has changed. ``held``: the plan that leaves
-    every model where it is."""
+    every model where it is; ``late``: models whose answers are late where they are, and would not be in ``plan``."""
 
     demands: tuple[Demand, ...]
     node: Node
+    broken: frozenset[str]
     plan: Plan
     held: Plan
+    late: frozenset[str]
+    time: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +95,8 @@ class State:
     loads: Mapping[str, Load] = field(default_factory=dict)  # by model
     slowdowns: Mapping[str, Slowdown] = field(default_factory=dict)  # by device
     rest: Rest = field(default_factory=Rest)
+    over: int = 0  # looks in a row at which the node drew more than its cap
+    tails: Mapping[str, Tail] = field(default_factory=dict)  # by model, where it is
     asked: Mapping[str, Asked] = field(default_factory=dict)  # by model
     bars: Bars = field(default_factory=dict)
     since: Mapping[str, tuple[Candidate | None, float]] = field(

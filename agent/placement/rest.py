@@ -7,9 +7,10 @@ go stale, and takes in what the model of costs gets wrong: rest and models toget
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from agent.placement.ways import SIGMAS
 from agent.types import Measurement
 
 GAIN = 0.1  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
@@ -70,9 +71,14 @@ class Rest:
         return self if self.watts is not None and self.watts >= watts else self._at(watts, self.scatter_w)
 
     @property
+    def seen_sigma_w(self) -> float:
+        """Of the estimate when a meter told last."""
+        return math.sqrt(SHARE) * self.scatter_w
+
+    @property
     def sigma_w(self) -> float:
         """Of the estimate, with what time without a meter adds."""
-        return math.sqrt(SHARE * self.scatter_w**2 + DRIFT_W**2 * self.blind_s)
+        return math.hypot(self.seen_sigma_w, DRIFT_W * math.sqrt(self.blind_s))
 
     def _at(self, watts: float, scatter_w: float, fell: bool = False) -> Rest:
         scatter_w = max(scatter_w, LEAST_W)
@@ -100,6 +106,7 @@ def drawn_w(held: Iterable[tuple[Measurement, float]]) -> float:
     return watts + math.fsum(holding.values())
 
 
-def spread_w(held: Iterable[tuple[Measurement, float]]) -> float:
-    """Standard error of ``drawn_w``: errors of one meter add up."""
-    return math.fsum(rate_hz * (m.joules_sigma or 0.0) for m, rate_hz in held)
+def bound_w(rest_w: float, sigma_w: float, held: Sequence[tuple[Measurement, float]]) -> float:
+    """What the node draws with them, mean and 1.64 sigma; errors of one meter add up."""
+    spread_w = math.fsum(rate_hz * (m.joules_sigma or 0.0) for m, rate_hz in held)
+    return rest_w + SIGMAS * (sigma_w + spread_w) + drawn_w(held)

@@ -13,11 +13,12 @@ from agent.placement.rates import Load
 from agent.placement.rental import Regret
 from agent.placement.rest import Rest, drawn_w, sensible
 from agent.placement.slowdown import Slowdown
-from agent.types import Candidate, Measurement, Verdict
+from agent.placement.tail import OVER, Tail
+from agent.types import Candidate, Measurement
 
 LONGEST_S = 30.0  # between two looks: more is a clock that jumped, or a node that slept
+PATIENCE = 2  # looks in a row over the cap before that counts: one may be a sensor's glitch
 SETTLED_S = 5.0  # after a move the rest may look different for what the model of costs gets wrong
-SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
 
 Measured = Mapping[tuple[str, Candidate], Measurement]
 
@@ -45,39 +46,14 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
         state = replace(state, counted=time)
         if not _moving(state):
             state = _metered(state, _rest(state, demands, look, seen, by, seconds))
+            state = _over(state, demands, node, look, by)
+        state = replace(state, tails=_tails(state, demands, seen, seconds))
     return replace(
         state,
         loads=_loads(state, demands, seen, jumped),
         rest=state.rest.guessed(node.rest_w, node.rest_sigma_w),
         lately=({each.model: each.requests / seconds for each in seen}, seconds) if seen else ({}, 0.0),
     )
-
-
-def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[Demand, ...], Node]:
-    """What is planned for: rates, slowdowns and rest in steps; each model where it will be after its move."""
-    lost = {device.id for device in node.devices if device.lost}
-    before = {d.id: d.slowdown for d in state.planned.node.devices} if state.planned else {}
-    devices = tuple(
-        replace(device, slowdown=_stepped(before.get(device.id, 1.0), state.slowdowns[device.id].mean))
-        for device in node.devices
-    )
-    seen_node = replace(
-        node, devices=devices, rest_w=state.rest.planned_w, rest_sigma_w=_coarse(state.rest.sigma_w)
-    )
-    return tuple(_as_seen(state, demand, lost) for demand in demands), seen_node
-
-
-def _as_seen(state: State, demand: Demand, lost: Iterable[str]) -> Demand:
-    asked, rate_hz = state.asked.get(demand.model), state.loads[demand.model].planned_hz
-    incumbent = asked.candidate if asked else demand.incumbent
-    if incumbent is None or incumbent.device in lost:  # better what failed it than nothing
-        return replace(demand, rate_hz=rate_hz, incumbent=incumbent)
-    out = tuple(
-        Verdict(candidate, False, bar.why)
-        for (model, candidate), bar in state.bars.items()
-        if candidate and model == demand.model and candidate != incumbent and state.time < bar.until
-    )
-    return replace(demand, rate_hz=rate_hz, incumbent=incumbent, failed=(*demand.failed, *out))
 
 
 def _settled(state: State, demands: Sequence[Demand]) -> State:
@@ -189,15 +165,35 @@ def _rest(
     return state.rest.metered(look.power_w, served_w)
 
 
+def _over(state: State, demands: Sequence[Demand], node: Node, look: Look, by: Measured) -> State:
+    """A node that draws more than its cap, because more is asked for than was promised say, has a rest that explains
+    it: so what is planned next draws less."""
+    power_w, cap_w = look.power_w, node.power_cap_w
+    if state.rest.blind_s or power_w is None or cap_w is None or power_w <= cap_w:
+        return replace(state, over=0)
+    promised = [
+        (m, d.budget.rate_hz) for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))
+    ]
+    over = state.over + 1
+    rest = state.rest.at_least(power_w - drawn_w(promised)) if over >= PATIENCE else state.rest
+    return replace(state, over=over, rest=rest)
+
+
+def _tails(
+    state: State, demands: Sequence[Demand], seen: Sequence[Seen], seconds: float
+) -> Mapping[str, Tail]:
+    """Of models that are asked for no more than was promised; anew after a move."""
+    budgets = {demand.model: demand.budget for demand in demands}
+    tails = {model: tail for model, tail in state.tails.items() if model in budgets}
+    for each in seen:
+        settled = state.time - max(state.since[each.model][1], state.moved) >= SETTLED_S
+        if not settled or each.model in state.asked:
+            tails.pop(each.model, None)
+        elif each.requests <= OVER * budgets[each.model].rate_hz * seconds + 1:
+            tails[each.model] = tails.get(each.model, Tail()).counted(each.requests, each.late, seconds)
+    return tails
+
+
 def _runs(m: Measurement | None, seen: Seen) -> float:
     """Runs for one request that would draw as much."""
     return seen.runs * _longer(m, seen.requests / seen.runs) if m and seen.runs else 0.0
-
-
-def _coarse(sigma_w: float) -> float:
-    """In steps of a factor of 1.25, upwards: less is no reason to plan again."""
-    return math.pow(1.25, math.ceil(math.log(sigma_w, 1.25))) if sigma_w > 0 else 0.0
-
-
-def _stepped(before: float, now: float) -> float:
-    return before if abs(now - before) <= SLOWDOWN_STEP * before else round(now, 3)

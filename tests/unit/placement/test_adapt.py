@@ -84,7 +84,7 @@ def test_a_throttled_device_is_left_after_two_looks() -> None:
 
 def test_the_cap_moves_at_once() -> None:
     world = World(demand(incumbent=GPU, latency_ms=30.0), cap_w=6.0)
-    assert world.run(60) == [(1.0, "cpu", "start")]
+    assert [where for _, where, _ in world.run(60)] == ["cpu"]
     world = World(demand(incumbent=CPU, latency_ms=20.0), cap_w=6.0)
     assert [where for _, where, _ in world.run(60)] == ["gpu"]
     world.node = replace(world.node, power_cap_w=3.5)
