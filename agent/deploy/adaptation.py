@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from agent.deploy.demands import demand_of, node_of, replaced
 from agent.deploy.lost import LostDevices
 from agent.deploy.quiet import Quiet
+from agent.deploy.refining import Refining
 from agent.deploy.replace import Replacer, Task
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
@@ -71,6 +72,7 @@ class Adaptation:
             on_change,
             on_idle,
         )
+        self._refining = Refining(res)
         self._arriving: dict[str, Demand] = {}
         self._counts: dict[str, Counts] = {}
         self._state = adapt.State()
@@ -171,8 +173,13 @@ class Adaptation:
         counts.requests += event.histogram.total + event.errors + turned_away
         counts.late += event.histogram.over(placement.budget.latency_p99_ms / 1e3) + turned_away
         if (event.version, event.candidate) == (placement.version, placement.candidate):
-            counts.runs += event.runs
-            counts.run_s += event.device_s
+            counts.runs += event.device.total
+            counts.run_s += event.device.seconds
+            slowdowns = {d.id: d.slowdown for d in self.outcome.node.devices} if self.outcome else {}
+            slowdown = slowdowns.get(event.candidate.device, 1.0)
+            surer = self._refining.note(placement, event.device, slowdown)
+            if surer is not None:
+                self._replacer.keep(event.model, surer)
 
     def quiet(self) -> Quiet:
         """Whether a model gets late from now on that was not before: whoever measures waits then."""

@@ -16,8 +16,8 @@ Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
 
 @dataclass(frozen=True, slots=True)
 class PoolEvent:
-    """``stats``: latencies (seconds of request handling), failed requests (``failures``: by kind too) and runs (see
-    ``Report``) since the last one, each second at most.
+    """``stats``: latencies (seconds of request handling), failed requests (``failures``: by kind too) and runs
+    (``device``: see ``Report``) since the last one, each second at most.
 
     crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
     unwell: a worker that serves or starts failed for its device's sake, with ``failure``.
@@ -32,8 +32,7 @@ class PoolEvent:
     errors: int = 0
     failure: OverlaidError | None = None
     failures: Mapping[Failure, int] = field(default_factory=dict)
-    runs: int = 0
-    device_s: float = 0.0
+    device: Histogram = field(default_factory=Histogram)
 
 
 @dataclass(frozen=True, slots=True)

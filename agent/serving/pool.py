@@ -277,8 +277,7 @@ class Pool:
                 histogram=report.latency,
                 errors=report.errors,
                 failures=report.failures,
-                runs=report.runs,
-                device_s=report.device_s,
+                device=report.device,
             )
         )
 

@@ -22,14 +22,13 @@ Failure = Literal["request", "overload", "deadline", "device", "run"]
 @dataclass(frozen=True, slots=True)
 class Report:
     """What a worker did since its last report: answers by latency (seconds of handling), failures by kind; ``waiting``
-    requests are in its queue now. ``runs``: those for requests of one sample each, which took ``device_s``
-    seconds of the device's time."""
+    requests are in its queue now. ``device``: runs for requests of one sample each, by seconds of the device's time.
+    """
 
     latency: Histogram
     failures: Mapping[Failure, int]
     waiting: int = 0
-    runs: int = 0
-    device_s: float = 0.0
+    device: Histogram = field(default_factory=Histogram)
 
     @property
     def errors(self) -> int:

@@ -206,8 +206,8 @@ class Worker:
                 future.set_result(message)
         elif head["op"] == "stats":
             latency = Histogram.of(head["latency"], float(head["seconds"]))
-            runs = int(head["runs"]), float(head["device_s"])
-            self._on_stats(self, Report(latency, head["failures"], int(head["waiting"]), *runs))
+            device = Histogram.of(head["device"], float(head["device_s"]))
+            self._on_stats(self, Report(latency, head["failures"], int(head["waiting"]), device))
         elif head["op"] == "unwell":
             error = from_name(str(head["name"]), str(head["text"]))
             if not isinstance(error, UNWELL):

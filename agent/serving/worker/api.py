@@ -166,7 +166,7 @@ class ModelApi:
 
     def take_report(self) -> Report:
         """What happened since the last call."""
-        report = Report(self.latency, self.failures, self._engine.waiting, *self._engine.take_runs())
+        report = Report(self.latency, self.failures, self._engine.waiting, self._engine.take_runs())
         self.latency, self.failures = Histogram(), Counter()
         return report
 

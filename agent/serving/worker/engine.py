@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from agent.hal import Run, Session
+from agent.histogram import Histogram
 from agent.serving.http.messages import RequestError
 from agent.serving.spec import WorkerSpec
 from agent.serving.unwell import UNWELL
@@ -58,7 +59,7 @@ class Engine:
         self._chores: deque[tuple[Callable[[Session], Any], asyncio.Future[Any]]] = deque()
         self._burst_s = 0.0  # of requests on the loop since it last looked at everything else
         self._passing = False
-        self._runs, self._device_s = 0, 0.0
+        self._device = Histogram()
 
     # -- requests ------------------------------------------------------------------------------------------------
 
@@ -98,8 +99,7 @@ class Engine:
         self._note(run.wall_s, samples)
         self._share_s = self._run_s
         if samples == 1:
-            self._runs += 1
-            self._device_s += run.device_s
+            self._device.add(run.device_s)
         return run
 
     def _note(self, wall_s: float, samples: int) -> None:
@@ -107,10 +107,9 @@ class Engine:
         self._run_s *= _NUDGE if wall_s > self._run_s else 1 / _NUDGE
         self._usual = max(1.0, self._usual * (_NUDGE if samples > self._usual else 1 / _NUDGE))
 
-    def take_runs(self) -> tuple[int, float]:
-        """Runs for requests of one sample each since the last call, and their device seconds."""
-        taken = self._runs, self._device_s
-        self._runs, self._device_s = 0, 0.0
+    def take_runs(self) -> Histogram:
+        """Runs for requests of one sample each since the last call, by their device seconds."""
+        taken, self._device = self._device, Histogram()
         return taken
 
     def submit(self, job: Job) -> None:
@@ -238,8 +237,8 @@ class Engine:
             share_s = done.wall_s / len(jobs)
             self._note(done.wall_s, sum(job.samples for job in jobs) if done.joining_ns else jobs[-1].samples)
             self._share_s *= _NUDGE if share_s > self._share_s else 1 / _NUDGE
-        self._runs += len(done.plain)
-        self._device_s += sum(done.plain)
+        for device_s in done.plain:
+            self._device.add(device_s)
         if not done.apart:
             self.max_batch = 1
         input_ns = done.joining_ns + sum(job.decoding_ns for job in jobs)

@@ -288,7 +288,7 @@ class Service:
         if report.latency.total or report.failures or report.waiting != self._told_waiting:
             latency, self._told_waiting, self._rested_s = report.latency, report.waiting, 0.0
             fields = {"latency": latency.pairs(), "seconds": latency.seconds, "failures": report.failures}
-            runs = {"runs": report.runs, "device_s": report.device_s}
+            runs = {"device": report.device.pairs(), "device_s": report.device.seconds}
             self._channel.send({"op": "stats", "waiting": report.waiting, **fields, **runs})
 
 

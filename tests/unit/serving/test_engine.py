@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from agent.devices.golden import compare
 from agent.errors import DmaTimeout, GoldenMismatch, InferenceError, TensorError
 from agent.hal import ModelFile, Run
+from agent.histogram import Histogram
 from agent.serving.http.messages import RequestError
 from agent.serving.spec import Golden, WorkerSpec
 from agent.serving.worker.checks import GoldenData
@@ -563,7 +564,7 @@ def test_integers_and_booleans_compare() -> None:
 
 
 def test_runs_for_requests_of_one_sample_are_counted_with_their_device_time() -> None:
-    async def scenario(inline: bool) -> tuple[int, float]:
+    async def scenario(inline: bool) -> Histogram:
         engine = Engine([Doubler(0.001 if inline else 1.0)], max_batch=1 if inline else 2)
         for samples in (1, 3, 1):
             if inline:
@@ -576,9 +577,10 @@ def test_runs_for_requests_of_one_sample_are_counted_with_their_device_time() ->
         engine.submit(bad)
         assert isinstance(await told, InferenceError)
         counted = engine.take_runs()
-        assert engine.take_runs() == (0, 0.0)
+        assert engine.take_runs().total == 0
         engine.close()
         return counted
 
-    assert asyncio.run(scenario(inline=True)) == (2, pytest.approx(0.001))
-    assert asyncio.run(scenario(inline=False)) == (2, pytest.approx(1.0))
+    for inline, seconds in ((True, 0.001), (False, 1.0)):
+        counted = asyncio.run(scenario(inline))
+        assert counted.total == 2 and counted.seconds == pytest.approx(seconds)
