@@ -12,9 +12,10 @@ from agent.cli.output import Commands
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     """Add the commands below ``overlaid sim``."""
-    from simulator.cli import boards, faults, nodes, run
+    from simulator.cli import boards, evaluate, faults, nodes, run
 
     boards.register(commands)
     run.register(commands)
     faults.register(commands)
     nodes.register(commands)
+    evaluate.register(commands)

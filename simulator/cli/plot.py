@@ -33,7 +33,7 @@ MAX_LABEL, MAX_LINES = 40, 5
 
 def check_picture(path: Path) -> None:
     """RuntimeUnavailable without matplotlib, UsageError for an unknown suffix or a missing folder."""
-    pyplot = _pyplot()
+    pyplot = pyplot_of()
     figure = pyplot.figure()
     kinds = figure.canvas.get_supported_filetypes()
     pyplot.close(figure)
@@ -45,7 +45,7 @@ def check_picture(path: Path) -> None:
 
 def plot(told: Values, scenario: Scenario, path: Path) -> None:
     """Draw what ``summarise`` told. RuntimeUnavailable without matplotlib, UsageError when it cannot write."""
-    pyplot = _pyplot()
+    pyplot = pyplot_of()
     profile = load_profile(scenario.board)
     name, unit_s = next((n, s) for n, s, least in UNITS if scenario.duration_s >= least)
     series = told["series"]
@@ -87,7 +87,8 @@ def plot(told: Values, scenario: Scenario, path: Path) -> None:
             pyplot.close(figure)
 
 
-def _pyplot() -> Any:
+def pyplot_of() -> Any:
+    """matplotlib without a screen. RuntimeUnavailable where it is not installed."""
     try:
         import matplotlib as mpl
     except ImportError:

@@ -1,0 +1,117 @@
+"""What a comparison of policies came to, as tables and as JSON: every figure, over all traces and by kind of trace."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agent.cli.output import print_table
+from agent.types import to_jsonable
+from simulator.evaluation.figures import Figures, Mean, beaten, figures, key_of
+from simulator.evaluation.result import Result
+from simulator.evaluation.run import ORACLE
+
+OURS = "ours"
+NOTE = "boards, requests, heat and power are modelled; no model was computed"
+HEADS = (
+    "POLICY", "TRACES", "VIOLATIONS %", "SHED %", "MJ/INFERENCE", "REGRET %", "P95 %", "SWITCHES", "EXCESS S",
+    "RECOVERY S", "MS/LOOK", "BY OURS",
+)  # fmt: skip
+FAMILY_HEADS = ("TRACES", *HEADS[:1], *HEADS[2:-2])
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """``overall``: of each policy, over all traces that are for it; ``families``: by family; ``beaten``: the policies
+    that ours is compared with, and whether it beats them (``figures.beaten``)."""
+
+    overall: tuple[Figures, ...]
+    families: Mapping[str, tuple[Figures, ...]]
+    beaten: Mapping[str, bool]
+    results: tuple[Result, ...]
+
+
+def report_of(results: Sequence[Result], group: Callable[[Result], str] = lambda each: each.family) -> Report:
+    """``group``: what is one line of the second table. KeyError: the oracle's run of a trace is not in it."""
+    oracle = {key_of(each): each for each in results if each.policy == ORACLE}
+    groups: defaultdict[str, list[Result]] = defaultdict(list)
+    for each in results:
+        groups[group(each)].append(each)
+    policies = _by_policy(results)
+    ours = policies.get(OURS, [])
+    others = {name: runs for name, runs in policies.items() if name not in (OURS, ORACLE)}
+    return Report(
+        overall=tuple(figures(runs, oracle) for runs in policies.values()),
+        families={
+            name: tuple(figures(runs, oracle) for runs in _by_policy(each).values())
+            for name, each in groups.items()
+        },
+        beaten={name: beaten(ours, runs) for name, runs in others.items()} if ours else {},
+        results=tuple(results),
+    )
+
+
+def show(report: Report) -> None:
+    """Two tables."""
+    print(f"{NOTE}\n")
+    print_table(HEADS, [_row(each, report.beaten) for each in report.overall], title="all traces")
+    print()
+    rows = [(name, *_cells(each)) for name, found in report.families.items() for each in found]
+    print_table(FAMILY_HEADS, rows, title="by kind of trace")
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """With every result. A recovery that did not come about, and regret where nothing was answered, are null."""
+    told = {
+        "note": NOTE,
+        "overall": report.overall,
+        "families": report.families,
+        "beaten": report.beaten,
+        "results": report.results,
+    }
+    return {name: _finite(to_jsonable(value)) for name, value in told.items()}
+
+
+def _by_policy(results: Iterable[Result]) -> dict[str, list[Result]]:
+    found: defaultdict[str, list[Result]] = defaultdict(list)
+    for each in results:
+        found[each.policy].append(each)
+    return dict(found)
+
+
+def _row(each: Figures, verdicts: Mapping[str, bool]) -> tuple[object, ...]:
+    policy, *cells = _cells(each)
+    verdict = None if each.policy not in verdicts else "beaten" if verdicts[each.policy] else "NOT BEATEN"
+    return policy, each.runs, *cells, f"{each.plan_ms:.2f}", verdict
+
+
+def _cells(each: Figures) -> tuple[object, ...]:
+    return (
+        each.policy,
+        _mean(each.violations, 100, 2),
+        _mean(each.shed, 100, 2),
+        _mean(each.joules, 1e3, 1),
+        _mean(each.regret, 100, 1),
+        f"{100 * each.regret_p95:.1f}",
+        _mean(each.switches, 1, 1),
+        f"{each.excess_s:.0f}",
+        "never" if math.isinf(each.recovery_s) else f"{each.recovery_s:.1f}",
+    )
+
+
+def _mean(mean: Mean, scale: float, digits: int) -> str:
+    """With the half of its 95 % interval."""
+    value = f"{scale * mean.value:.{digits}f}"
+    return value if mean.margin is None else f"{value} ± {scale * mean.margin:.{digits}f}"
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no infinity."""
+    if isinstance(value, dict):
+        return {name: _finite(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
