@@ -17,7 +17,7 @@ from agent.placement.urgent import only
 from agent.placement.view import as_seen
 from agent.types import Candidate, Verdict
 
-__all__ = ["Look", "Move", "Outcome", "Seen", "State", "failed", "step", "verify"]
+__all__ = ["Look", "Move", "Outcome", "Seen", "State", "dropped", "failed", "step", "verify"]
 
 PROBED_RUNS = 10  # about what a fresh worker runs before its route flips
 
@@ -60,6 +60,11 @@ def failed(state: State, model: str, candidate: Candidate, why: str, passing: bo
     regret = state.regret.without(model, candidate).counting(((model, candidate),))
     bars = barred(state.bars, model, candidate, why, state.time, passing=passing)
     return replace(state, asked=asked, bars=bars, regret=regret)
+
+
+def dropped(state: State, model: str) -> State:
+    """A move that was asked for is not made, through no fault of its candidate: the next look decides anew."""
+    return replace(state, asked={name: each for name, each in state.asked.items() if name != model})
 
 
 def _timed_out(state: State) -> State:

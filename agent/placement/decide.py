@@ -11,7 +11,7 @@ from agent.placement.demand import Placed, Plan
 from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
-from agent.placement.rental import Change, price_j
+from agent.placement.rental import Change, alternatives, price_j
 from agent.placement.scene import Scene, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
@@ -75,8 +75,11 @@ def _known(scene: Scene, saving: Mapping[str, Measurement]) -> bool:
 
 def _paying(scene: Scene, change: Change | None) -> State:
     """With the rent of this look, also against ``change``."""
-    regret = scene.state.regret if change is None else scene.state.regret.counting(change)
+    regret = scene.state.regret
     now = {model: m for model in scene.seen if (m := scene.here(model))}
+    for each in alternatives(scene.measured, now) if not regret.rents else ():
+        regret = regret.counting(each)
+    regret = regret if change is None else regret.counting(change)
     return replace(scene.state, regret=regret.paid(now, scene.measured, *scene.state.lately))
 
 

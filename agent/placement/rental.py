@@ -17,8 +17,8 @@ from agent.types import Candidate, Measurement
 
 HYSTERESIS = 0.05  # of what is drawn now: a saving below that is none
 DWELL_LOADS = 10.0  # a model stays for so many times what loading takes
-SIGMAS = 3.0  # by which rent must differ from what random arrivals could have made it
-KEPT = 8  # alternatives of which rent is remembered
+SIGMAS = 1.5  # by which rent must differ from what random arrivals could have made it
+KEPT = 64  # alternatives of which rent is remembered
 Change = tuple[tuple[str, Candidate], ...]  # models with where they would go, by name
 
 
@@ -61,22 +61,46 @@ class Regret:
         seconds: float,
     ) -> Regret:
         """After ``seconds`` at these rates with the models where they are ``now``."""
-        if not self.rents:
+        if not self.rents or seconds <= 0:
             return self
-        here_w = drawn_w((m, rates.get(model, 0.0)) for model, m in now.items()) * (1 - HYSTERESIS)
+        saved_w = HYSTERESIS * drawn_w((m, rates.get(model, 0.0)) for model, m in now.items())
         left = {}
         for change, rent in self.rents.items():
             if any(key not in measured or key[0] not in now for key in change):
                 continue
             moved = {key[0]: measured[key] for key in change}
-            there_w = drawn_w((m, rates.get(model, 0.0)) for model, m in {**now, **moved}.items())
-            joules = rent.joules + (here_w - there_w) * seconds
+            apart = {model: (now[model].joules or 0.0) - (m.joules or 0.0) for model, m in moved.items()}
+            saved = math.fsum(rates.get(model, 0.0) * joules for model, joules in apart.items())
+            joules = rent.joules + (saved + _holding_w(now, moved) - saved_w) * seconds
             noise = rent.noise + seconds * sum(
-                rates.get(model, 0.0) * ((now[model].joules or 0.0) - (m.joules or 0.0)) ** 2
-                for model, m in moved.items()
+                rates.get(model, 0.0) * each**2 for model, each in apart.items()
             )
             left[change] = Rent(joules, noise) if joules > 0 else Rent()
         return Regret(left)
+
+
+def alternatives(
+    measured: Mapping[tuple[str, Candidate], Measurement], now: Mapping[str, Measurement]
+) -> list[Change]:
+    """Every other place for each model alone; none where they are too many to count."""
+    found: list[Change] = [
+        (key,)
+        for key, m in measured.items()
+        if key[0] in now and key[1] != now[key[0]].candidate and m.joules is not None
+    ]
+    return found if len(found) <= KEPT // 2 else []
+
+
+def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement]) -> float:
+    """How much less is held when these have moved."""
+    devices = {m.candidate.device for m in moved.values()} | {now[model].candidate.device for model in moved}
+    before, after = dict.fromkeys(devices, 0.0), dict.fromkeys(devices, 0.0)
+    for model, m in now.items():
+        for held, each in ((before, m), (after, moved.get(model, m))):
+            device = each.candidate.device
+            if device in held:
+                held[device] = max(held[device], each.holding_w or 0.0)
+    return math.fsum(before.values()) - math.fsum(after.values())
 
 
 def price_j(moves: Sequence[Measurement]) -> float:
