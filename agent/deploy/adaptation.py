@@ -44,8 +44,9 @@ class Counts:
 
 
 class Adaptation:
-    """``services`` is shared with the manager: models by name. ``power_w``: what the node draws, None without a meter.
-    ``outcome``: of the last look."""
+    """``services`` is shared with the manager: models by name. ``measuring`` is held while candidates are measured:
+    what runs and meters show then says nothing of the models in service. ``power_w``: what the node draws, None without
+    a meter. ``outcome``: of the last look."""
 
     def __init__(
         self,
@@ -53,12 +54,13 @@ class Adaptation:
         services: MutableMapping[str, Service],
         turns: Mapping[str, asyncio.Lock],
         lost: LostDevices,
+        measuring: asyncio.Lock,
         power_cap_w: Callable[[], float | None],
         power_w: Callable[[], float | None],
         on_change: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self._res, self._services, self._lost = res, services, lost
+        self._res, self._services, self._lost, self._measuring = res, services, lost, measuring
         self._power_cap_w, self._power_w = power_cap_w, power_w
         self._replacer = Replacer(
             res,
@@ -79,6 +81,7 @@ class Adaptation:
         self._missed: dict[str, bool] = {}
         self._renewed: dict[str, float] = {}  # monotonic s
         self._resumed = False
+        self._failing = ""  # what the last look failed with
         self.outcome: adapt.Outcome | None = None
 
     # -- looks ---------------------------------------------------------------------------------------------------
@@ -110,15 +113,24 @@ class Adaptation:
         demands = self._demands()
         if not demands:
             self._counts.clear()
+            self._state, self.outcome = (
+                adapt.State(),
+                None,
+            )  # by the next deployment the node may have changed
             return
         try:
             self._look(demands, happened)
-        except Exception:  # a bug must not end what keeps models in service
-            log.exception("weighing where models run")
-            self._state = adapt.State()
+            self._failing = ""
+        except Exception as error:  # a bug must not end what keeps models in service
+            if self._failing != repr(error):
+                log.exception("weighing where models run")
+                self._res.telemetry.event("adapt-failed", f"models stay where they are: {error!r}")
+            self._failing, self._state = repr(error), adapt.State()
 
     def _look(self, demands: tuple[Demand, ...], happened: bool) -> None:
-        look = adapt.Look(time.monotonic(), self._take_counts(demands, happened), self._power_w())
+        undisturbed = not self._measuring.locked() and not self._arriving
+        power_w = self._power_w() if undisturbed else None
+        look = adapt.Look(time.monotonic(), self._take_counts(demands, happened, undisturbed), power_w)
         self._state, outcome = adapt.step(self._state, demands, self._node(demands), look)
         self.outcome = outcome
         moves = {move.model: move for move in outcome.moves}
@@ -186,7 +198,9 @@ class Adaptation:
         budgets = {name: s.placement.budget for name, s in self._services.items() if s.runs}
         return Quiet(self._res.pool, budgets)
 
-    def _take_counts(self, demands: tuple[Demand, ...], happened: bool) -> tuple[adapt.Seen, ...]:
+    def _take_counts(
+        self, demands: tuple[Demand, ...], happened: bool, undisturbed: bool
+    ) -> tuple[adapt.Seen, ...]:
         """Of every model, also of those that did nothing; nothing at an event, between two looks."""
         if happened:
             return ()
@@ -196,11 +210,11 @@ class Adaptation:
             candidate = demand.incumbent
             if candidate is not None:
                 did = counts.get(demand.model) or Counts(candidate)
-                seen.append(
-                    adapt.Seen(demand.model, candidate, did.requests, did.runs, did.run_s, did.late)
-                    if did.candidate == candidate
-                    else adapt.Seen(demand.model, candidate, did.requests, 0, 0.0, did.late)
-                )
+                if not undisturbed:
+                    did = Counts(candidate, did.requests)
+                elif did.candidate != candidate:
+                    did = Counts(candidate, did.requests, did.late)
+                seen.append(adapt.Seen(demand.model, candidate, did.requests, did.runs, did.run_s, did.late))
         return tuple(seen)
 
     # -- deployments ---------------------------------------------------------------------------------------------
@@ -209,6 +223,17 @@ class Adaptation:
         """Where everybody would run with a newcomer, or a new version. Its own part says whether it may come."""
         demands, node = self.as_seen(newcomer)
         return plan.plan(demands, node)
+
+    def pushed(self, newcomer: Demand, planned: Plan) -> Placed | None:
+        """A model of no lower priority that would be served worse than now with the newcomer, if there is one."""
+        demands, node = self.as_seen()
+        now = plan.plan(demands, node)
+        for demand in demands:
+            if demand.model != newcomer.model and demand.budget.priority >= newcomer.budget.priority:
+                then = planned.of(demand.model)
+                if _rank(then) > _rank(now.of(demand.model)):
+                    return then
+        return None
 
     def placed(self, model: str) -> None:
         """A deployment of the model succeeded: its worker is fresh."""
@@ -300,3 +325,8 @@ class Adaptation:
 
     def _failed(self, model: str, candidate: Candidate, why: str) -> None:
         self._state = adapt.failed(self._state, model, candidate, why)
+
+
+def _rank(placed: Placed) -> int:
+    """0: within its budget; 1: not quite; 2: it does not run."""
+    return 2 if placed.candidate is None else int(bool(placed.missed))

@@ -152,8 +152,10 @@ class Deployments:
             return await attempt.install(package), None
         measured = await attempt.measure(package, self._running(name))
         await held.enter_async_context(turn)
-        admit = self._adaptation.admit
-        placement = placing.place(package, measured, self._running(name), admit, self._power_cap_w())
+        adaptation = self._adaptation
+        placement = placing.place(
+            package, measured, self._running(name), adaptation.admit, adaptation.pushed, self._power_cap_w()
+        )
         newcomer = replace(measured.demand, incumbent=placement.candidate)
         held.enter_context(self._adaptation.arriving(newcomer))
         return placement, await attempt.activate(package, placement, newcomer)

@@ -69,6 +69,7 @@ class Manager:
             self._services,
             turns,
             self._lost,
+            measuring,
             lambda: self.power_cap_w,
             power_w,
             on_change,

@@ -62,9 +62,16 @@ def incumbent_of(placement: Placement | None) -> Candidate | None:
 
 
 def place(
-    package: VerifiedPackage, measured: Measured, running: Placement | None, admit: Admit, cap_w: float | None
+    package: VerifiedPackage,
+    measured: Measured,
+    running: Placement | None,
+    admit: Admit,
+    pushed: Callable[[Demand, Plan], Placed | None],
+    cap_w: float | None,
 ) -> Placement:
     """Where the model runs; NoFeasibleCandidate carries the numbers, and what is closest.
+
+    ``pushed(newcomer, plan)``: a model of no lower priority that would be served worse than now, if there is one.
 
     What a device raised when it was lost or the like and nothing else is feasible: it may be when the device is back.
     """
@@ -75,6 +82,9 @@ def place(
     over = cap_w is not None and plan.watts_bound is not None and plan.watts_bound > cap_w
     if placed.candidate is None or placed.missed or over:
         raise _nothing_fits(placed, measured.errors)
+    if worse := pushed(newcomer, plan):
+        text = f"{placed.candidate} would take from {worse.model}, whose priority is no lower: {worse.reason}"
+        raise NoFeasibleCandidate(text)
     return Placement(
         name,
         package.manifest.version,

@@ -112,7 +112,9 @@ class _Restoring:
         measured = await placing.measured(
             res, package, old.budget, old.instances, None, admit, self._adaptation.quiet(), lambda _: None
         )
-        placement = placing.place(package, measured, None, admit, self._power_cap_w())
+        placement = placing.place(
+            package, measured, None, admit, self._adaptation.pushed, self._power_cap_w()
+        )
         worker = await workers.start_placed(res, package, placement)
         await res.pool.route(old.model, worker)
         try:

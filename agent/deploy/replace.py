@@ -134,7 +134,10 @@ class Replacer:
     async def _work_off(self) -> None:
         try:
             while self._waiting:
-                await asyncio.gather(*(self._do(task) for task in self._next()))
+                done = await asyncio.gather(*map(self._do, self._next()), return_exceptions=True)
+                for error in done:
+                    if isinstance(error, Exception):  # a bug must not end what moves models
+                        log.error("a move failed", exc_info=error)
                 self._on_change()
         finally:
             self._work = None
@@ -202,7 +205,10 @@ class Replacer:
         old = self._services[name].placement  # it may have been bridged
         worker = await self._started(new)
         try:
-            await self._prove(worker, new)
+            if (
+                not old.shed and old.candidate.device not in self._lost.why
+            ):  # else slow is better than nothing
+                await self._prove(worker, new)
             self._persist(name, new)
             try:
                 before = await self._res.pool.route(name, worker)

@@ -108,10 +108,27 @@ def test_a_newcomer_of_the_same_priority_that_nothing_is_left_for_is_rejected(tm
         await rig.settled()
         state, reason = why(rig, "b")
         assert state is State.REJECTED and reason.startswith("NoFeasibleCandidate: ")
-        assert "v on gpu" in reason and "gpu would be used" in reason and "with a" in reason
+        assert "v on gpu is out: utilisation of gpu 100.0% > 70% with a" in reason
         assert rig.pool.alive == [serving]
 
     run(tmp_path, scenario)
+
+
+def test_a_newcomer_of_the_same_priority_does_not_make_who_runs_late(tmp_path: Path) -> None:
+    only_gpu = make_package("1.0.0", model="d", devices=("gpu",))
+    busy = Budget(1.5, 1000.0)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, {"a": busy})
+        await rig.settled()
+        serving = rig.pool.routes["a"]
+        want(rig, {"a": busy, "d": busy}, d=only_gpu)
+        await rig.settled()
+        state, reason = why(rig, "d")
+        assert state is State.REJECTED and "v on gpu (onnxruntime) would take from a" in reason
+        assert rig.pool.alive == [serving]
+
+    run(tmp_path, scenario, only_gpu)
 
 
 def test_a_cap_that_falls_moves_several_models_one_after_another(tmp_path: Path) -> None:
