@@ -17,7 +17,7 @@ from agent.errors import (
 )
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
-from agent.placement import plan
+from agent.placement.candidates import NEEDS_OVERLAY
 from agent.serving.processes.process import Worker
 from agent.types import DesiredModel
 
@@ -31,7 +31,7 @@ def runnable_variants(res: Resources, manifest: Manifest) -> tuple[Variant, ...]
     names = {candidate.variant for candidate in candidates}
     if not names:
         reasons = "; ".join(f"{verdict.candidate.variant}: {verdict.reason}" for verdict in impossible)
-        error = OverlayLoadError if plan.NEEDS_OVERLAY in reasons else NoFeasibleCandidate
+        error = OverlayLoadError if NEEDS_OVERLAY in reasons else NoFeasibleCandidate
         raise error(f"no variant of {manifest.name} {manifest.version} can run here: {reasons}")
     return tuple(variant for variant in manifest.variants if variant.name in names)
 

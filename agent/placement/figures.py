@@ -56,7 +56,7 @@ class Figures:
                 f"{tie}; {'kept because it runs already' if kept else f'preferred for accuracy, then {name}'}"
             )
         if kept:
-            return f"{name} {figure}, of {of}; kept because moving would cost more than it saves"
+            return f"{name} {figure}, of {of}; kept because moving would cost more"
         return f"{name} {figure}, of {of}; the least with what loading and several devices cost"
 
     def _held(self, way: Way) -> float:

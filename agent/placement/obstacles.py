@@ -58,7 +58,7 @@ class Beside:
         names = named(name for name, _ in there)
         device = self._setting.devices[option.device].id
         text = f"{device} holds {_overlay_text(held, way.m.overlay)} for {names}"
-        return Obstacle(text, f"until {names} leaves {device}")
+        return Obstacle(text, f"until {names} leave{_s(names)} {device}")
 
     def _resource(self, option: Option) -> Obstacle | None:
         problem, devices = self._setting.problem, self._setting.devices
@@ -69,7 +69,7 @@ class Beside:
             capacity = problem.capacity[resource]
             total, device = capacity - self.others.left[resource] + amount, devices[resource % count]
             names = named(name for name, _ in self._on(resource % count))
-            until = f"while {names} use{'s' if ' and ' not in names else ''} {device.id}"
+            until = f"while {names} use{_s(names)} {device.id}"
             if resource < count:
                 limit = MAX_UTILISATION[device.kind]
                 return Obstacle(f"utilisation of {device.id} {total:.1%} > {limit:.0%} with {names}", until)
@@ -83,12 +83,12 @@ class Beside:
                 names = named(
                     n for n, w in self._on(device) if any(d == device and s > bears for d, s in w.waits)
                 )
-                return Obstacle(self.wait(way), f"while {names} run on {where}")
+                return Obstacle(self.wait(way), f"while {names} run{_s(names)} on {where}")
             if makes > self.others.shortest[device]:
                 names = named(name for name, other in self._on(device) if other.bears_s < makes)
                 return Obstacle(
                     f"its runs of {ms(makes * 1e3)} on {where} would make {names} late",
-                    f"while {names} run there",
+                    f"while {names} run{_s(names)} there",
                 )
         return None
 
@@ -126,6 +126,11 @@ def named(names: Iterable[str]) -> str:
     more = [f"{len(listed) - NAMED} more"] if len(listed) > NAMED else []
     listed = [*listed[:NAMED], *more]
     return " and ".join(filter(None, [", ".join(listed[:-1]), *listed[-1:]]))
+
+
+def _s(names: str) -> str:
+    """The ending of a verb."""
+    return "" if " and " in names else "s"
 
 
 def _overlay_text(held: OverlayRef, wanted: OverlayRef | None) -> str:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.placement.alone import Choice, choose, replan
-from agent.placement.candidates import NEEDS_OVERLAY, VariantInfo, candidates_for
 from agent.placement.demand import Demand, Node, Plan
 from agent.placement.problem import Crowd
 from agent.placement.solve import NODES, Solution, solve
@@ -18,24 +16,16 @@ from agent.placement.words import in_words
 from agent.types import Candidate
 
 TIE = 0.05
-__all__ = [
-    "NEEDS_OVERLAY",
-    "Choice",
-    "VariantInfo",
-    "candidates_for",
-    "choose",
-    "plan",
-    "replan",
-]  # until nobody asks here
 
 
 def plan(demands: Sequence[Demand], node: Node, *, dwell_s: float = 600.0, nodes: int = NODES) -> Plan:
     """Where every model runs. ``dwell_s``: how long a placement is expected to last, over which the energy of a load is
     spread; ``nodes`` bounds the search.
 
-    Models weigh 4^priority, newcomers (no incumbent) 1 % less. Of that is lost nothing by a candidate that meets the
-    budget, 0.5 to 0.75 by one that is late, 0.75 to 1 by one that is not accurate enough, all by shedding. Never
-    broken: the node's cap, memory, utilisation, one overlay on an FPGA. ValueError when two demands have one name.
+    Models weigh 4^priority. Of that is lost nothing by a candidate that meets the budget, 0.49 to 0.74 by one that is
+    late, more the later, 0.74 to 1 by one that is not accurate enough, all by shedding; 1 % less by shedding a newcomer
+    (no incumbent). Never broken: the node's cap, memory, utilisation, one overlay on an FPGA. ValueError when two
+    demands have one name.
     """
     setting = setting_of(demands, node, dwell_s)
     solution = _solved(setting, nodes)

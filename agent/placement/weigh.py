@@ -14,7 +14,8 @@ from agent.placement.ways import HYSTERESIS, SIGMAS, Way, finite, held_w, joules
 from agent.types import OverlayRef, Verdict
 
 COMPOSITE = 0.15  # by which a placement on several devices must be better than one on a single device
-NEWCOMER = 99  # of 100, which is what a model that runs weighs
+UNIT = 100  # of loss, in which weights are counted
+NEWCOMER = 99  # of these is lost by shedding who does not run yet
 IDLE_HZ = 1e-4  # what a run's energy counts for where nothing is asked: holding decides first
 BY_TIME_W = 1e-3  # what p99 / budget counts for where energies are missing: other models' watts decide first
 MAX_LATE = 10.0  # p99 / budget beyond which late is late
@@ -116,7 +117,7 @@ def _model(
     rate_hz = demand.budget.rate_hz if rate_hz is None or rate_hz < 0 else rate_hz
     if unkept:
         rate_hz = demand.budget.rate_hz
-    weight = 4**demand.budget.priority * (100 if demand.incumbent is not None else NEWCOMER)
+    weight = 4**demand.budget.priority
     asked = [way for way in ways if not way.lost] or ways
     by_time = any(joules_of(way.m) is None for way in asked)
     costs = _costs(demand, ways, rate_hz, by_time, dwell_s)
@@ -130,14 +131,14 @@ def _model(
         waits = tuple((device, run_s, way.bears_s if crowded else math.inf) for device, run_s in way.waits)
         hold_cost = 0.0 if by_time else held_w(m)
         lost = way.lost if not unkept or way.lost >= WRONG else 0
-        option = Option(lost * weight, cost, uses, way.device, hold_cost, held_w(m), overlay, waits)
+        option = Option(lost * weight * UNIT, cost, uses, way.device, hold_cost, held_w(m), overlay, waits)
         options.append(option)
         way_of.append(way)
         if crowded:
             waits = tuple((device, run_s, math.inf) for device, run_s in way.waits)
-            options.append(option._replace(loss=LATE * weight, waits=waits))
+            options.append(option._replace(loss=LATE * weight * UNIT, waits=waits))
             way_of.append(way)
-    options.append(Option(SHED * weight, 0.0))
+    options.append(Option(SHED * weight * (NEWCOMER if demand.incumbent is None else UNIT), 0.0))
     way_of.append(None)
     return Model(demand, rate_hz, ways, out, by_time, tuple(options), tuple(way_of))
 

@@ -146,9 +146,11 @@ class _Told:
         barred = []
         for other in model.ways:
             if not other.lost and (why := self._obstacle(other)) is not None:
-                barred.append((figures.of(other), short(other), why))
+                barred.append((other is not way, figures.of(other), short(other), why))
         if barred:
-            _, name, why = min(barred)
+            company, _, name, why = min(barred)
+            if not company:
+                return f"{missed} is missed {why.until}"
             if why.would:
                 cap_w = self.setting.node.power_cap_w or 0.0
                 return (
