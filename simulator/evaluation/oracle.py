@@ -28,7 +28,7 @@ from simulator.scenario.record import Sample
 from simulator.speed import run_seconds
 
 REPLAYS = 3
-Cost = tuple[float, float]  # weighted loss in seconds, J
+Cost = tuple[int, float]  # weighted loss in microseconds (whole, so that sums of equals are equal), J
 Place = dict[str, Candidate | None]  # by model that is there
 
 
@@ -58,12 +58,14 @@ def run_oracle(stage: Stage) -> Result:
 
 def schedule(stage: Stage, levels: Sequence[Sequence[int]]) -> list[tuple[float, Move]]:
     """Moves by seconds since the start. ``levels``: throttle points that each zone is beyond, by second."""
-    plan = _Plan(stage)
+    plan = Scheduler(stage)
     steps = plan.steps(levels)
     return plan.script(plan.best(steps), steps)
 
 
-class _Plan:
+class Scheduler:
+    """Of one trace."""
+
     def __init__(self, stage: Stage) -> None:
         self._stage, self._profile = stage, stage.trace.profile
         self._contract = Contract(self._profile)
@@ -130,23 +132,23 @@ class _Plan:
 
     def best(self, steps: Sequence[_Step]) -> list[Joint]:
         """The placement of each second."""
-        costs: dict[Joint, Cost] = {joint: (w.loss, w.watts) for joint, w in steps[0].worths.items()}
+        costs: dict[Joint, Cost] = {joint: (_micro(w.loss), w.watts) for joint, w in steps[0].worths.items()}
         came_from: list[dict[Joint, Joint]] = []
         switch: dict[tuple[object, ...], Cost] = {}
         for before, step in itertools.pairwise(steps):
             new: dict[Joint, Cost] = {}
             source: dict[Joint, Joint] = {}
             for joint, worth in step.worths.items():
-                least: tuple[float, float] | None = None
+                least: Cost | None = None
                 for old, (loss, joules) in costs.items():
                     if old == joint and before is step:
-                        more = (0.0, 0.0)
+                        more: Cost = (0, 0.0)
                     else:
                         key = (id(before), id(step), old, joint)
                         if key not in switch:
                             switch[key] = self._switch(before, old, step, joint)
                         more = switch[key]
-                    total = (loss + more[0] + worth.loss, joules + more[1] + worth.watts)
+                    total = (loss + more[0] + _micro(worth.loss), joules + more[1] + worth.watts)
                     if least is None or total < least:
                         least, source[joint] = total, old
                 assert least is not None
@@ -159,6 +161,16 @@ class _Plan:
             joint = source[joint]
             path.append(joint)
         return path[::-1]
+
+    def cost(self, path: Sequence[Joint], steps: Sequence[_Step]) -> Cost:
+        """Of a schedule, each second's placement being possible."""
+        worths = [step.worths[joint] for joint, step in zip(path, steps, strict=True)]
+        loss, joules = sum(_micro(worth.loss) for worth in worths), sum(worth.watts for worth in worths)
+        for (old, before), (new, step) in itertools.pairwise(zip(path, steps, strict=True)):
+            if old != new or before is not step:
+                more = self._switch(before, old, step, new)
+                loss, joules = loss + more[0], joules + more[1]
+        return loss, joules
 
     def _switch(self, before: _Step, old: Joint, step: _Step, new: Joint) -> Cost:
         """Joules of loading what is new, and the loss of those that wait for it on their devices."""
@@ -175,7 +187,7 @@ class _Plan:
             for other in step.models:
                 if other.name != name and _on(then, other.name) == candidate.device:
                     loss += LATE * other.weight * seconds
-        return loss, joules
+        return _micro(loss), joules
 
     def _overlay_s(self, there: Place, name: str, candidate: Candidate) -> float:
         """Of loading its overlay, unless a model there runs on it already."""
@@ -244,6 +256,10 @@ def _place(step: _Step, joint: Joint) -> Place:
 def _on(place: Place, name: str) -> str | None:
     candidate = place.get(name)
     return candidate.device if candidate is not None else None
+
+
+def _micro(loss: float) -> int:
+    return round(loss * 1e6)
 
 
 def _level(bin: Sample) -> list[int]:
