@@ -1,7 +1,7 @@
 """Candidates that failed a model lately, and for how long they are left alone. Pure.
 
-The times grow in steps rather than twofold: probing has to be paid by rent (see ``decide``), and when the cause has
-passed one should know soon.
+The times double, unless a candidate is only wanted for its energy: then each try has to be paid by rent (see
+``decide``), and when the cause has passed one should know soon.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from dataclasses import dataclass, replace
 
 from agent.types import Candidate
 
-STEP_S, MOST_S = 10.0, 600.0  # how much longer each bar is than the one before, and the longest
+FIRST_S, MOST_S = 10.0, 600.0
 CALM = 10.0  # after so many times its last bar a candidate begins with the first again
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """``until`` then; ``forgotten``: when it counts no more; ``tries``: how often in a row; ``passing``: for a
-    cause that may pass unseen."""
+    """``until`` then; ``forgotten``: when it counts no more; ``tries``: how often in a row it failed.
+    ``passing``: for a cause that may pass unseen."""
 
     until: float
     forgotten: float
@@ -40,11 +40,12 @@ def barred(
     time: float,
     least_s: float = 0.0,
     passing: bool = False,
+    paid: bool = False,
 ) -> Bars:
-    """With one more, of ``least_s`` at least."""
+    """With one more, of ``least_s`` at least. ``paid``: the candidate is only wanted for its energy."""
     before = bars.get((model, candidate))
     tries = 1 + (before.tries if before is not None and time < before.forgotten else 0)
-    seconds = max(least_s, min(MOST_S, STEP_S * tries))
+    seconds = max(least_s, min(MOST_S, FIRST_S if paid else FIRST_S * 2 ** min(tries - 1, 10)))
     return {**bars, (model, candidate): Bar(time + seconds, time + (1 + CALM) * seconds, tries, why, passing)}
 
 

@@ -11,7 +11,7 @@ from agent.placement.demand import Placed, Plan
 from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
-from agent.placement.rental import Change, alternatives, price_j
+from agent.placement.rental import Change, alternatives, price_j, probe_j
 from agent.placement.scene import Scene, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
@@ -50,10 +50,7 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
         return _paying(scene, None), (), {}
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
     scene = replace(scene, state=_paying(scene, change))
-    rent, price = (
-        scene.state.regret.of(change),
-        price_j(list(saving.values())) * _patience(scene.state, change),
-    )
+    rent, price = scene.state.regret.of(change), _price_j(scene.state, saving)
     told = f"{rent.joules:.3g} J paid for staying, {price:.3g} J for moving"
     over = _load_over_cap(scene, saving)
     if not over and rent.pays(price) and all(map(scene.dwelt, saving)):
@@ -83,14 +80,17 @@ def _paying(scene: Scene, change: Change | None) -> State:
     return replace(scene.state, regret=regret.paid(now, scene.measured, *scene.state.lately))
 
 
-def _patience(state: State, change: Change) -> int:
-    """By how much more rent must be paid before what failed is tried again.
+def _price_j(state: State, saving: Mapping[str, Measurement]) -> float:
+    """Of the moves; of one that failed before, as often again.
 
-    Probes each of which costs p, made whenever 2 k p of rent has come together since the k-th, cost about as much in
-    all as the rent that is paid after the cause has passed, whenever that is.
+    Probes each of which costs p, made whenever k p of rent has come together since the k-th, cost about as much in all
+    as the rent that is paid after the cause has passed, whenever that is.
     """
-    tries = [bar.tries for key in change if (bar := state.bars.get(key)) is not None]
-    return max(1, *(2 * each for each in tries)) if tries else 1
+    joules = 0.0
+    for model, m in saving.items():
+        bar = state.bars.get((model, m.candidate))
+        joules += price_j(m) + (bar.tries * (price_j(m) + probe_j(m)) if bar else 0.0)
+    return joules
 
 
 def _load_over_cap(scene: Scene, saving: Mapping[str, Measurement]) -> str:

@@ -8,7 +8,7 @@ nonuniform problems, 1994). Rent is counted in joules of requests that came, so 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -18,6 +18,7 @@ from agent.types import Candidate, Measurement
 HYSTERESIS = 0.05  # of what is drawn now: a saving below that is none
 DWELL_LOADS = 10.0  # a model stays for so many times what loading takes
 SIGMAS = 1.5  # by which rent must differ from what random arrivals could have made it
+PROBE_S = 0.3  # of runs before a fresh worker takes over
 KEPT = 64  # alternatives of which rent is remembered
 Change = tuple[tuple[str, Candidate], ...]  # models with where they would go, by name
 
@@ -103,15 +104,19 @@ def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement])
     return math.fsum(before.values()) - math.fsum(after.values())
 
 
-def price_j(moves: Sequence[Measurement]) -> float:
-    """What these loads cost: as measured, else as if the device was busy for as long."""
-    return sum(_load_j(m) + m.load_s * (m.holding_w or 0.0) for m in moves)
+def price_j(m: Measurement) -> float:
+    """What loading it costs: as measured, else as if the device was busy for as long."""
+    load_j = m.load_s * _busy_w(m) if m.load_j is None else m.load_j
+    return load_j + m.load_s * (m.holding_w or 0.0)
 
 
-def _load_j(m: Measurement) -> float:
-    if m.load_j is not None:
-        return m.load_j
-    return m.load_s * (m.joules or 0.0) / max(m.mean_ms / 1e3, 1e-6)
+def probe_j(m: Measurement) -> float:
+    """What it costs to find out how fast it runs once it is loaded."""
+    return PROBE_S * _busy_w(m)
+
+
+def _busy_w(m: Measurement) -> float:
+    return (m.joules or 0.0) / (m.mean_ms / 1e3) if m.mean_ms > 0 else 0.0
 
 
 def dwell_s(here: Measurement) -> float:
