@@ -55,12 +55,12 @@ class Ranges:
 SPLITS: dict[Split, Ranges] = {
     "tune": Ranges(
         seconds=360.0, rate_hz=(11.0, 15.0), light=(0.5, 0.58), heavy=(0.28, 0.36), fast=(0.12, 0.15),
-        slack=(2.2, 2.5), low=(0.10, 0.16), high=(0.72, 0.8), quiet_s=(35.0, 55.0), busy_s=(18.0, 28.0),
+        slack=(1.75, 2.0), low=(0.10, 0.16), high=(0.72, 0.8), quiet_s=(35.0, 55.0), busy_s=(18.0, 28.0),
         taken=(0.42, 0.52), hold_s=(60.0, 85.0), warmer_c=(83.0, 87.0), hot_s=(190.0, 210.0),
     ),
     "test": Ranges(
         seconds=540.0, rate_hz=(16.0, 24.0), light=(0.38, 0.48), heavy=(0.38, 0.5), fast=(0.16, 0.22),
-        slack=(1.85, 2.15), low=(0.03, 0.09), high=(0.85, 0.97), quiet_s=(60.0, 120.0), busy_s=(30.0, 70.0),
+        slack=(1.45, 1.7), low=(0.03, 0.09), high=(0.85, 0.97), quiet_s=(60.0, 120.0), busy_s=(30.0, 70.0),
         taken=(0.55, 0.75), hold_s=(90.0, 150.0), warmer_c=(89.0, 96.0), hot_s=(220.0, 300.0),
     ),
 }  # fmt: skip

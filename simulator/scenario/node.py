@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.deploy.health import DeviceHealth
+from agent.deploy.health import PROBE_S, DeviceHealth
 from agent.errors import DeviceError, DeviceLost, OverlaidError
 from agent.placement import demand
 from agent.placement.look import Look, Move
@@ -30,7 +30,6 @@ from simulator.scenario.service import Service, Worker
 NO_WORKER = "no worker"
 SHED = "shed"
 BUSY = "too many wait"
-PROBE_S = 10.0  # between tries of a lost device, as the daemon does
 
 
 @dataclass(slots=True)
