@@ -116,9 +116,8 @@ def _asked(scene: Scene, best: Plan, why: Mapping[str, str]) -> tuple[State, tup
         rate_hz = scene.seen[model].budget.rate_hz
         steps.append(Step(Move(model, placed.candidate, trigger, placed.reason), here, there, rate_hz))
         until = scene.time + max(ASKED_S, ASKED_LOADS * (there.load_s if there else 0.0))
-        most = (
-            math.inf if placed.missed else _most(scene, model, here, there)
-        )  # it makes room, and may be late
+        makes_room = bool(placed.missed) and not scene.held(model)  # and may be late
+        most = math.inf if makes_room else _most(scene, model, here, there)
         asked[model] = Asked(placed.candidate, until, most)
         if here is not None and not scene.event and not scene.lost(here):
             left = here.candidate if placed.candidate else None

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from agent.placement.adapt import Look, Outcome, Seen, State, step
+from agent.placement.adapt import Look, Outcome, Seen, State, step, verify
 from agent.placement.demand import Demand, DeviceState, Node
 from agent.types import Budget, Candidate, Measurement
 
@@ -89,3 +89,14 @@ def test_the_cap_moves_at_once() -> None:
     assert [where for _, where, _ in world.run(60)] == ["gpu"]
     world.node = replace(world.node, power_cap_w=3.5)
     assert world.run(60) == [(1.0, "cpu", "cap 6 W -> 3.5 W")]
+
+
+def test_who_is_late_goes_back_only_to_what_is_quicker() -> None:
+    world = World(demand(incumbent=GPU, latency_ms=15.0))  # the CPU takes 24
+    world.run(5)
+    world.slow = {"gpu": 10.0}
+    assert [where for _, where, _ in world.run(5)] == ["cpu"]
+    back = next(move for _ in range(100) for move in world.look().moves)
+    assert back.candidate == GPU  # believed to be well again
+    for z, quick in ((10.0, False), (3.0, True)):
+        assert verify(world.state, "digits", GPU, z, world.now)[1] == quick
