@@ -53,7 +53,8 @@ class Node:
 @dataclass(frozen=True, slots=True)
 class Placed:
     """One model's part of a plan. ``candidate`` None: it is shed, or (nothing of it is measured or left) has nowhere to
-    run. ``missed``: what of its budget it does not get, in words; empty when all is met."""
+    run. ``missed``: what of its budget it does not get, in words; empty when all is met; ``lost``: how much that is of
+    what the model weighs, in thousandths."""
 
     model: str
     candidate: Candidate | None
@@ -61,6 +62,7 @@ class Placed:
     verdicts: tuple[Verdict, ...]
     reason: str
     missed: str = ""
+    lost: int = 0
 
 
 @dataclass(frozen=True, slots=True)

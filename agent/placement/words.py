@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from agent.placement.candidates import in_order
 from agent.placement.demand import Placed, Plan
 from agent.placement.figures import TIE, Figures, short
-from agent.placement.limits import WRONG
-from agent.placement.obstacles import NAMED, Beside, Obstacle
+from agent.placement.limits import LATE, SHED, WRONG
+from agent.placement.obstacles import NAMED, Beside, Obstacle, chosen
 from agent.placement.problem import Crowd, Option
 from agent.placement.ways import SIGMAS, Way, finite, held_w, joules_of, slowdown
 from agent.placement.weigh import COMPOSITE, Model, Setting
@@ -19,10 +19,10 @@ from agent.types import Verdict
 def in_words(setting: Setting, choice: Sequence[int], optimal: bool) -> Plan:
     """The plan that ``choice`` (an option of each model) is."""
     watts, bound = _watts(setting, choice)
-    crowd = Crowd(setting.problem, choice)
+    crowd, all_ = Crowd(setting.problem, choice), chosen(setting, choice)
     placed = []
     for index, model in enumerate(setting.models):
-        beside = Beside(setting, choice, index, crowd.but(index))
+        beside = Beside(setting, all_, index, crowd.but(index))
         placed.append(_Told(setting, model, choice[index], beside, bound).placed())
     return Plan(tuple(placed), watts, bound, optimal)
 
@@ -45,20 +45,21 @@ def _watts(setting: Setting, choice: Sequence[int]) -> tuple[float | None, float
 
 @dataclass(frozen=True, slots=True)
 class _Told:
-    """One model's part. ``bound_w``: of the node."""
+    """One model's part. ``bound_w``: of the node; ``obstacles``: found so far, by way."""
 
     setting: Setting
     model: Model
     chosen: int
     beside: Beside
     bound_w: float | None
+    obstacles: dict[int, Obstacle | None] = field(default_factory=dict)
 
     def placed(self) -> Placed:
         model, way = self.model, self.model.way_of[self.chosen]
         name = model.demand.model
         if not model.ways:
             reason = _nowhere(model)
-            return Placed(name, None, None, in_order(model.out), reason, reason)
+            return Placed(name, None, None, in_order(model.out), reason, reason, SHED)
         if way is None:
             reason = missed = _away(model) + self._shed()
         else:
@@ -70,7 +71,8 @@ class _Told:
             for other in model.ways
         ]  # fmt: skip
         candidate, m = (None, None) if way is None else (way.m.candidate, way.m)
-        return Placed(name, candidate, m, in_order([*verdicts, *model.out]), reason, missed)
+        lost = SHED if way is None else max(way.lost, LATE) if missed else 0
+        return Placed(name, candidate, m, in_order([*verdicts, *model.out]), reason, missed, lost)
 
     # -- the chosen one ------------------------------------------------------------------------------------------
 
@@ -195,7 +197,9 @@ class _Told:
         return f"feasible, but {more} against {less} does not pay for loading it"
 
     def _obstacle(self, way: Way) -> Obstacle | None:
-        return self.beside.obstacle(self._option_of(way), way)
+        if id(way) not in self.obstacles:
+            self.obstacles[id(way)] = self.beside.obstacle(self._option_of(way), way)
+        return self.obstacles[id(way)]
 
     def _option_of(self, way: Way) -> Option:
         """The first of a way's options: the one that is not late for company."""
