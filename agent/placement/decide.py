@@ -12,7 +12,7 @@ from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
 from agent.placement.rental import Change, alternatives, price_j, probe_j
-from agent.placement.scene import Scene, rank
+from agent.placement.scene import MISSED, Scene, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
 from agent.types import Measurement
@@ -116,7 +116,7 @@ def _asked(scene: Scene, best: Plan, why: Mapping[str, str]) -> tuple[State, tup
         rate_hz = scene.seen[model].budget.rate_hz
         steps.append(Step(Move(model, placed.candidate, trigger, placed.reason), here, there, rate_hz))
         until = scene.time + max(ASKED_S, ASKED_LOADS * (there.load_s if there else 0.0))
-        makes_room = bool(placed.missed) and not scene.held(model)  # and may be late
+        makes_room = bool(placed.missed) and scene.held(model) != MISSED  # and may be late
         most = math.inf if makes_room else _most(scene, model, here, there)
         asked[model] = Asked(placed.candidate, until, most)
         if here is not None and not scene.event and not scene.lost(here):
