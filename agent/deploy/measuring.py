@@ -165,9 +165,10 @@ class _Measuring:
         res, seconds, gate = self._res, self._res.settings.profile_s, self._gate()
         worker = await workers.start_checked(res, self._package, candidate)
         try:
-            usual_s = await profile.warm_up(worker, seconds * profile.WARM_UP_SHARE, gate)
+            await profile.warm_up(worker, seconds * profile.WARM_UP_SHARE, gate)
+            mean_s = known.closed.mean_ms / 1e3
             opened = await profile.open_loop(
-                worker, self._budget.rate_hz, usual_s, seconds * profile.OPEN_SHARE, gate
+                worker, self._budget.rate_hz, mean_s, seconds * profile.OPEN_SHARE, gate
             )
         finally:
             await res.pool.stop(worker)

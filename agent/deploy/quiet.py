@@ -10,6 +10,7 @@ from agent.serving.events import WorkerStatus
 from agent.types import Budget
 
 RECENT_S = 2.5  # workers report once a second
+ALLOWED = 0.005  # of the last minutes' answers may be late: half of what a 99th percentile allows
 
 
 class Statuses(Protocol):
@@ -19,17 +20,19 @@ class Statuses(Protocol):
 
 
 class Quiet:
-    """Called, says that no model in service is late for what happens since this was made.
+    """Called, says that no model in service misses its budget, or is about to, for what happens since this was made.
 
-    ``budgets``: of the models in service, by name. One that was late before is no witness: it would be so anyway.
+    ``budgets``: of the models in service, by name. Who was late before must get twice as late to be a witness.
     """
 
     def __init__(
         self, pool: Statuses, budgets: Mapping[str, Budget], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._pool, self._clock = pool, clock
-        late = {model for model, budget in budgets.items() if self._late(model, budget)}
-        self._budgets = {model: budget for model, budget in budgets.items() if model not in late}
+        self._pool, self._budgets, self._clock = pool, budgets, clock
+        self._allowed = {
+            model: max(ALLOWED, 2 * _late_share(pool.status(model), budget))
+            for model, budget in budgets.items()
+        }
 
     def __call__(self) -> bool:
         return not any(self._late(model, budget) for model, budget in self._budgets.items())
@@ -39,6 +42,13 @@ class Quiet:
         if status is None or not status.seconds:
             return False
         last = status.seconds[-1]
-        if self._clock() - last.at > RECENT_S:
+        if self._clock() - last.at > RECENT_S or last.p99_ms is None:
             return False
-        return last.p99_ms is not None and last.p99_ms > budget.latency_p99_ms
+        return last.p99_ms > budget.latency_p99_ms and _late_share(status, budget) > self._allowed[model]
+
+
+def _late_share(status: WorkerStatus | None, budget: Budget) -> float:
+    """Of the last minutes' answers."""
+    if status is None or not status.histogram.total:
+        return 0.0
+    return status.histogram.over(budget.latency_p99_ms / 1e3) / status.histogram.total

@@ -85,8 +85,8 @@ async def measure(
     is safe.
     """
     gate, clock = gate or Gate(), steady(clock)
-    usual_s = await warm_up(worker, seconds * WARM_UP_SHARE, gate, clock)
-    open_s = seconds * OPEN_SHARE if open_rate(rate_hz, usual_s, seconds * OPEN_SHARE) else 0.0
+    warm = await warm_up(worker, seconds * WARM_UP_SHARE, gate, clock)
+    open_s = seconds * OPEN_SHARE if open_rate(rate_hz, median(warm), seconds * OPEN_SHARE) else 0.0
     # The time for the rest before loading is counted in, though it has passed.
     idle_s = seconds * IDLE_SHARE if meters else 0.0
     run_s = seconds * (1 - WARM_UP_SHARE) - open_s - 3 * idle_s
@@ -99,8 +99,10 @@ async def measure(
         after = await idle(meters, idle_s, clock)
     else:
         runs = await _closed_loop(worker, run_s, gate, clock, None)
+    # Where it had to give way, its last runs before are better than next to none.
+    samples = runs.samples if not gate.shut else [*warm[-WINDOW_RUNS:], *runs.samples]
     closed = with_energy(
-        timing(candidate, accuracy, runs.samples, worker.load_s, worker.memory_mb),
+        timing(candidate, accuracy, samples, worker.load_s, worker.memory_mb),
         energy_per_run(before, during, after, runs.count),
         holding_watts(before, after, rest_w),
         rest_w,
@@ -108,16 +110,16 @@ async def measure(
         energy_sigma(before, during, after, runs.count),
         load_joules(loading, rest_w),
     )
-    opened = await open_loop(worker, rate_hz, mean(runs.samples), open_s, gate, clock) if open_s else None
+    opened = await open_loop(worker, rate_hz, mean(samples), open_s, gate, clock) if open_s else None
     return Profile(replace(closed, parts=runs.parts), opened)
 
 
-async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock = time.monotonic) -> float:
-    """Run until it is steady, ``seconds`` at most; the median of the last window, device seconds."""
+async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock = time.monotonic) -> list[float]:
+    """Run until it is steady, ``seconds`` at most; device seconds of the last window's runs, one at least."""
     left, total, last = seconds, 0, 0.0
     while True:
         window: list[float] = []
-        while len(window) < WINDOW_RUNS and (left > 0 or not window):
+        while not window or (len(window) < WINDOW_RUNS and left > 0 and not gate.shut):
             slice_s = await gate.wait(max(0.0, min(left, seconds / 8)))
             times, took_s = await _slice(worker, slice_s, clock)
             left -= took_s
@@ -126,7 +128,7 @@ async def warm_up(worker: Profiled, seconds: float, gate: Gate, clock: Clock = t
         before, last = last, median(window)
         is_steady = total >= WARM_UP_RUNS and abs(last - before) <= STEADY * before
         if is_steady or left <= 0 or gate.shut:
-            return last
+            return window
 
 
 async def _closed_loop(
