@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from agent.placement.problem import EPSILON, Crowd, Problem, Taken
 
+MOST = 20_000  # steps of replacing single options
 SINGLE = 8  # steps that leaving one model out takes
 
 Value = tuple[int, float]
@@ -25,7 +26,14 @@ def heaviest_first(problem: Problem) -> list[int]:
     return sorted(range(len(problem.models)), key=lambda m: -max(option.loss for option in problem.models[m]))
 
 
-def improved(problem: Problem, choice: tuple[int, ...], most: int) -> tuple[int, ...]:
+def settled(problem: Problem, choice: tuple[int, ...]) -> tuple[int, ...]:
+    """``choice`` with one model's option after another replaced as long as that helps."""
+    search = _Local(problem, list(choice), MOST)
+    search.single()
+    return tuple(search.choice)
+
+
+def pushed(problem: Problem, choice: tuple[int, ...], most: int) -> tuple[int, ...]:
     """``choice`` with options replaced as long as that helps and ``most`` steps last: one model's, then also those of
     models that it pushes aside, or of all on one device."""
     search = _Local(problem, list(choice), most)
@@ -37,7 +45,7 @@ def improved(problem: Problem, choice: tuple[int, ...], most: int) -> tuple[int,
 class _Local:
     def __init__(self, problem: Problem, choice: list[int], most: int) -> None:
         self.problem, self.choice, self._left = problem, choice, most
-        self._order = heaviest_first(problem)
+        self._order, self._empty = heaviest_first(problem), Taken(problem)
 
     def single(self) -> bool:
         """Replace single models' options until none helps; whether one did."""
@@ -74,12 +82,12 @@ class _Local:
             now = self.problem.models[model][self.choice[model]]
             for index, option in enumerate(self.problem.models[model]):
                 better = (option.loss, option.cost) < (now.loss, now.cost + now.hold_cost)
-                if better and Taken(self.problem).fits(option):
+                if better and self._empty.fits(option):
                     yield model, index, -1
 
     def _rebuilt(self, model: int, option: int, device: int) -> tuple[list[int], Value]:
         """The choice with the model's option first, and the others' as they are where they fit still."""
-        problem, taken = self.problem, Taken(self.problem)
+        problem, taken = self.problem, self._empty.copy()
         choice = list(self.choice)
         if model >= 0:
             choice[model] = option
@@ -103,7 +111,7 @@ def _best(problem: Problem, taken: Taken, model: int, wanted: int | None, but: i
         return wanted
     best, found = (1 << 62, 0.0), len(options) - 1
     for index, option in enumerate(options):
-        if option.device != but and option.loss <= best[0] and taken.fits(option):
+        if option[:2] < best and option.device != but and taken.fits(option):
             worth = taken.worth(option)
             if worth < best:
                 best, found = worth, index

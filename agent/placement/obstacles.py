@@ -22,11 +22,34 @@ class Obstacle(NamedTuple):
     would: str = ""
 
 
+class Chosen(NamedTuple):
+    """What all models take: by device (index, name, way) of who uses it; (index, name and watts), most watts first."""
+
+    on: list[list[tuple[int, str, Way]]]
+    draws: list[tuple[int, str]]
+
+
+def chosen(setting: Setting, choice: Sequence[int]) -> Chosen:
+    """An option of each model."""
+    count = len(setting.devices)
+    on: list[list[tuple[int, str, Way]]] = [[] for _ in setting.devices]
+    draws = []
+    for index, (model, option) in enumerate(zip(setting.models, choice, strict=True)):
+        way, name = model.way_of[option], model.demand.model
+        if way is None:
+            continue
+        for device in {way.device, *(resource % count for resource, _ in way.uses if resource < 2 * count)}:
+            on[device].append((index, name, way))
+        if watts := way.draw_w + held_w(way.m):
+            draws.append((-watts, index, f"{name} ({watts:.3g} W)"))
+    return Chosen(on, [(index, text) for _, index, text in sorted(draws)])
+
+
 class Beside:
     """One model's options beside what the others have chosen, ``others``."""
 
-    def __init__(self, setting: Setting, choice: Sequence[int], index: int, others: Taken) -> None:
-        self._setting, self._choice, self._index, self.others = setting, choice, index, others
+    def __init__(self, setting: Setting, all_: Chosen, index: int, others: Taken) -> None:
+        self._setting, self._all, self._index, self.others = setting, all_, index, others
 
     def obstacle(self, option: Option, way: Way) -> Obstacle | None:
         """None when it fits."""
@@ -96,12 +119,8 @@ class Beside:
         problem, cap_w = self._setting.problem, self._setting.node.power_cap_w or 0.0
         left_w = cap_w if problem.power is None else self.others.left[problem.power]
         would_w = cap_w - left_w + way.draw_w + max(0.0, held_w(way.m) - self.others.hold_w[way.device])
-        draws = []
-        for index, model in enumerate(self._setting.models):
-            other = model.way_of[self._choice[index]]
-            if index != self._index and other is not None and (watts := other.draw_w + held_w(other.m)):
-                draws.append((-watts, f"{model.demand.model} ({watts:.3g} W)"))
-        beside = f" with {named(text for _, text in sorted(draws))}" if draws else ""
+        draws = [text for index, text in self._all.draws if index != self._index]
+        beside = f" with {named(draws)}" if draws else ""
         return Obstacle(
             f"node {would_w:.4g} W > cap {cap_w:g} W{beside}",
             "until the cap rises",
@@ -110,14 +129,7 @@ class Beside:
 
     def _on(self, device: int) -> list[tuple[str, Way]]:
         """Other models that use the device."""
-        count, found = len(self._setting.devices), []
-        for index, model in enumerate(self._setting.models):
-            way = model.way_of[self._choice[index]]
-            if index != self._index and way is not None:
-                used = {way.device, *(resource % count for resource, _ in way.uses if resource < 2 * count)}
-                if device in used:
-                    found.append((model.demand.model, way))
-        return found
+        return [(name, way) for index, name, way in self._all.on[device] if index != self._index]
 
 
 def named(names: Iterable[str]) -> str:

@@ -26,7 +26,8 @@ What = Literal["cap", "rate", "latency", "slowdown", "lost"]
 @dataclass(frozen=True, slots=True)
 class Change:
     """The model would go to ``candidate`` (None: be shed) when ``what`` rises over (``above``) or falls below
-    ``threshold``: W, requests a second, ms, or a multiple of the time profiled on ``device``; None where that is lost. ``text`` says so."""
+    ``threshold``: W, requests a second, ms, or a multiple of the time profiled on ``device``; None where that is lost.
+    ``text`` says so."""
 
     what: What
     candidate: Candidate | None

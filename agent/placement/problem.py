@@ -50,6 +50,9 @@ def value_of(problem: Problem, choice: Sequence[int]) -> tuple[int, float]:
     return taken.loss, taken.cost
 
 
+Before = tuple[float, float, "int | None", tuple[tuple[float, float], ...]]
+
+
 class Taken:
     """What the options taken so far use."""
 
@@ -73,61 +76,58 @@ class Taken:
         return new
 
     def fits(self, option: Option) -> bool:
-        power_w = 0.0
-        if self.power is not None and option.hold_w > self.hold_w[option.device]:
-            power_w = option.hold_w - self.hold_w[option.device]
-            if power_w > self.left[self.power]:
+        """Hot: tens of thousands of times a plan."""
+        _, _, uses, device, _, hold_w, overlay, waits = option
+        left, power = self.left, self.power
+        for resource, amount in uses:
+            if amount > left[resource]:
                 return False
-        for resource, amount in option.uses:
-            if amount + (power_w if resource == self.power else 0.0) > self.left[resource]:
+        if power is not None and hold_w > self.hold_w[device]:
+            more_w = hold_w - self.hold_w[device]
+            for resource, amount in uses:
+                if resource == power:
+                    more_w += amount
+            if more_w > left[power]:
                 return False
-        if option.overlay is not None:
-            device, which = option.overlay
-            if self.overlay[device] not in (None, which):
-                return False
-        for device, makes, bears in option.waits:
-            if self.longest[device] > bears or makes > self.shortest[device]:
-                return False
-        return True
+        if overlay is not None and self.overlay[device] not in (None, overlay[1]):
+            return False
+        longest, shortest = self.longest, self.shortest
+        return not (waits and any(longest[d] > bears or makes > shortest[d] for d, makes, bears in waits))
 
-    def take(self, option: Option) -> tuple[float, float, int | None, tuple[tuple[float, float], ...]]:
+    def take(self, option: Option) -> Before:
         """What ``undo`` needs to take it back, last in first out."""
-        device, overlay = option.device, None if option.overlay is None else self.overlay[option.overlay[0]]
-        waits = tuple((self.longest[where], self.shortest[where]) for where, _, _ in option.waits)
-        before = self.hold_cost[device], self.hold_w[device], overlay, waits
-        for resource, amount in option.uses:
-            self.left[resource] -= amount
-        if option.hold_w > self.hold_w[device]:
+        loss, cost, uses, device, hold_cost, hold_w, overlay, waits = option
+        left, longest, shortest = self.left, self.longest, self.shortest
+        before_waits = tuple([(longest[where], shortest[where]) for where, _, _ in waits]) if waits else ()
+        before = self.hold_cost[device], self.hold_w[device], self.overlay[device], before_waits
+        for resource, amount in uses:
+            left[resource] -= amount
+        if hold_w > before[1]:
             if self.power is not None:
-                self.left[self.power] -= option.hold_w - self.hold_w[device]
-            self.hold_w[device] = option.hold_w
-        if option.hold_cost > self.hold_cost[device]:
-            self.cost += option.hold_cost - self.hold_cost[device]
-            self.hold_cost[device] = option.hold_cost
-        if option.overlay is not None:
-            self.overlay[option.overlay[0]] = option.overlay[1]
-        for where, makes, bears in option.waits:
-            self.longest[where] = max(self.longest[where], makes)
-            self.shortest[where] = min(self.shortest[where], bears)
-        self.loss += option.loss
-        self.cost += option.cost
+                left[self.power] -= hold_w - before[1]
+            self.hold_w[device] = hold_w
+        if hold_cost > before[0]:
+            self.cost += hold_cost - before[0]
+            self.hold_cost[device] = hold_cost
+        if overlay is not None:
+            self.overlay[device] = overlay[1]
+        for where, makes, bears in waits:
+            longest[where], shortest[where] = max(longest[where], makes), min(shortest[where], bears)
+        self.loss += loss
+        self.cost += cost
         return before
 
-    def undo(
-        self, option: Option, before: tuple[float, float, int | None, tuple[tuple[float, float], ...]]
-    ) -> None:
-        device = option.device
-        hold_cost, hold_w, overlay, waits = before
-        for resource, amount in option.uses:
+    def undo(self, option: Option, before: Before) -> None:
+        loss, cost, uses, device, _, _, _, waits = option
+        hold_cost, hold_w, overlay, before_waits = before
+        for resource, amount in uses:
             self.left[resource] += amount
         if self.power is not None:
             self.left[self.power] += self.hold_w[device] - hold_w
-        self.cost -= option.cost + self.hold_cost[device] - hold_cost
-        self.loss -= option.loss
-        self.hold_cost[device], self.hold_w[device] = hold_cost, hold_w
-        if option.overlay is not None:
-            self.overlay[option.overlay[0]] = overlay
-        for (where, _, _), (longest, shortest) in zip(option.waits, waits, strict=True):
+        self.cost -= cost + self.hold_cost[device] - hold_cost
+        self.loss -= loss
+        self.hold_cost[device], self.hold_w[device], self.overlay[device] = hold_cost, hold_w, overlay
+        for (where, _, _), (longest, shortest) in zip(waits, before_waits, strict=True):
             self.longest[where], self.shortest[where] = longest, shortest
 
     def worth(self, option: Option) -> tuple[int, float]:

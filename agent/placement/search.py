@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from agent.placement.greedy import improved
+from agent.placement.greedy import settled
 from agent.placement.problem import EPSILON, Problem, Taken, value_of
 from agent.placement.relax import Entry, Prices, entries_of, priced, relaxed
 from agent.placement.usage import DeviceSetting, allowed, settings_of
 
-SWAPS, LEAF = 2000, 20
+LEAF = 20
 STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem, for one combination
 A_BOUND = 3  # what one combination of settings takes, as a multiple of trying an option
 AN_ENTRY = 0.3  # what looking at an entry once takes
@@ -41,9 +41,13 @@ class Search:
 
     def run(self) -> None:
         """Search."""
+        if not self.problem.models:
+            return
         entries = entries_of(self.problem, self._by_cost, self._spare)
-        prices, bound = relaxed(self.problem, entries, self._goal, STEPS, None)
-        self.tried += STEPS * AN_ENTRY * sum(map(len, entries))
+        work = AN_ENTRY * sum(map(len, entries))
+        steps = max(1, min(STEPS, int(self.nodes / (2 * work))))
+        prices, bound = relaxed(self.problem, entries, self._goal, steps, None)
+        self.tried += steps * work
         if bound >= self._goal:
             return
         settings = settings_of(self.problem, entries)
@@ -164,7 +168,7 @@ class Search:
         """A better choice, which replacing single options may make better still."""
         self.best, self._value = choice, value
         self.tried += LEAF * len(choice)
-        better = improved(self.problem, choice, SWAPS)
+        better = settled(self.problem, choice)
         if better != choice:
             loss, cost = value_of(self.problem, better)
             if (cost if self._by_cost else loss) < value:

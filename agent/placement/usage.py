@@ -9,7 +9,8 @@ from typing import NamedTuple
 from agent.placement.problem import Problem
 from agent.placement.relax import Entry
 
-LENGTHS = 4  # into which runs on a device are sorted
+LENGTHS = (4, 2, 1)  # into which runs on a device are sorted: as many as leave
+COMBINATIONS = 400  # of the devices' settings at most, if that can be
 
 
 class DeviceSetting(NamedTuple):
@@ -31,7 +32,11 @@ def settings_of(problem: Problem, entries: Sequence[Sequence[Entry]]) -> list[li
         for entry in options:
             if entry.option.device >= 0:
                 there[entry.option.device].append(entry)
-    return [_of_device(found) for found in there]
+    for lengths in LENGTHS:
+        settings = [_of_device(found, lengths) for found in there]
+        if math.prod(map(len, settings)) <= COMBINATIONS:
+            break
+    return settings
 
 
 def allowed(entry: Entry, setting: DeviceSetting) -> bool:
@@ -45,7 +50,7 @@ def allowed(entry: Entry, setting: DeviceSetting) -> bool:
     return entry.bears > setting.over or entry.makes > setting.over
 
 
-def _of_device(there: Sequence[Entry]) -> list[DeviceSetting]:
+def _of_device(there: Sequence[Entry], lengths: int) -> list[DeviceSetting]:
     found = [DeviceSetting(False)]
     overlays: list[int | None] = [
         *sorted({entry.option.overlay[1] for entry in there if entry.option.overlay is not None})
@@ -53,7 +58,7 @@ def _of_device(there: Sequence[Entry]) -> list[DeviceSetting]:
     if there and not overlays:
         overlays = [None]
     for overlay in overlays:
-        for over, most in _lengths(there):
+        for over, most in _lengths(there, lengths):
             setting = DeviceSetting(True, overlay, over, most)
             under = [entry for entry in there if allowed(entry, setting)]
             if under:
@@ -62,10 +67,10 @@ def _of_device(there: Sequence[Entry]) -> list[DeviceSetting]:
     return found
 
 
-def _lengths(there: Sequence[Entry]) -> list[tuple[float, float]]:
+def _lengths(there: Sequence[Entry], lengths: int) -> list[tuple[float, float]]:
     if all(entry.bears == math.inf for entry in there):
         return [(-1.0, math.inf)]
     runs = sorted({entry.makes for entry in there})
-    ends = [runs[round(i * (len(runs) - 1) / LENGTHS)] for i in range(1, LENGTHS)]
+    ends = [runs[round(i * (len(runs) - 1) / lengths)] for i in range(1, lengths)]
     ends = sorted(set(ends) - {runs[-1]})
     return list(zip([-1.0, *ends], [*ends, math.inf], strict=True))
