@@ -84,7 +84,7 @@ def _regrets(axis: Any, report: Report, families: list[str], styles: dict[str, d
     axis.set_xscale("symlog", linthresh=10)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axis.set_xlabel("regret to the oracle, % of J per inference")
-    axis.set_title("by kind of trace, mean (less than 0: at the price of violations)", fontsize=9)
+    axis.set_title("by kind of trace, mean", fontsize=9)
 
 
 def _percents(axis: Any) -> None:

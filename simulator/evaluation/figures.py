@@ -43,6 +43,16 @@ class Mean:
         t = STUDENT[len(values) - 2] if len(values) - 2 < len(STUDENT) else 1.96
         return cls(statistics.fmean(values), t * statistics.stdev(values) / math.sqrt(len(values)))
 
+    @property
+    def below(self) -> bool:
+        """Whether it is below zero by more than chance."""
+        return self.value + (self.margin or 0.0) < 0
+
+    @property
+    def above(self) -> bool:
+        """Whether it is above zero by more than chance."""
+        return self.value - (self.margin or 0.0) > 0
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -57,6 +67,7 @@ class Figures:
     violations: Mean
     shed: Mean
     joules: Mean  # per answered request
+    timely: Mean  # joules per request answered in time
     regret: Mean
     regret_p95: float
     over_oracle_pp: Mean
@@ -68,6 +79,28 @@ class Figures:
     slow: int
     plan_ms: float
     plan_share: float
+
+
+@dataclass(frozen=True, slots=True)
+class Against:
+    """Ours less another policy's, each trace counting the same. ``unmet``: the share of requests that were late, failed
+    or shed, and the share of time over the cap; ``joules``: the logarithm of joules per answered request; ``timely``:
+    that of joules per request answered in time."""
+
+    unmet: Mean
+    joules: Mean
+    timely: Mean
+
+    @property
+    def beaten(self) -> bool:
+        """Whether we are better in ``unmet`` or in ``joules``, by more than chance, and not worse in the other by more
+        than chance."""
+        return _beaten(self.unmet, self.joules)
+
+    @property
+    def beaten_in_time(self) -> bool:
+        """The same, with ``timely`` for ``joules``: an answer that is too late is none."""
+        return _beaten(self.unmet, self.timely)
 
 
 def key_of(result: Result) -> Key:
@@ -99,6 +132,7 @@ def figures(results: Iterable[Result], oracle: Mapping[Key, Result]) -> Figures:
         violations=Mean.of([run.violations for run in runs]),
         shed=Mean.of([run.shed_share for run in runs]),
         joules=Mean.of([run.joules_per_inference or 0.0 for run in runs]),
+        timely=Mean.of([run.joules / max(1, run.in_time) for run in runs]),
         regret=Mean.of(regrets),
         regret_p95=quantile(regrets, 0.95),
         over_oracle_pp=Mean.of([100 * (run.violations - of.violations) for run, of in pairs]),
@@ -124,16 +158,15 @@ def recoveries(run: Result, oracle: Result) -> list[tuple[float, float]]:
     return found
 
 
-def beaten(ours: Iterable[Result], other: Iterable[Result]) -> bool:
-    """Whether we are better in violations or in joules per answered request, by more than chance (paired by trace,
-    95 %), and not worse in the other by more than chance. What is shed counts as violated: it is no way to win."""
+def against(ours: Iterable[Result], other: Iterable[Result]) -> Against:
+    """Paired by trace, on those that both ran. ValueError: there are none."""
     theirs = {key_of(result): result for result in other}
     pairs = [(result, theirs[key_of(result)]) for result in ours if key_of(result) in theirs]
-    broken = Mean.of([_unmet(a) - _unmet(b) for a, b in pairs])
-    joules = Mean.of([(a.joules_per_inference or 0.0) - (b.joules_per_inference or 0.0) for a, b in pairs])
-    better = [_below(mean) for mean in (broken, joules)]
-    worse = [_below(Mean(-mean.value, mean.margin)) for mean in (broken, joules)]
-    return any(better) and not any(worse)
+    return Against(
+        unmet=Mean.of([_unmet(a) - _unmet(b) for a, b in pairs]),
+        joules=Mean.of([_log_ratio(a, b, a.answered, b.answered) for a, b in pairs]),
+        timely=Mean.of([_log_ratio(a, b, a.in_time, b.in_time) for a, b in pairs]),
+    )
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -143,10 +176,15 @@ def quantile(values: Sequence[float], share: float) -> float:
     return sorted(values)[max(0, math.ceil(share * len(values)) - 1)]
 
 
-def _below(mean: Mean) -> bool:
-    """Whether it is below zero by more than chance."""
-    return mean.value + (mean.margin or 0.0) < 0
+def _beaten(*means: Mean) -> bool:
+    return any(mean.below for mean in means) and not any(mean.above for mean in means)
 
 
 def _unmet(result: Result) -> float:
-    return result.violations + result.shed_share
+    return result.violations + result.shed_share + result.over_cap_s / result.seconds
+
+
+def _log_ratio(ours: Result, theirs: Result, our_answers: int, their_answers: int) -> float:
+    """Of joules for each answer; of none as if it were one."""
+    mine, other = ours.joules / max(1, our_answers), theirs.joules / max(1, their_answers)
+    return math.log(mine / other) if mine > 0 and other > 0 else 0.0

@@ -10,27 +10,27 @@ from typing import Any
 
 from agent.cli.output import print_table
 from agent.types import to_jsonable
-from simulator.evaluation.figures import Figures, Mean, beaten, figures, key_of
+from simulator.evaluation.figures import Against, Figures, Mean, against, figures, key_of
 from simulator.evaluation.result import Result
 from simulator.evaluation.run import ORACLE
 
 OURS = "ours"
 NOTE = "boards, requests, heat and power are modelled; no model was computed"
 HEADS = (
-    "POLICY", "TRACES", "VIOLATIONS %", "SHED %", "MJ/INFERENCE", "REGRET %", "P95 %", "SWITCHES", "EXCESS S",
-    "RECOVERY S", "MS/LOOK", "BY OURS",
+    "POLICY", "TRACES", "VIOLATIONS %", "SHED %", "MJ/INFERENCE", "MJ/IN TIME", "REGRET %", "P95 %", "SWITCHES",
+    "EXCESS S", "RECOVERY S", "MS/LOOK", "BESIDE OURS",
 )  # fmt: skip
 FAMILY_HEADS = ("TRACES", *HEADS[:1], *HEADS[2:-2])
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """``overall``: of each policy, over all traces that are for it; ``families``: by family; ``beaten``: the policies
-    that ours is compared with, and whether it beats them (``figures.beaten``)."""
+    """``overall``: of each policy, over all traces that are for it; ``families``: by family; ``against``: ours
+    beside each of the others."""
 
     overall: tuple[Figures, ...]
     families: Mapping[str, tuple[Figures, ...]]
-    beaten: Mapping[str, bool]
+    against: Mapping[str, Against]
     results: tuple[Result, ...]
 
 
@@ -49,7 +49,7 @@ def report_of(results: Sequence[Result], group: Callable[[Result], str] = lambda
             name: tuple(figures(runs, oracle) for runs in _by_policy(each).values())
             for name, each in groups.items()
         },
-        beaten={name: beaten(ours, runs) for name, runs in others.items()} if ours else {},
+        against={name: against(ours, runs) for name, runs in others.items()} if ours else {},
         results=tuple(results),
     )
 
@@ -57,7 +57,7 @@ def report_of(results: Sequence[Result], group: Callable[[Result], str] = lambda
 def show(report: Report) -> None:
     """Two tables."""
     print(f"{NOTE}\n")
-    print_table(HEADS, [_row(each, report.beaten) for each in report.overall], title="all traces")
+    print_table(HEADS, [_row(each, report.against) for each in report.overall], title="all traces")
     print()
     rows = [(name, *_cells(each)) for name, found in report.families.items() for each in found]
     print_table(FAMILY_HEADS, rows, title="by kind of trace")
@@ -69,7 +69,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "note": NOTE,
         "overall": report.overall,
         "families": report.families,
-        "beaten": report.beaten,
+        "against": report.against,
         "results": report.results,
     }
     return {name: _finite(to_jsonable(value)) for name, value in told.items()}
@@ -82,10 +82,23 @@ def _by_policy(results: Iterable[Result]) -> dict[str, list[Result]]:
     return dict(found)
 
 
-def _row(each: Figures, verdicts: Mapping[str, bool]) -> tuple[object, ...]:
+def in_words(ours: Against) -> str:
+    """What the other does better or worse than ours, by more than chance."""
+    signs = {True: "more", False: "less"}
+    found = [
+        f"{what} {signs[mean.below]}"
+        for what, mean in (("violates", ours.unmet), ("draws", ours.joules))
+        if mean.below or mean.above
+    ]
+    if ours.beaten_in_time and not ours.beaten:
+        found.append("more for what is in time" if ours.timely.below else "no less for what is in time")
+    return ", ".join(found) or "is equal"
+
+
+def _row(each: Figures, ours: Mapping[str, Against]) -> tuple[object, ...]:
     policy, *cells = _cells(each)
-    verdict = None if each.policy not in verdicts else "beaten" if verdicts[each.policy] else "NOT BEATEN"
-    return policy, each.runs, *cells, f"{each.plan_ms:.2f}", verdict
+    words = in_words(ours[each.policy]) if each.policy in ours else None
+    return policy, each.runs, *cells, f"{each.plan_ms:.2f}", words
 
 
 def _cells(each: Figures) -> tuple[object, ...]:
@@ -94,6 +107,7 @@ def _cells(each: Figures) -> tuple[object, ...]:
         _mean(each.violations, 100, 2),
         _mean(each.shed, 100, 2),
         _mean(each.joules, 1e3, 1),
+        _mean(each.timely, 1e3, 1),
         _mean(each.regret, 100, 1),
         f"{100 * each.regret_p95:.1f}",
         _mean(each.switches, 1, 1),

@@ -60,6 +60,10 @@ class Result:
         return self.shed / self.requests if self.requests else 0.0
 
     @property
+    def in_time(self) -> int:
+        return self.answered - self.late
+
+    @property
     def joules_per_inference(self) -> float | None:
         """None without an answer."""
         return self.joules / self.answered if self.answered else None

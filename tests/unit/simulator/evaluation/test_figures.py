@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from simulator.evaluation.figures import Mean, beaten, figures, key_of, quantile, recoveries, regret
+from simulator.evaluation.figures import Mean, against, figures, key_of, quantile, recoveries, regret
 from simulator.evaluation.result import Recovery, Result
 
 ONE = Result(
@@ -69,15 +69,32 @@ def test_recoveries_are_counted_where_the_oracle_recovers() -> None:
 def test_a_policy_is_beaten_by_less_energy_at_no_more_violations_and_the_other_way_round() -> None:
     ours = [replace(ONE, seed=seed, joules=100.0 + seed % 2) for seed in range(10)]
 
-    assert beaten(ours, [replace(run, joules=run.joules * 1.2 + run.seed % 3) for run in ours])
-    assert beaten(ours, [replace(run, late=50 + run.seed % 3) for run in ours])
-    assert not beaten(ours, ours)
-    cheaper = [replace(run, late=50 + run.seed % 3, joules=60.0 + run.seed % 3) for run in ours]
-    assert not beaten(ours, cheaper)
+    assert against(ours, [replace(run, joules=run.joules * 1.2 + run.seed % 3) for run in ours]).beaten
+    assert against(ours, [replace(run, late=50 + run.seed % 3) for run in ours]).beaten
+    assert not against(ours, ours).beaten
     shedding = [
         replace(run, answered=600 + run.seed % 3, shed=400 - run.seed % 3, joules=66.0) for run in ours
     ]
-    assert beaten(ours, shedding)
+    assert against(ours, shedding).beaten
+    over_cap = [replace(run, over_cap_s=50.0 + run.seed % 3) for run in ours]
+    assert against(ours, over_cap).beaten
+
+
+def test_late_answers_that_cost_less_are_beaten_only_by_what_is_answered_in_time() -> None:
+    ours = [replace(ONE, seed=seed, joules=100.0 + seed % 2) for seed in range(10)]
+    cheaper = [replace(run, late=800 + run.seed % 3, joules=60.0 + run.seed % 3) for run in ours]
+
+    assert not against(ours, cheaper).beaten
+    assert against(ours, cheaper).beaten_in_time
+    with pytest.raises(ValueError, match="no values"):
+        against(ours, [])
+
+
+def test_only_traces_of_both_are_compared() -> None:
+    ours = [replace(ONE, seed=seed, joules=100.0 + seed % 2) for seed in range(10)]
+    other = [replace(run, joules=2 * run.joules + run.seed) for run in ours[:5]]
+    told = against(ours, other)
+    assert told.joules == against(ours[:5], other).joules and told.joules.value < math.log(0.51)
 
 
 def test_quantiles_by_nearest_rank() -> None:
