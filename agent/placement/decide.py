@@ -11,7 +11,7 @@ from agent.placement.demand import Placed, Plan
 from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
-from agent.placement.rental import Change, alternatives, price_j, probe_j
+from agent.placement.rental import Change, alternatives, load_j, probe_j
 from agent.placement.scene import MISSED, Scene, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
@@ -19,6 +19,7 @@ from agent.types import Measurement
 
 ASKED_S = 30.0  # a move that takes longer has failed,
 ASKED_LOADS = 10.0  # or so many times its load
+LATE_COST = 20.0  # answers' energy that a late one counts for: 1 % of them made late is a fifth of all energy
 LATE_S = 20 * MEMORY_S  # for so long a model does not go back to where its answers were late
 
 
@@ -50,7 +51,7 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
         return _paying(scene, None), (), {}
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
     scene = replace(scene, state=_paying(scene, change))
-    rent, price = scene.state.regret.of(change), _price_j(scene.state, saving)
+    rent, price = scene.state.regret.of(change), _price_j(scene, saving)
     told = f"{rent.joules:.3g} J paid for staying, {price:.3g} J for moving"
     over = _load_over_cap(scene, saving)
     if not over and rent.pays(price) and all(map(scene.dwelt, saving)):
@@ -80,16 +81,33 @@ def _paying(scene: Scene, change: Change | None) -> State:
     return replace(scene.state, regret=regret.paid(now, scene.measured, *scene.state.lately))
 
 
-def _price_j(state: State, saving: Mapping[str, Measurement]) -> float:
-    """Of the moves; of one that failed before, as often again.
+def _price_j(scene: Scene, saving: Mapping[str, Measurement]) -> float:
+    """What these moves cost: loading, holding two workers meanwhile, and answers of others that it makes late.
 
-    Probes each of which costs p, made whenever k p of rent has come together since the k-th, cost about as much in all
-    as the rent that is paid after the cause has passed, whenever that is.
+    Of one that failed before as often again: probes each of which costs p, made whenever k p of rent has come together
+    since the k-th, cost about as much in all as the rent that is paid after the cause has passed, whenever that is.
     """
+    held = {m.candidate.device for model in scene.seen if (m := scene.here(model))}
     joules = 0.0
     for model, m in saving.items():
-        bar = state.bars.get((model, m.candidate))
-        joules += price_j(m) + (bar.tries * (price_j(m) + probe_j(m)) if bar else 0.0)
+        joules += load_j(m) + _late_j(scene, m)
+        joules += 0.0 if m.candidate.device in held else m.load_s * (m.holding_w or 0.0)
+        bar = scene.state.bars.get((model, m.candidate))
+        joules += bar.tries * (load_j(m) + probe_j(m)) if bar else 0.0
+    return joules
+
+
+def _late_j(scene: Scene, m: Measurement) -> float:
+    """What answers count for that wait too long while it is loaded on a device that runs one thing at a time."""
+    if any(device.parallel > 1 for device in scene.node.devices if device.id == m.candidate.device):
+        return 0.0
+    joules = 0.0
+    for model, demand in scene.seen.items():
+        here = scene.here(model)
+        if here is not None and here.candidate.device == m.candidate.device:
+            spare_s = max(0.0, demand.budget.latency_p99_ms - here.p50_ms) / 1e3
+            late = (demand.rate_hz or 0.0) * max(0.0, m.load_s - spare_s)
+            joules += late * LATE_COST * (here.joules or 0.0)
     return joules
 
 

@@ -104,10 +104,9 @@ def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement])
     return math.fsum(before.values()) - math.fsum(after.values())
 
 
-def price_j(m: Measurement) -> float:
+def load_j(m: Measurement) -> float:
     """What loading it costs: as measured, else as if the device was busy for as long."""
-    load_j = m.load_s * _busy_w(m) if m.load_j is None else m.load_j
-    return load_j + m.load_s * (m.holding_w or 0.0)
+    return m.load_s * _busy_w(m) if m.load_j is None else m.load_j
 
 
 def probe_j(m: Measurement) -> float:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from agent.placement.demand import Demand, Node, Placed, Plan
+from agent.placement.limits import SHED
 from agent.placement.look import Look, Planned, State
 from agent.placement.rental import dwell_s
 from agent.placement.rest import bound_w
@@ -17,19 +18,21 @@ MET, MISSED, OUT = range(3)
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """``seen``: the demands as they are planned for, by model; ``event``: what happened at this look, in words."""
+    """``seen``: the demands as they are planned for, by model; ``event``: what happened at this look, in words;
+    ``anew``: it is that something else is asked of the node."""
 
     state: State
     look: Look
     planned: Planned
     measured: Measured
     event: str
+    anew: bool
     seen: dict[str, Demand] = field(default_factory=dict)
 
     @classmethod
     def of(cls, state: State, planned: Planned, told: Sequence[Demand], node: Node, look: Look) -> Scene:
         seen = {demand.model: demand for demand in planned.demands}
-        return cls(state, look, planned, measured(told), _event(state, told, node), seen)
+        return cls(state, look, planned, measured(told), *_event(state, told, node), seen)
 
     @property
     def node(self) -> Node:
@@ -56,6 +59,10 @@ class Scene:
             rank(next((p for p in self.planned.held.placed if p.model == model), None)),
         )
 
+    def lost_here(self, model: str) -> int:
+        """How much of its budget it misses where it is, in thousandths."""
+        return next((p.lost for p in self.planned.held.placed if p.model == model), SHED)
+
     def lost(self, m: Measurement) -> bool:
         return any(device.lost for device in self.node.devices if device.id == m.candidate.device)
 
@@ -81,6 +88,11 @@ class Scene:
         return f"{drawn_w:.4g} W over the cap {cap_w:g} W"
 
 
+def loss(scene: Scene, plan: Plan) -> float:
+    """The weighted unmet load, of models that run or shall run as of others."""
+    return sum(placed.lost * 4.0 ** scene.seen[placed.model].budget.priority for placed in plan.placed)
+
+
 def rank(placed: Placed | None) -> int:
     """MET: its budget; MISSED: some of it; OUT: it does not run."""
     if placed is None or placed.candidate is None:
@@ -88,9 +100,9 @@ def rank(placed: Placed | None) -> int:
     return MISSED if placed.missed else MET
 
 
-def _event(state: State, told: Sequence[Demand], node: Node) -> str:
+def _event(state: State, told: Sequence[Demand], node: Node) -> tuple[str, bool]:
     if state.told is None:
-        return "start"
+        return "start", True
     before, node_before = state.told
     asks, asked = _asks(told), _asks(before)
     if asks != asked:
@@ -102,14 +114,14 @@ def _event(state: State, told: Sequence[Demand], node: Node) -> str:
             if new[0] not in asks
             else "asks for something else"
         )
-        return f"{new[0]} {what}"
+        return f"{new[0]} {what}", new[0] in asks
     if node.power_cap_w != node_before.power_cap_w:
-        return f"cap {_watts(node_before.power_cap_w)} -> {_watts(node.power_cap_w)}"
+        return f"cap {_watts(node_before.power_cap_w)} -> {_watts(node.power_cap_w)}", False
     lost = {device.id for device in node.devices if device.lost}
     lost_before = {device.id for device in node_before.devices if device.lost}
     for device in sorted(lost ^ lost_before):
-        return f"{device} is lost" if device in lost else f"{device} is back"
-    return ""
+        return (f"{device} is lost" if device in lost else f"{device} is back"), False
+    return "", False
 
 
 def _asks(demands: Sequence[Demand]) -> dict[str, object]:

@@ -37,6 +37,8 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
     by = measured(demands)
     seen = _sensible_seen(look.seen, demands)
     seconds = time - state.counted if seen else 0.0
+    if state.moved == time:  # what was seen is of two placements
+        state, seen = replace(state, counted=time), ()
     if jumped or seconds <= 0:
         seen = ()
     state = replace(
@@ -104,7 +106,7 @@ def _loads(state: State, demands: Sequence[Demand], seen: Sequence[Seen], jumped
     loads = {}
     for demand in demands:
         load = state.loads.get(demand.model) or Load.promised(demand.budget.rate_hz, state.time)
-        if jumped:
+        if jumped or state.moved == state.time:
             load = replace(load, time=state.time)
         loads[demand.model] = (
             load.counted(counts[demand.model], state.time) if demand.model in counts else load

@@ -11,11 +11,12 @@ from dataclasses import replace
 
 from agent.placement.demand import Demand, Placed, Plan
 from agent.placement.plan import plan
-from agent.placement.scene import MET, OUT, Scene, rank
+from agent.placement.scene import MET, OUT, Scene, loss, rank
 from agent.types import Candidate, Measurement
 
 PATIENCE = 2  # looks in a row at which a budget is missed: one may be a hiccup,
 HARM = 0.1  # but not with so many of its answers late
+BETTER = 0.9  # of what it misses here: elsewhere it must be no more for a model that is late in both places to move
 QUICK_S = 1.0  # a load that takes longer is bridged while the cap is broken
 
 
@@ -46,7 +47,7 @@ def urgent(scene: Scene, placed: Placed) -> str:
         return ""
     if scene.state.missing.get(model, 0) < PATIENCE and not _harmed(scene, model):
         return ""
-    if then == now and not scene.dwelt(model):
+    if then == now and not placed.lost <= BETTER * scene.lost_here(model):
         return ""
     return _complaint(scene, model, here)
 
@@ -85,13 +86,13 @@ def _complaint(scene: Scene, model: str, here: Measurement) -> str:
 def least(scene: Scene, must: Container[str]) -> Plan:
     """The plan, without what only saves energy when all are served as well without it."""
     best = scene.planned.plan
-    if not all(model in must for model in scene.changes(best)):
+    if not scene.anew and not all(model in must for model in scene.changes(best)):
         pinned = [
             demand if model in must or demand.incumbent is None else only(demand, {demand.incumbent})
             for model, demand in scene.seen.items()
         ]
         less = plan(pinned, scene.node)
-        if all(rank(less.of(p.model)) <= rank(p) for p in best.placed):
+        if loss(scene, less) <= loss(scene, best):
             best = less
     return _bridged(scene, best) if scene.over_cap else best
 
