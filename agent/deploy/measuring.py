@@ -140,29 +140,38 @@ class _Measuring:
 
     async def profile_of(self, candidate: Candidate) -> Profile:
         """As kept, completed or measured."""
-        key, rate_hz = self._key(candidate), self._budget.rate_hz
+        key, rate_hz, gate = self._key(candidate), self._budget.rate_hz, self._gate()
         known = None if self._again else self._kept.get(key)
         if known is None or cache.lacks_energy(known.closed, bool(self._res.meters)):
-            found = await _measure(self._res, self._package, candidate, rate_hz, self._gate())
+            found = await _measure(self._res, self._package, candidate, rate_hz, gate)
             found = replace(found, closed=self._here(found.closed))
-        elif cache.opens_anew(known.open, rate_hz) and self._opens(known):
-            found = await self._open_anew(candidate, known)
-        else:
+        elif not cache.opens_anew(known.open, rate_hz):
             return known
+        elif self._opens(known):
+            found = await self._open_anew(candidate, known, gate)
+        else:
+            return replace(known, open=None)
         found = replace(found, closed=replace(found.closed, measured=time.time()))
+        if gate.shut:
+            text = "%s: %s was measured in %d runs only, which is not kept: models in service got late"
+            log.warning(text, self._package.manifest.name, candidate, found.closed.runs)
+        else:
+            self._keep(key, found)
+        return found
+
+    def _keep(self, key: Key, found: Profile) -> None:
         try:
             self._res.journal.profiles.keep(self._package.manifest.name, key, found)
         except StoreError as error:  # it can be measured again
-            log.warning("the profile of %s is not kept: %s", candidate, error)
-        return found
+            log.warning("the profile of %s is not kept: %s", key.candidate, error)
 
     def _opens(self, known: Profile) -> bool:
         open_s = self._res.settings.profile_s * profile.OPEN_SHARE
         return profile.open_rate(self._budget.rate_hz, known.closed.mean_ms / 1e3, open_s) is not None
 
-    async def _open_anew(self, candidate: Candidate, known: Profile) -> Profile:
+    async def _open_anew(self, candidate: Candidate, known: Profile, gate: profile.Gate) -> Profile:
         """What is known of runs holds whatever the rate; what waiting and idle gaps cost does not."""
-        res, seconds, gate = self._res, self._res.settings.profile_s, self._gate()
+        res, seconds = self._res, self._res.settings.profile_s
         worker = await workers.start_checked(res, self._package, candidate)
         try:
             await profile.warm_up(worker, seconds * profile.WARM_UP_SHARE, gate)
@@ -220,7 +229,4 @@ async def _measure(
         )
     finally:
         await res.pool.stop(worker)
-    if gate.shut:
-        text = "%s: %s was measured in %d runs only: models in service got late"
-        log.warning(text, package.manifest.name, candidate, found.closed.runs)
     return found

@@ -297,6 +297,8 @@ def test_a_model_in_service_that_gets_late_costs_samples(node: Node) -> None:
         found, _, _ = await node.measure(quiet=lambda: False)
         assert [m.runs for m in found] == [2, 2]
         assert [m.confidence for m in found] == pytest.approx([0.0199, 0.0199])
+        found, _, _ = await node.measure()
+        assert all(m.runs > 100 for m in found)  # nobody is late any more: it was not kept
 
     play(scenario)
 
