@@ -10,7 +10,8 @@ from agent.types import Budget, Candidate, Measurement, Verdict
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """One model that shares the node. ``failed``: candidates that are out, with why; ``incumbent``: where it runs.
+    """One model that shares the node. ``failed``: candidates that are out, with why; ``incumbent``: where it runs, None
+    for a newcomer and for one that is shed. Of several measurements of a candidate the latest counts.
 
     ``rate_hz``: requests a second that are seen, which energy is counted at; None: the budget's. Whether a candidate is
     feasible always goes by the budget's rate, which is what the node promised.

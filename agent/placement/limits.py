@@ -88,8 +88,8 @@ def ms(value: float) -> str:
 
 
 def _at_most(what: Limit, value: float, limit: float, note: str = "") -> Check:
-    broken = not value <= limit * (1 + 1e-9)  # so that NaN is broken
-    excess = math.inf if math.isnan(value) else value / limit
+    broken = not 0 <= value <= limit * (1 + 1e-9)  # so that nonsense is broken
+    excess = value / limit if value >= 0 else math.inf
     return Check(what, value, limit, broken, excess, note)
 
 

@@ -11,7 +11,7 @@ from agent.placement.plan import decided
 from agent.placement.ways import SIGMAS, finite
 from agent.types import Candidate
 
-NODES = 2000  # of each search: an outlook is not worth more
+NODES = 1000  # of each search: an outlook is not worth more
 MANY = 16  # models, beyond which the others are taken to stay where they are
 HALVINGS = 6
 NEAR = 0.01  # a threshold is known well enough

@@ -68,7 +68,7 @@ def viewed(
     for m in latest.values():
         if m.candidate in failed:
             continue
-        parts = _parts(m, index, kinds)
+        parts = _parts(m, devices, index, kinds)
         why = _unusable(m, parts, devices)
         if why:
             out.append(Verdict(m.candidate, False, why, m))
@@ -82,13 +82,16 @@ def _twice(demand: Demand) -> bool:
 
 
 def _parts(
-    m: Measurement, index: Mapping[str, int], kinds: Mapping[str, int]
+    m: Measurement, devices: tuple[DeviceState, ...], index: Mapping[str, int], kinds: Mapping[str, int]
 ) -> list[tuple[int | None, float]]:
-    """(device, mean ms there) of a run: the candidate's own device first."""
+    """(device, mean ms there) of a run, the candidate's own device first; parts are named by device or by kind."""
     own = index.get(m.candidate.device)
     if len(m.parts) < 2:
         return [(own, m.mean_ms)]
-    found = [(index.get(name, kinds.get(name)), part_ms) for name, part_ms in m.parts]
+    where = {**kinds, **index}
+    if own is not None:
+        where[devices[own].kind] = own
+    found = [(where.get(name), part_ms) for name, part_ms in m.parts]
     return sorted(found, key=lambda part: part[0] != own)
 
 
@@ -118,7 +121,7 @@ def _way(
     devices: tuple[DeviceState, ...],
     threads: int,
 ) -> Way:
-    budget, count = demand.budget, len(devices)
+    budget, count, threads = demand.budget, len(devices), max(1, threads)
     placed = [(index or 0, part_ms) for index, part_ms in parts]
     own = devices[placed[0][0]]
     whole_ms = sum(part_ms for _, part_ms in placed)
@@ -127,7 +130,7 @@ def _way(
         slow = sum(part_ms * slowdown(devices[index]) for index, part_ms in placed) / whole_ms
     lanes = 1.0
     if own.kind == "cpu":
-        lanes = max(1.0, min(float(demand.instances), own.parallel / max(1, threads)))
+        lanes = max(1.0, min(float(demand.instances), own.parallel / threads))
     p99_ms, used = m.p99_ms * slow, budget.rate_hz * m.mean_ms * slow / 1e3 / lanes
     joules, holding_w = joules_of(m), held_w(m)
     watts = None if joules is None else budget.rate_hz * joules + holding_w
@@ -138,13 +141,13 @@ def _way(
     uses, waits = [], []
     for index, part_ms in placed:
         device = devices[index]
-        share = min(threads, device.parallel) / device.parallel if device.kind == "cpu" else 1.0
+        share = min(1.0, threads / max(1, device.parallel)) if device.kind == "cpu" else 1.0
         busy = budget.rate_hz * part_ms * slowdown(device) / 1e3 * share
         most = min(lanes * share, MAX_UTILISATION[device.kind])
         busy = most if not busy <= most else busy  # a worker that cannot keep up takes no more than it can
         if busy > 0:
             uses.append((index, busy))
-        if device.parallel == 1:
+        if device.parallel <= 1:
             run_s = m.p50_ms / 1e3 * slowdown(device) * (part_ms / whole_ms if whole_ms > 0 else 1.0)
             waits.append((index, run_s if busy > RARE and run_s > 0 else 0.0))
     if 0 < m.memory_mb < math.inf:

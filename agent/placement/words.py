@@ -15,6 +15,8 @@ from agent.placement.ways import SIGMAS, Way, finite, held_w, joules_of, slowdow
 from agent.placement.weigh import COMPOSITE, Model, Setting
 from agent.types import Verdict
 
+LOST = " is lost: "
+
 
 def in_words(setting: Setting, choice: Sequence[int], optimal: bool) -> Plan:
     """The plan that ``choice`` (an option of each model) is."""
@@ -159,7 +161,7 @@ class _Told:
                     f"node's cap {cap_w:g} W: {name} would draw {why.would}; {missed} is missed {why.until}"
                 )
             return f"{name} is out: {why.text}; {missed} is missed {why.until}"
-        lost = sorted({verdict.candidate.device for verdict in model.out if _is_lost(verdict)})
+        lost = sorted({verdict.reason.partition(LOST)[0] for verdict in model.out if _is_lost(verdict)})
         if lost:
             return f"{missed} is missed until {' and '.join(lost)} is back"
         slow = [text for other in model.ways if other is not way and (text := self._slow(other))]

@@ -144,11 +144,12 @@ def test_nonsense_for_an_energy_is_a_missing_one(nonsense: float) -> None:
 
 
 @pytest.mark.parametrize("field", ["p99_ms", "mean_ms"])
-def test_a_time_that_is_no_number_is_worse_than_any(field: str) -> None:
-    nonsense = replace(measured(FP32, 1.0, 0.001), **{field: math.nan})  # type: ignore[arg-type]
+@pytest.mark.parametrize("value", [math.nan, -1.0, math.inf])
+def test_a_time_that_is_nonsense_is_worse_than_any(field: str, value: float) -> None:
+    nonsense = replace(measured(FP32, 1.0, 0.001), **{field: value})  # type: ignore[arg-type]
     assert alone(BUDGET, nonsense, measured(INT8, 19.0, 0.1)).candidate == INT8
     left = alone(BUDGET, nonsense)
-    assert left.candidate == FP32 and "nan" in left.missed
+    assert left.candidate == FP32 and left.missed
 
 
 def test_an_infeasible_one_without_joules_does_not_hide_energy() -> None:
@@ -465,6 +466,19 @@ def test_the_parts_of_a_composite_count_on_their_devices() -> None:
     assert found.of("a").candidate is None
     assert found.of("a").reason == "shed: int8 on fpga: utilisation of cpu 76.0% > 70% with b"
     assert plan([Demand("a", Budget(50.0, 90.0), (split,)), on_cpu], NODE).of("a").candidate == FPGA
+
+
+def test_parts_may_be_named_by_kind_and_need_all_their_devices() -> None:
+    second = DeviceState("fpga1", "fpga")
+    node = replace(NODE, devices=(*NODE.devices, second))
+    there = replace(FPGA, device="fpga1")
+    split = replace(measured(there, 9.0, 0.001, mean_ms=8.0), parts=(("cpu", 4.0), ("fpga", 4.0)))
+    full = Demand("b", Budget(20.0, 150.0), (measured(FPGA, 9.0, 0.001, mean_ms=5.0),))
+    found = plan([Demand("a", Budget(50.0, 90.0), (split,)), full], node)
+    assert [placed.missed for placed in found.placed] == ["", ""]
+    away = replace(node, devices=(replace(CPU_STATE, lost="gone"), *node.devices[1:]))
+    lost = plan([Demand("a", Budget(50.0, 90.0), (split,))], away).of("a")
+    assert lost.reason == "cpu is lost: gone; nothing else here can run it"
 
 
 def test_a_long_run_in_the_queue_makes_a_short_one_late() -> None:
