@@ -55,7 +55,11 @@ class Node:
 class Placed:
     """One model's part of a plan. ``candidate`` None: it is shed, or (nothing of it is measured or left) has nowhere to
     run. ``missed``: what of its budget it does not get, in words; empty when all is met; ``lost``: how much that is of
-    what the model weighs, in thousandths."""
+    what the model weighs, in thousandths.
+
+    A newcomer may get its budget at the cost of another's, of whatever priority, when that loses less in all: who
+    admits newcomers compares with what the others had.
+    """
 
     model: str
     candidate: Candidate | None

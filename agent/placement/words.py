@@ -213,9 +213,7 @@ def _broken(way: Way) -> str:
 
 
 def _is_lost(verdict: Verdict) -> bool:
-    return verdict.measurement is not None and verdict.reason.startswith(
-        f"{verdict.candidate.device} is lost: "
-    )
+    return verdict.measurement is not None and LOST in verdict.reason
 
 
 def _away(model: Model) -> str:

@@ -597,3 +597,37 @@ def test_a_plan_that_is_carried_out_stays(seed: int, models: int, candidates: in
     settled = [replace(demand, incumbent=found.of(demand.model).candidate) for demand in demands]
     again = plan(settled, node)
     assert [placed.candidate for placed in again.placed] == [placed.candidate for placed in found.placed]
+
+
+absurd = st.sampled_from((math.nan, math.inf, -math.inf, -1.0, 0.0, 1e-300, 1e300))
+FIELDS = (
+    "mean_ms",
+    "p50_ms",
+    "p99_ms",
+    "memory_mb",
+    "accuracy",
+    "joules",
+    "holding_w",
+    "joules_sigma",
+    "load_j",
+)
+
+
+@given(st.integers(0, 10**6), st.data())
+def test_nonsense_is_planned_around(seed: int, data: st.DataObject) -> None:
+    """Whatever measurements, meters and slowdowns say, there is a plan with its reasons."""
+    demands, node = random_instance(3, 4, seed)
+    spoilt = tuple(
+        replace(m, **{data.draw(st.sampled_from(FIELDS)): data.draw(absurd)})  # type: ignore[arg-type]
+        for m in demands[0].measurements
+    )
+    node = replace(
+        node,
+        rest_w=data.draw(st.just(node.rest_w) | absurd),
+        rest_sigma_w=data.draw(st.just(0.0) | absurd),
+        devices=tuple(replace(d, slowdown=data.draw(st.just(1.0) | absurd)) for d in node.devices),
+    )
+    odd = replace(demands[0], measurements=spoilt, rate_hz=data.draw(st.none() | absurd))
+    found = plan([odd, *demands[1:]], node)
+    assert [placed.model for placed in found.placed] == ["m0", "m1", "m2"]
+    assert all(placed.reason and all(v.reason for v in placed.verdicts) for placed in found.placed)
