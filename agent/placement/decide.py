@@ -12,7 +12,7 @@ from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
 from agent.placement.rental import Change, alternatives, load_j, probe_j
-from agent.placement.scene import MISSED, Scene, rank
+from agent.placement.scene import MISSED, Scene, made_late, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
 from agent.types import Measurement
@@ -98,17 +98,12 @@ def _price_j(scene: Scene, saving: Mapping[str, Measurement]) -> float:
 
 
 def _late_j(scene: Scene, m: Measurement) -> float:
-    """What answers count for that wait too long while it is loaded on a device that runs one thing at a time."""
-    if any(device.parallel > 1 for device in scene.node.devices if device.id == m.candidate.device):
-        return 0.0
-    joules = 0.0
-    for model, demand in scene.seen.items():
-        here = scene.here(model)
-        if here is not None and here.candidate.device == m.candidate.device:
-            spare_s = max(0.0, demand.budget.latency_p99_ms - here.p50_ms) / 1e3
-            late = (demand.rate_hz or 0.0) * max(0.0, m.load_s - spare_s)
-            joules += late * LATE_COST * (here.joules or 0.0)
-    return joules
+    """What answers count for that loading it makes late."""
+    return math.fsum(
+        late * LATE_COST * (here.joules or 0.0)
+        for model, late in made_late(scene, m, scene.here).items()
+        if (here := scene.here(model)) is not None
+    )
 
 
 def _load_over_cap(scene: Scene, saving: Mapping[str, Measurement]) -> str:

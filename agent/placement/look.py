@@ -95,7 +95,6 @@ class State:
     loads: Mapping[str, Load] = field(default_factory=dict)  # by model
     slowdowns: Mapping[str, Slowdown] = field(default_factory=dict)  # by device
     rest: Rest = field(default_factory=Rest)
-    over: int = 0  # looks in a row at which the node drew more than its cap
     tails: Mapping[str, Tail] = field(default_factory=dict)  # by model, where it is
     asked: Mapping[str, Asked] = field(default_factory=dict)  # by model
     bars: Bars = field(default_factory=dict)

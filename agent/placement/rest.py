@@ -66,10 +66,6 @@ class Rest:
         """After a look without a meter: the last value holds, less and less certainly."""
         return replace(self, blind_s=self.blind_s + seconds, away=0, fell=False)
 
-    def at_least(self, watts: float) -> Rest:
-        """The node was seen to draw more than was thought: the rest is no less than ``watts``."""
-        return self if self.watts is not None and self.watts >= watts else self._at(watts, self.scatter_w)
-
     @property
     def seen_sigma_w(self) -> float:
         """Of the estimate when a meter told last."""

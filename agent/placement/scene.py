@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from agent.placement.demand import Demand, Node, Placed, Plan
@@ -86,6 +86,19 @@ class Scene:
         if cap_w is None or drawn_w is None or drawn_w <= cap_w * (1 + 1e-9):
             return ""
         return f"{drawn_w:.4g} W over the cap {cap_w:g} W"
+
+
+def made_late(scene: Scene, m: Measurement, at: Callable[[str], Measurement | None]) -> dict[str, float]:
+    """Answers of models that wait too long while ``m`` is loaded on a device that runs one thing at a time."""
+    if any(device.parallel > 1 for device in scene.node.devices if device.id == m.candidate.device):
+        return {}
+    late = {}
+    for model, demand in scene.seen.items():
+        there = at(model)
+        if there is not None and there is not m and there.candidate.device == m.candidate.device:
+            spare_s = max(0.0, demand.budget.latency_p99_ms - there.p50_ms) / 1e3
+            late[model] = (demand.rate_hz or 0.0) * max(0.0, m.load_s - spare_s)
+    return late
 
 
 def loss(scene: Scene, plan: Plan) -> float:

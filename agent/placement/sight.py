@@ -17,7 +17,6 @@ from agent.placement.tail import OVER, Tail
 from agent.types import Candidate, Measurement
 
 LONGEST_S = 30.0  # between two looks: more is a clock that jumped, or a node that slept
-PATIENCE = 2  # looks in a row over the cap before that counts: one may be a sensor's glitch
 SETTLED_S = 5.0  # after a move the rest may look different for what the model of costs gets wrong
 
 Measured = Mapping[tuple[str, Candidate], Measurement]
@@ -48,7 +47,6 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
         state = replace(state, counted=time)
         if not _moving(state):
             state = _metered(state, _rest(state, demands, look, seen, by, seconds))
-            state = _over(state, demands, node, look, by)
         state = replace(state, tails=_tails(state, demands, seen, seconds))
     return replace(
         state,
@@ -165,20 +163,6 @@ def _rest(
     if look.power_w is None or not sensible(look.power_w, None if rest_w is None else rest_w + served_w):
         return state.rest.blind(seconds)
     return state.rest.metered(look.power_w, served_w)
-
-
-def _over(state: State, demands: Sequence[Demand], node: Node, look: Look, by: Measured) -> State:
-    """A node that draws more than its cap, because more is asked for than was promised say, has a rest that explains
-    it: so what is planned next draws less."""
-    power_w, cap_w = look.power_w, node.power_cap_w
-    if state.rest.blind_s or power_w is None or cap_w is None or power_w <= cap_w:
-        return replace(state, over=0)
-    promised = [
-        (m, d.budget.rate_hz) for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))
-    ]
-    over = state.over + 1
-    rest = state.rest.at_least(power_w - drawn_w(promised)) if over >= PATIENCE else state.rest
-    return replace(state, over=over, rest=rest)
 
 
 def _tails(

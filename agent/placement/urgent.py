@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from agent.placement.demand import Demand, Placed, Plan
 from agent.placement.plan import plan
-from agent.placement.scene import MET, OUT, Scene, loss, rank
+from agent.placement.scene import MET, OUT, Scene, loss, made_late, rank
 from agent.types import Candidate, Measurement
 
 PATIENCE = 2  # looks in a row at which a budget is missed: one may be a hiccup,
@@ -86,7 +86,8 @@ def _complaint(scene: Scene, model: str, here: Measurement) -> str:
 def least(scene: Scene, must: Container[str]) -> Plan:
     """The plan, without what only saves energy when all are served as well without it."""
     best = scene.planned.plan
-    if not scene.anew and not all(model in must for model in scene.changes(best)):
+    more = {model: placed.measurement for model, placed in scene.changes(best).items() if model not in must}
+    if more and not (scene.anew and _harmless(scene, best, more)):
         pinned = [
             demand if model in must or demand.incumbent is None else only(demand, {demand.incumbent})
             for model, demand in scene.seen.items()
@@ -95,6 +96,12 @@ def least(scene: Scene, must: Container[str]) -> Plan:
         if loss(scene, less) <= loss(scene, best):
             best = less
     return _bridged(scene, best) if scene.over_cap else best
+
+
+def _harmless(scene: Scene, best: Plan, more: Mapping[str, Measurement | None]) -> bool:
+    """Whether these can be loaded without making others late."""
+    ends = {placed.model: placed.measurement for placed in best.placed}
+    return all(m is not None and not any(made_late(scene, m, ends.get).values()) for m in more.values())
 
 
 def _bridged(scene: Scene, best: Plan) -> Plan:

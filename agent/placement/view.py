@@ -14,6 +14,7 @@ from agent.placement.ways import SIGMAS
 from agent.types import Verdict
 
 SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
+BEYOND = 1.1  # times the promised rate: what is more is not noise
 COARSE = 1.25  # factor between steps of a standard deviation
 MODELS_A_SECOND = 5.0  # whose rates are looked at again, so that plans for many do not keep the node busy
 
@@ -30,8 +31,9 @@ def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[
     if state.planned and state.time - state.planned.time < (len(demands) - 1) / MODELS_A_SECOND:
         rates = {demand.model: demand.rate_hz for demand in state.planned.demands}
     seen = tuple(_as_seen(state, demand, lost, rates.get(demand.model)) for demand in demands)
-    sigma_w = _coarse(_known_sigma(state, seen, node))
-    return seen, replace(node, devices=devices, rest_w=state.rest.planned_w, rest_sigma_w=sigma_w)
+    sigma_w, rest_w = _coarse(_known_sigma(state, seen, node)), state.rest.planned_w
+    rest_w = None if rest_w is None else rest_w + _beyond_w(seen)
+    return seen, replace(node, devices=devices, rest_w=rest_w, rest_sigma_w=sigma_w)
 
 
 def _as_seen(state: State, demand: Demand, lost: Container[str], rate_hz: float | None) -> Demand:
@@ -46,6 +48,17 @@ def _as_seen(state: State, demand: Demand, lost: Container[str], rate_hz: float 
         if candidate and model == demand.model and candidate != incumbent and state.time < bar.until
     )
     return replace(demand, rate_hz=rate_hz, incumbent=incumbent, failed=(*demand.failed, *out))
+
+
+def _beyond_w(seen: Sequence[Demand]) -> float:
+    """What requests beyond the promised rates draw where the models are: the node's cap holds for them, too."""
+    watts = 0.0
+    for demand in seen:
+        beyond_hz = (demand.rate_hz or 0.0) - BEYOND * demand.budget.rate_hz
+        here = next((m for m in demand.measurements if m.candidate == demand.incumbent), None)
+        if here is not None and beyond_hz > 0:
+            watts += beyond_hz * (here.joules or 0.0)
+    return watts
 
 
 def _known_sigma(state: State, seen: Sequence[Demand], node: Node) -> float:
