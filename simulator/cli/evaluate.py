@@ -43,11 +43,11 @@ def _evaluate(args: argparse.Namespace) -> int:
     from simulator.evaluation.policies import POLICIES
     from simulator.evaluation.report import as_json, report_of, show
     from simulator.evaluation.result import Result
-    from simulator.evaluation.run import ORACLE, run_all
+    from simulator.evaluation.run import HINDSIGHT, ORACLE, run_all
     from simulator.evaluation.traces import FAMILIES
 
     families = _known("trace", args.trace or [*FAMILIES], FAMILIES)
-    names = _known("policy", args.policies or [*POLICIES], {**POLICIES, ORACLE: None})
+    names = _known("policy", args.policies or [HINDSIGHT, *POLICIES], [ORACLE, HINDSIGHT, *POLICIES])
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds must be between 1 and {MAX_SEEDS}, not {args.seeds}")
     if args.plot is not None:

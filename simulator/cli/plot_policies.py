@@ -9,7 +9,7 @@ from agent.errors import UsageError
 from simulator.cli.plot import COLOURS, DPI, FAINT, INK, MORE_COLOURS, WIDTH_IN, pyplot_of
 from simulator.evaluation.figures import Figures, Mean
 from simulator.evaluation.report import OURS, Report
-from simulator.evaluation.run import ORACLE
+from simulator.evaluation.run import HINDSIGHT, ORACLE
 
 PALETTE = (COLOURS["cpu"], COLOURS["gpu"], COLOURS["fpga"], *MORE_COLOURS, "#4f6d7a", "#a5a52a")
 OUR_COLOUR = "#c62f2f"
@@ -54,7 +54,7 @@ def plot_policies(report: Report, path: Path) -> None:
 def _styles(policies: list[str]) -> dict[str, dict[str, Any]]:
     """By policy: how it is drawn; ours and the oracle stand out."""
     styles: dict[str, dict[str, Any]] = {}
-    others = [name for name in policies if name not in (OURS, ORACLE)]
+    others = [name for name in policies if name not in (OURS, ORACLE, HINDSIGHT)]
     for number, name in enumerate(others):
         styles[name] = {
             "color": PALETTE[number % len(PALETTE)],
@@ -62,6 +62,7 @@ def _styles(policies: list[str]) -> dict[str, dict[str, Any]]:
             "ms": 5.5,
         }
     styles[ORACLE] = {"color": INK, "marker": "*", "ms": 10, "zorder": 5}
+    styles[HINDSIGHT] = {"color": INK, "marker": "*", "ms": 10, "mfc": "white", "zorder": 5}
     styles[OURS] = {"color": OUR_COLOUR, "marker": "o", "ms": 8, "zorder": 6}
     return styles
 

@@ -101,13 +101,17 @@ class Contract:
             return None
         return Worth(loss, watts + holding_w)
 
-    def slowdown(self, device: int, truth: Truth) -> float:
+    def slowdown_of(self, candidate: Candidate, truth: Truth) -> float:
+        """Time of a run as a multiple of that at full clock."""
+        return self._slowdown(self._index[candidate.device], truth)
+
+    def _slowdown(self, device: int, truth: Truth) -> float:
         return 1.0 / (truth.clock[device] * (1.0 - truth.conditions.share[device]))
 
     def _alone(self, model: Known, candidate: Candidate, truth: Truth) -> tuple[float, float]:
         """Its share of its device at the budget's rate (at most the bound), and the largest multiple of a bound."""
         device = self._index[candidate.device]
-        slow, m = self.slowdown(device, truth), model.measurements[candidate]
+        slow, m = self._slowdown(device, truth), model.measurements[candidate]
         used = model.budget.rate_hz * model.run_s[candidate] * slow
         most = MAX_UTILISATION[self._profile.devices[device].kind]
         return min(used, most), max(used / most, m.p99_ms * slow / model.budget.latency_p99_ms)
@@ -116,7 +120,7 @@ class Contract:
         self, models: Sequence[Known], joint: Joint, model: Known, candidate: Candidate, truth: Truth
     ) -> float:
         """Its 99th percentile with a run of another model on the device before it, as a multiple of its budget."""
-        slow = self.slowdown(self._index[candidate.device], truth)
+        slow = self._slowdown(self._index[candidate.device], truth)
         longest_ms = max(
             (
                 other.measurements[there].p50_ms

@@ -7,7 +7,9 @@ schedule with the least weighted loss, then the least joules, loading included. 
 costs it energy but no wait, except where a load keeps others from the device. How hot the board becomes depends on the
 schedule: it is planned with the throttling that the replay before showed, at most REPLAYS times.
 
-It is the best of this contract, not of all worlds: a policy that breaks the contract may draw less, or be lucky.
+It is the best of this contract, not of all worlds: a policy that breaks the contract may draw less, or be lucky. What
+the contract costs shows beside it: ``hindsight`` is the same but for the budgets' rates, for which it takes those that
+come, so that it uses what is too slow for what was promised while nobody asks for that.
 """
 
 from __future__ import annotations
@@ -15,11 +17,12 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from agent.placement.look import Move
 from agent.types import Candidate
 from simulator.evaluation.contract import LATE, Contract, Joint, Known, Truth, Worth, at
+from simulator.evaluation.models import queue_p99
 from simulator.evaluation.result import Result
 from simulator.evaluation.run import ORACLE, Idle, Stage, run_policy
 from simulator.faults import Happening, Timeline
@@ -28,6 +31,7 @@ from simulator.scenario.record import Sample
 from simulator.speed import run_seconds
 
 REPLAYS = 3
+EMPTY, FULL = 1e-6, 0.99  # of a device; below, nothing waits, and above, without end
 Cost = tuple[int, float]  # weighted loss in microseconds (whole, so that sums of equals are equal), J
 Place = dict[str, Candidate | None]  # by model that is there
 
@@ -40,14 +44,14 @@ class _Step:
     worths: Mapping[Joint, Worth]
 
 
-def run_oracle(stage: Stage) -> Result:
-    """Its result, as a policy's; the replay with the fewest violations, then the least energy, when heat makes them
+def run_oracle(stage: Stage, name: str = ORACLE) -> Result:
+    """``name``: ORACLE or HINDSIGHT. The replay with the fewest violations, then the least energy, when heat makes them
     differ."""
     levels = [bin.level for bin in stage.idle.board.bins]
     results = []
     for _ in range(REPLAYS):
-        script = schedule(stage, levels)
-        result, ran = run_policy(stage, ORACLE, Idle(), script)
+        script = schedule(stage, levels, name == ORACLE)
+        result, ran = run_policy(stage, name, Idle(), script)
         results.append(result)
         seen = [_level(bin) for bin in ran.board.bins]
         if seen == [list(level) for level in levels]:
@@ -56,9 +60,12 @@ def run_oracle(stage: Stage) -> Result:
     return min(results, key=lambda result: (round(result.violations + result.shed_share, 4), result.joules))
 
 
-def schedule(stage: Stage, levels: Sequence[Sequence[int]]) -> list[tuple[float, Move]]:
-    """Moves by seconds since the start. ``levels``: throttle points that each zone is beyond, by second."""
-    plan = Scheduler(stage)
+def schedule(
+    stage: Stage, levels: Sequence[Sequence[int]], promised: bool = True
+) -> list[tuple[float, Move]]:
+    """Moves by seconds since the start. ``levels``: throttle points that each zone is beyond, by second;
+    ``promised``: that the budgets' rates are kept free for, not only those that come."""
+    plan = Scheduler(stage, promised)
     steps = plan.steps(levels)
     return plan.script(plan.best(steps), steps)
 
@@ -66,8 +73,8 @@ def schedule(stage: Stage, levels: Sequence[Sequence[int]]) -> list[tuple[float,
 class Scheduler:
     """Of one trace."""
 
-    def __init__(self, stage: Stage) -> None:
-        self._stage, self._profile = stage, stage.trace.profile
+    def __init__(self, stage: Stage, promised: bool = True) -> None:
+        self._stage, self._profile, self._promised = stage, stage.trace.profile, promised
         self._contract = Contract(self._profile)
         self._known = [
             Known(
@@ -114,12 +121,27 @@ class Scheduler:
             if key not in found:
                 truth = Truth(conditions, clock, cap_w, rates)
                 options = joints.setdefault(models, self._contract.joints(models))
-                worths = {joint: self._contract.worth(models, joint, truth) for joint in options}
+                asked = (
+                    models
+                    if self._promised
+                    else [self._as_comes(*each, truth) for each in zip(models, rates, strict=True)]
+                )
+                worths = {joint: self._contract.worth(asked, joint, truth) for joint in options}
                 found[key] = _Step(
                     models, {joint: worth for joint, worth in worths.items() if worth is not None}
                 )
             steps.append(found[key])
         return steps
+
+    def _as_comes(self, known: Known, rate_hz: float, truth: Truth) -> Known:
+        """With the rate that comes for the budget's, and the 99th percentiles of a queue at that rate."""
+        measurements = {}
+        for candidate, m in known.measurements.items():
+            slow = self._contract.slowdown_of(candidate, truth)
+            run_s = known.run_s[candidate]
+            share = min(max(rate_hz * run_s * slow, EMPTY), FULL)
+            measurements[candidate] = replace(m, p99_ms=1e3 * run_s * queue_p99(share))
+        return replace(known, budget=replace(known.budget, rate_hz=rate_hz), measurements=measurements)
 
     def _cap_w(self, second: int) -> float | None:
         cap_w = self._stage.trace.scenario.power_cap_w

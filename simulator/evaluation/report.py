@@ -12,7 +12,7 @@ from agent.cli.output import print_table
 from agent.types import to_jsonable
 from simulator.evaluation.figures import Against, Figures, Mean, against, figures, key_of
 from simulator.evaluation.result import Result
-from simulator.evaluation.run import ORACLE
+from simulator.evaluation.run import HINDSIGHT, ORACLE
 
 OURS = "ours"
 NOTE = "boards, requests, heat and power are modelled; no model was computed"
@@ -42,7 +42,7 @@ def report_of(results: Sequence[Result], group: Callable[[Result], str] = lambda
         groups[group(each)].append(each)
     policies = _by_policy(results)
     ours = policies.get(OURS, [])
-    others = {name: runs for name, runs in policies.items() if name not in (OURS, ORACLE)}
+    others = {name: runs for name, runs in policies.items() if name not in (OURS, ORACLE, HINDSIGHT)}
     return Report(
         overall=tuple(figures(runs, oracle) for runs in policies.values()),
         families={
@@ -107,7 +107,7 @@ def _cells(each: Figures) -> tuple[object, ...]:
         _mean(each.violations, 100, 2),
         _mean(each.shed, 100, 2),
         _mean(each.joules, 1e3, 1),
-        _mean(each.timely, 1e3, 1),
+        f"{1e3 * each.timely_j:.1f}",
         _mean(each.regret, 100, 1),
         f"{100 * each.regret_p95:.1f}",
         _mean(each.switches, 1, 1),

@@ -23,10 +23,10 @@ class Result:
     or unfinished at the end.
 
     ``joules``: of the board above what it draws without any model under the same conditions (runs, holding, loading);
-    ``switch_j``: the loading, and checking what was loaded, in it. ``excess_s``: the longest stretch of whole seconds
-    in which the board would draw more than its cap if requests came evenly at their rate; ``over_cap_s``: all seconds
-    in which it drew more on average, by chance too. ``plan_s``: processor time of the policy's looks,
-    ``longest_plan_s`` that of the longest.
+    ``switch_j``: the loading, and checking what was loaded, in it. ``over_cap_s``: whole seconds in which the board
+    would draw more than its cap if requests came evenly at their rate (what they draw by chance is no fault of a
+    placement), ``excess_s``: the longest stretch of these. ``plan_s``: processor time of the policy's looks,
+    ``longest_plan_s``: that of the longest.
     """
 
     family: str

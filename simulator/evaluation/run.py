@@ -21,7 +21,7 @@ from simulator.scenario.policy import Policy
 from simulator.scenario.record import Decision
 from simulator.scenario.run import Model, Run, simulate
 
-ORACLE = "oracle"
+ORACLE, HINDSIGHT = "oracle", "hindsight"
 MARGIN_W = 1e-6  # above the cap, for sums of floats
 
 
@@ -76,7 +76,9 @@ def run_trace(family: str, split: Split, seed: int, names: Sequence[str]) -> lis
 
     stage = Stage.of(make_trace(family, split, seed))
     return [
-        run_oracle(stage) if name == ORACLE else run_policy(stage, name, POLICIES[name]())[0]
+        run_oracle(stage, name)
+        if name in (ORACLE, HINDSIGHT)
+        else run_policy(stage, name, POLICIES[name]())[0]
         for name in names
         if fits(name, stage.trace.profile)
     ]
@@ -115,7 +117,7 @@ def _run_task(task: tuple[str, Split, int, Sequence[str]]) -> list[Result]:
 
 def _result(stage: Stage, name: str, tallies: Sequence[Tally], ran: Run) -> Result:
     trace, board, idle = stage.trace, ran.board, stage.idle.board
-    over, over_mean = _over_cap(trace, tallies, ran)
+    over = _over_cap(trace, tallies, ran)
     switches = _switches(ran.node.decisions)
     thought = ran.node.thought
     return Result(
@@ -133,19 +135,18 @@ def _result(stage: Stage, name: str, tallies: Sequence[Tally], ran: Run) -> Resu
         joules=board.base_j + sum(board.device_j) - idle.base_j - sum(idle.device_j),
         switch_j=ran.node.switch_j,
         switches=len(switches),
-        excess_s=float(longest(over_mean)),
+        excess_s=float(longest(over)),
         over_cap_s=float(sum(over)),
-        recoveries=_recoveries(trace, tallies, over_mean, switches),
+        recoveries=_recoveries(trace, tallies, over, switches),
         looks=thought.looks,
         plan_s=thought.seconds,
         longest_plan_s=thought.longest_s,
     )
 
 
-def _over_cap(trace: Trace, tallies: Sequence[Tally], ran: Run) -> tuple[list[bool], list[bool]]:
-    """By second, whether the board drew more than the cap, and whether it would have had as many requests arrived as
-    the rate tells."""
-    over, over_mean = [], []
+def _over_cap(trace: Trace, tallies: Sequence[Tally], ran: Run) -> list[bool]:
+    """By second, whether the board would draw more than the cap had as many requests arrived as the rate tells."""
+    over = []
     for second, bin in enumerate(ran.board.bins):
         watts = (bin.base_j + sum(bin.device_j)) / bin.seconds
         chance = sum(
@@ -153,9 +154,8 @@ def _over_cap(trace: Trace, tallies: Sequence[Tally], ran: Run) -> tuple[list[bo
             for tally, workload in zip(tallies, trace.workloads, strict=True)
         )
         cap_w = math.inf if bin.cap_w is None else bin.cap_w + MARGIN_W
-        over.append(watts > cap_w)
-        over_mean.append(watts - chance > cap_w)
-    return over, over_mean
+        over.append(watts - chance > cap_w)
+    return over
 
 
 def _switches(decisions: Sequence[Decision]) -> list[Decision]:

@@ -9,7 +9,7 @@ import pytest
 
 from simulator.evaluation.contract import Joint
 from simulator.evaluation.oracle import Scheduler, run_oracle, schedule
-from simulator.evaluation.run import Stage
+from simulator.evaluation.run import HINDSIGHT, Stage
 from simulator.evaluation.traces import make_trace
 
 
@@ -74,3 +74,10 @@ def test_moves_of_a_model_are_in_order() -> None:
         for model in {move.model for _, move in script}:
             times = [at_s for at_s, move in script if move.model == model]
             assert all(early <= late for early, late in itertools.pairwise(times))
+
+
+def test_who_need_not_keep_the_promise_draws_no_more_and_is_in_time_all_the_same() -> None:
+    stage = stage_of("co-tenant", 1)  # what comes is a part of what was promised, and the CPU bears that
+    bound, free = run_oracle(stage), run_oracle(stage, HINDSIGHT)
+    assert free.policy == HINDSIGHT and free.violations < 0.01 and bound.violations < 0.01
+    assert free.joules < 0.8 * bound.joules
