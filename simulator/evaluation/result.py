@@ -24,8 +24,8 @@ class Result:
 
     ``joules``: of the board above what it draws without any model under the same conditions (runs, holding, loading);
     ``switch_j``: the loading, and checking what was loaded, in it. ``over_cap_s``: whole seconds in which the board
-    would draw more than its cap if requests came evenly at their rate (what they draw by chance is no fault of a
-    placement), ``excess_s``: the longest stretch of these. ``plan_s``: processor time of the policy's looks,
+    would draw more than its cap if requests came evenly at their rate (what more of them draw by chance is no fault of
+    a placement), ``excess_s``: the longest stretch of these. ``plan_s``: processor time of the policy's looks,
     ``longest_plan_s``: that of the longest.
     """
 

@@ -32,9 +32,9 @@ STEP_S = 5.0  # of a rate that changes smoothly
 @dataclass(frozen=True, slots=True)
 class Ranges:
     """What is drawn from. ``light``, ``heavy``, ``fast``: utilisation at the budget's rate of the CPU, of the FPGA (or
-    the GPU where there is none), of the GPU; ``slack``: see ``models.Cut``; ``low``, ``high``: rates as shares of the
-    budget's; ``quiet_s``, ``busy_s``: means of a bursty load's states; ``taken``: by a co-tenant; ``hold_s``: how long
-    what happens lasts; ``hot_s``: how long the air is so warm."""
+    the GPU where there is none), of the GPU; ``slack``: see ``models.Cut``; ``low``, ``mid``, ``high``: rates as shares
+    of the budget's; ``quiet_s``, ``busy_s``: means of a bursty load's states; ``taken``: by a co-tenant; ``hold_s``:
+    how long what happens lasts; ``hot_s``: how long the air is so warm."""
 
     seconds: float
     rate_hz: Range
@@ -43,6 +43,7 @@ class Ranges:
     fast: Range
     slack: Range
     low: Range
+    mid: Range
     high: Range
     quiet_s: Range
     busy_s: Range
@@ -55,13 +56,13 @@ class Ranges:
 SPLITS: dict[Split, Ranges] = {
     "tune": Ranges(
         seconds=360.0, rate_hz=(11.0, 15.0), light=(0.5, 0.58), heavy=(0.28, 0.36), fast=(0.12, 0.15),
-        slack=(1.75, 2.0), low=(0.10, 0.16), high=(0.72, 0.8), quiet_s=(35.0, 55.0), busy_s=(18.0, 28.0),
-        taken=(0.42, 0.52), hold_s=(60.0, 85.0), warmer_c=(83.0, 87.0), hot_s=(190.0, 210.0),
+        slack=(1.75, 2.0), low=(0.10, 0.16), mid=(0.3, 0.36), high=(0.72, 0.8), quiet_s=(35.0, 55.0),
+        busy_s=(18.0, 28.0), taken=(0.42, 0.52), hold_s=(60.0, 85.0), warmer_c=(83.0, 87.0), hot_s=(190.0, 210.0),
     ),
     "test": Ranges(
         seconds=540.0, rate_hz=(16.0, 24.0), light=(0.38, 0.48), heavy=(0.38, 0.5), fast=(0.16, 0.22),
-        slack=(1.45, 1.7), low=(0.03, 0.09), high=(0.85, 0.97), quiet_s=(60.0, 120.0), busy_s=(30.0, 70.0),
-        taken=(0.55, 0.75), hold_s=(90.0, 150.0), warmer_c=(89.0, 96.0), hot_s=(220.0, 300.0),
+        slack=(1.45, 1.7), low=(0.03, 0.09), mid=(0.4, 0.5), high=(0.85, 0.97), quiet_s=(60.0, 120.0),
+        busy_s=(30.0, 70.0), taken=(0.55, 0.75), hold_s=(90.0, 150.0), warmer_c=(89.0, 96.0), hot_s=(220.0, 300.0),
     ),
 }  # fmt: skip
 
@@ -181,18 +182,17 @@ def _bursty(draft: _Draft) -> None:
 def _thermal(draft: _Draft) -> None:
     """The air becomes so warm that what has a throttle point reaches it."""
     workload = model(draft.profile, "hot", draft.cut("light"))
-    draft.add(workload, _constant(draft, workload, draft.draw.random() < 0.5))
+    draft.add(workload, _constant(workload, draft.between(draft.ranges.mid)))
     at_s = draft.ranges.seconds * draft.between((0.1, 0.2))
     draft.fault("thermal-step", at_s, draft.between(draft.ranges.hot_s), draft.between(draft.ranges.warmer_c))
 
 
 def _co_tenant(draft: _Draft) -> None:
     """Another program takes a part of the device that is best, twice."""
-    heavy = (
-        draft.draw.random() < 0.5 and len(draft.profile.devices) > 2
-    )  # elsewhere nothing could be done about it
+    # Where there is one strong device only, nothing could be done about it.
+    heavy = draft.draw.random() < 0.5 and len(draft.profile.devices) > 2
     workload = model(draft.profile, "tenant", draft.cut("heavy" if heavy else "light"))
-    draft.add(workload, _constant(draft, workload, heavy))
+    draft.add(workload, _constant(workload, draft.between(draft.ranges.high if heavy else draft.ranges.mid)))
     target = "fpga" if heavy else "cpu"
     for start in (0.15, 0.55):
         at_s = draft.ranges.seconds * (start + draft.between((0.0, 0.1)))
@@ -207,11 +207,11 @@ def _cap_step(draft: _Draft) -> None:
     head_w = 0.0
     if which != 1:
         light = model(draft.profile, "light", draft.cut("light"), priority=1)
-        draft.add(light, _constant(draft, light, bool(which)))
+        draft.add(light, _constant(light, draft.between(draft.ranges.high if which else draft.ranges.low)))
         head_w += draft.draw_w(light, "cpu")
     if which:
         fast = model(draft.profile, "fast", draft.cut("fast"))
-        draft.add(fast, _constant(draft, fast, True))
+        draft.add(fast, _constant(fast, draft.between(draft.ranges.high)))
         head_w += draft.draw_w(fast, "gpu")
     rest_w = draft.profile.base.watts + sum(device.idle_w for device in draft.profile.devices)
     head_w *= 1.1
@@ -227,7 +227,7 @@ def _contention(draft: _Draft) -> None:
     """A second model, made for another overlay and too much for the CPU, comes into service and goes again, twice."""
     heavy = draft.draw.random() < 0.5
     first = model(draft.profile, "first", draft.cut("heavy" if heavy else "light"), draft.draw.randrange(2))
-    draft.add(first, _constant(draft, first, True))
+    draft.add(first, _constant(first, draft.between(draft.ranges.high)))
     seconds = draft.ranges.seconds
     for number, start in enumerate((0.15, 0.6)):
         begins_s = round(seconds * (start + draft.between((0.0, 0.08))))
@@ -236,7 +236,8 @@ def _contention(draft: _Draft) -> None:
             draft.profile, f"guest-{number}", draft.cut("heavy"), draft.draw.randrange(2), "npu-small"
         )
         # Clients come when the node has said that it serves.
-        rates = [(0.0, 0.0), (begins_s + 5.0, _constant(draft, guest, True)[0][1]), (ends_s, 0.0)]
+        rate_hz = draft.between(draft.ranges.high) * guest.budget.rate_hz
+        rates = [(0.0, 0.0), (begins_s + 5.0, rate_hz), (ends_s, 0.0)]
         draft.workloads.append(replace(at_rates(guest, rates), begins_s=float(begins_s), ends_s=ends_s))
         draft.events += [(float(begins_s), "model comes"), (ends_s, "model goes")]
 
@@ -257,8 +258,7 @@ def _sensor_loss(draft: _Draft) -> None:
     draft.fault("sensor-nonsense", seconds * draft.between((0.55, 0.6)), hold_s, None, rail)
 
 
-def _constant(draft: _Draft, workload: Workload, high: bool) -> list[tuple[float, float]]:
-    share = draft.between(draft.ranges.high if high else draft.ranges.low)
+def _constant(workload: Workload, share: float) -> list[tuple[float, float]]:
     return [(0.0, share * workload.budget.rate_hz)]
 
 
