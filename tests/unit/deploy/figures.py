@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+import pytest
+
 from agent.deploy import workers
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, one_line
 from agent.package.verify import VerifiedPackage
+from agent.placement import bars
 from agent.types import Budget, Candidate, Measurement, Placement, Verdict
 from tests.unit.deploy.rig import StandInWorker
 
@@ -28,6 +31,11 @@ def measurement(
         candidate, 500, p99_ms / 2, p99_ms / 2, p99_ms, 0.99, 0.1, 10.0, None, joules, "simulated", holding_w, REST_W,
         **more,
     )  # fmt: skip
+
+
+def short_bars(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What failed is tried again soon."""
+    monkeypatch.setattr(bars, "FIRST_S", 0.05)
 
 
 def of(figures: Figures, candidate: Candidate) -> tuple[float, float, float]:

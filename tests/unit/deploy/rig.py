@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -304,6 +306,15 @@ class Rig:
             latency.add(seconds)
         event = PoolEvent("stats", model, spec.version, spec.candidate, histogram=latency, device=latency)
         self.manager.served(event)
+
+    def events(self) -> list[tuple[str, str]]:
+        """Kind and text of what telemetry was told."""
+        assert self.telemetry.flush()
+        with contextlib.closing(sqlite3.connect(self.folder / "telemetry.db")) as db:
+            return [
+                (str(kind), str(text))
+                for kind, text in db.execute("SELECT kind, text FROM events ORDER BY id")
+            ]
 
     def close(self) -> None:
         self.journal.close()

@@ -11,7 +11,6 @@ import pytest
 
 from agent.deploy import adaptation, lost, placing
 from agent.errors import ModelLoadError
-from agent.placement import bars
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -21,7 +20,7 @@ from agent.types import (
     DeviceInfo,
     State,
 )
-from tests.unit.deploy.figures import REST_W, by_the, runs_of
+from tests.unit.deploy.figures import REST_W, by_the, runs_of, short_bars
 from tests.unit.deploy.rig import Package, Rig, Source, StandInPool, StandInWorker, make_package, play
 
 ONNX = (BackendInfo("onnxruntime", "1", ("onnx",)),)
@@ -43,7 +42,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
     monkeypatch.setattr(lost, "PROBE_S", 0.03)
     monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
-    monkeypatch.setattr(bars, "STEP_S", 0.05)
+    short_bars(monkeypatch)
 
 
 def want(rig: Rig, budgets: dict[str, Budget], cap_w: float | None = None, **more: Package) -> None:

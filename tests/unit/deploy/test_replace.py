@@ -14,7 +14,6 @@ import pytest
 
 from agent.deploy import adaptation, ledger, lost, placing
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
-from agent.placement import bars
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -25,7 +24,7 @@ from agent.types import (
     Placement,
     State,
 )
-from tests.unit.deploy.figures import by_the, runs_of
+from tests.unit.deploy.figures import by_the, runs_of, short_bars
 from tests.unit.deploy.rig import Rig, Source, StandInPool, StandInWorker, make_package, play
 
 ONNX = (BackendInfo("onnxruntime", "1", ("onnx",)),)
@@ -51,7 +50,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
     monkeypatch.setattr(lost, "PROBE_S", 0.03)
     monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
-    monkeypatch.setattr(bars, "STEP_S", 0.05)
+    short_bars(monkeypatch)
 
 
 async def until(condition: Callable[[], Any]) -> None:
