@@ -77,7 +77,7 @@ def test_moves_of_a_model_are_in_order() -> None:
 
 
 def test_who_need_not_keep_the_promise_draws_no_more_and_is_in_time_all_the_same() -> None:
-    stage = stage_of("co-tenant", 1)  # what comes is a part of what was promised, and the CPU bears that
+    stage = stage_of("co-tenant", 3)  # what comes is a part of what was promised, and the CPU bears that
     bound, free = run_oracle(stage), run_oracle(stage, HINDSIGHT)
     assert free.policy == HINDSIGHT and free.violations < 0.01 and bound.violations < 0.01
-    assert free.joules < 0.8 * bound.joules
+    assert free.joules < 0.95 * bound.joules

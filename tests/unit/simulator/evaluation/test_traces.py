@@ -49,7 +49,9 @@ def least_loss(trace: Trace) -> float:
     there = [workload for workload in trace.workloads if not workload.begins_s]
     known = []
     for workload in there:
-        measured = {m.candidate: m for m in measure_model(trace.profile, trace.scenario.seed, workload).measurements}
+        measured = {
+            m.candidate: m for m in measure_model(trace.profile, trace.scenario.seed, workload).measurements
+        }
         run_s = {c: run_seconds(trace.profile.device(c.device), workload.work[c.variant]) for c in measured}
         known.append(Known(workload.name, workload.budget, measured, run_s))
     truth = Truth(
