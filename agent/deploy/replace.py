@@ -28,7 +28,7 @@ from agent.types import Candidate, OverlayRef, Placement
 
 log = logging.getLogger("deploy")
 AT_ONCE = 2  # models of a lost device that are moved at once: each starts a process that loads a runtime
-VERIFY_S, VERIFY_RUNS = 0.3, 50  # of a fresh worker, before it serves
+VERIFY_S, VERIFY_RUNS = 0.1, 50  # of a fresh worker, before it serves
 NOWHERE = "nowhere"
 
 

@@ -20,7 +20,7 @@ from simulator.scenario.record import Decision
 from simulator.scenario.service import Service, Worker
 from simulator.speed import run_time
 
-VERIFY_S = 0.3  # of runs on a fresh worker before it takes over,
+VERIFY_S = 0.1  # of runs on a fresh worker before it takes over,
 VERIFY_RUNS = 50  # at most
 
 OnUnopened = Callable[[str, DeviceError, float], None]

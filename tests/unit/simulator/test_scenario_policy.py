@@ -16,6 +16,7 @@ from simulator.clock import EventClock
 from simulator.faults import Fault
 from simulator.scenario.files import Scenario
 from simulator.scenario.measure import measure_model, measure_rest
+from simulator.scenario.moves import VERIFY_S
 from simulator.scenario.record import ModelRecord
 from simulator.scenario.run import Model, Run, simulate
 from simulator.scenario.workload import Workload
@@ -156,9 +157,7 @@ def test_a_fresh_worker_is_tried_before_it_takes_over() -> None:
     ran = go(workload(), policy=policy, faults=(Fault(kind="co-tenant", target="gpu", value=0.5),))
     (moved,) = places(ran)[1:]
     decided_s = ran.node.decisions[1].decided_s
-    assert moved[:2] == ("cpu", "gpu") and moved[2] - decided_s == pytest.approx(
-        1.0 + 50 * 2 * 0.0024, abs=0.01
-    )
+    assert moved[:2] == ("cpu", "gpu") and moved[2] - decided_s == pytest.approx(1.0 + VERIFY_S, abs=0.01)
     ((candidate, z),) = policy.verified
     assert candidate == ON["gpu"] and z == pytest.approx(2.0)  # half the device is another's
     assert ran.cell.state.held == [0, 1, 0]
