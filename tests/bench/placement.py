@@ -1,15 +1,15 @@
 """How good placement is, beside a clairvoyant oracle and other policies, on the simulator's test traces; how fast.
 
 Every kind of trace with 10 seeds that nothing was tuned on. ``regret_mean``, ``regret_p95``: J per inference above the
-oracle's of the same trace, as a fraction of it. ``violations_over_oracle_pp``: requests that were late or failed, in
-percentage points above the oracle's, mean over traces; ``shed_over_oracle_pp``: those that were turned away.
-``switches_ratio``: all switches over all of the oracle's. ``cap_excess_s``: the longest excess over a cap.
-``recovery_s``: of all events that the oracle recovers from, the recovery that is nearest to (or most above) what it may
-take, five seconds or three times what was loaded for it; a trace's length where it did not come about.
-``baselines_beaten``: policies that need more joules per inference than ours, or miss, shed or exceed the cap more, by
-more than chance, and are not better in the other; the others are named. ``baselines_beaten_in_time``: the same with
-joules per inference in time: an answer that is too late is none. ``look_ms``: processor time of a look while models
-serve, mean.
+oracle's of the same trace, as a fraction of it; ``regret_to_hindsight_mean``: above a clairvoyant's that need not keep
+promised rates free. ``violations_over_oracle_pp``: requests that were late or failed, in percentage points above the
+oracle's, mean over traces; ``shed_over_oracle_pp``: those that were turned away. ``switches_ratio``: all switches over
+all of the oracle's. ``cap_excess_s``: the longest excess over a cap. ``recovery_s``: of all events that the oracle
+recovers from, the recovery that is nearest to (or most above) what it may take, five seconds or three times what was
+loaded for it; a trace's length where it did not come about. ``baselines_beaten``: policies that need more joules per
+inference than ours, or miss, shed or exceed the cap more, by more than chance, and are not better in the other; the
+others are named. ``baselines_beaten_in_time``: the same with joules per inference in time: an answer that is too late
+is none. ``look_ms``: processor time of a look while models serve, mean.
 
 ``plan_p99_ms``: processor time of a plan for 10 models with 12 candidates each, on random nodes.
 """
@@ -23,11 +23,11 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.placement.plan import plan
-from simulator.evaluation.figures import key_of, quantile, recoveries
+from simulator.evaluation.figures import figures, key_of, quantile, recoveries
 from simulator.evaluation.policies import POLICIES
 from simulator.evaluation.report import OURS, report_of
 from simulator.evaluation.result import Result
-from simulator.evaluation.run import ORACLE, run_all
+from simulator.evaluation.run import HINDSIGHT, ORACLE, run_all
 from simulator.evaluation.traces import FAMILIES
 from tests.bench.harness import Figure, main
 from tests.unit.placement.instances import random_instance
@@ -39,13 +39,17 @@ MODELS, CANDIDATES = 10, 12
 
 def measure() -> Mapping[str, Figure]:
     processes = min(2, os.cpu_count() or 1)
-    report = report_of(run_all([*FAMILIES], "test", range(SEEDS), [ORACLE, *POLICIES], processes))
+    results = run_all([*FAMILIES], "test", range(SEEDS), [ORACLE, HINDSIGHT, *POLICIES], processes)
+    report = report_of(results)
     ours = next(each for each in report.overall if each.policy == OURS)
     oracle = next(each for each in report.overall if each.policy == ORACLE)
-    recovery_s, may_s = _slowest(report.results)
+    hindsight = {key_of(each): each for each in results if each.policy == HINDSIGHT}
+    beside = figures([each for each in results if each.policy == OURS], hindsight)
+    recovery_s, may_s = _slowest(results)
     return {
         "regret_mean": Figure(ours.regret.value, "", at_most=0.05),
         "regret_p95": Figure(ours.regret_p95, "", at_most=0.10),
+        "regret_to_hindsight_mean": Figure(beside.regret.value, ""),
         "violations_over_oracle_pp": Figure(ours.over_oracle_pp.value, "points", at_most=0.3),
         "shed_over_oracle_pp": Figure(100 * (ours.shed.value - oracle.shed.value), "points"),
         "switches_ratio": Figure(ours.switches_ratio, "x", at_most=1.5),
