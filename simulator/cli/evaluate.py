@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -57,6 +58,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     with progress_bar() as progress:
         results = run_all(
             families, args.split, range(args.seeds), [ORACLE, *(name for name in names if name != ORACLE)],
+            processes=len(os.sched_getaffinity(0)),
             progress=lambda done, of: progress(f"{done} of {of} traces", done / of),
         )  # fmt: skip
 
