@@ -103,9 +103,7 @@ def test_a_hung_core_is_bridged_by_the_cpu(it: Stage, zynq: Node) -> None:
 def test_a_program_for_another_overlay_does_not_take_the_fpga_from_who_runs(it: Stage, zynq: Node) -> None:
     it.publish(ROOT / "models" / "digits", "--overlay", "npu-small")
     said = deploy(it, "digits@1.0.0", *BUDGET)
-    assert "REJECTED" in said and f"fpga holds npu version 2 (16 x 16 MAC) for {MODEL}" in " ".join(
-        said.split()
-    )
+    assert "REJECTED" in said and f"fpga holds npu for {MODEL}" in " ".join(said.split())
     deploy(it, "digits@1.0.0", "--latency-p99", "200ms", "--rate", "10/s")
     explained = json.loads(zynq.run("explain", "digits", "--json").stdout)
     assert explained["candidate"]["device"] == "cpu"
@@ -114,7 +112,7 @@ def test_a_program_for_another_overlay_does_not_take_the_fpga_from_who_runs(it: 
         for v in explained["verdicts"]
         if v["candidate"]["variant"] == "npu-small" and v["candidate"]["device"] == "fpga"
     ]
-    assert f"fpga holds npu version 2 (16 x 16 MAC) for {MODEL}" in kept
+    assert f"fpga holds npu for {MODEL}" in kept
     ask = infer_body(np.zeros((1, 8, 8), np.float32))
     assert zynq.request("POST", "/v2/models/digits/infer", ask)[0] == 200
     assert device(zynq) == "fpga"
