@@ -48,7 +48,7 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
         if placed.measurement is not None and scene.here(model) and rank(placed) <= scene.held(model)
     }
     if not saving or saving.keys() != changes.keys() or scene.state.asked or not _known(scene, saving):
-        return _paying(scene, None), (), {}
+        return _doubting(_paying(scene, None), scene), (), {}
     change: Change = tuple(sorted((model, m.candidate) for model, m in saving.items()))
     scene = replace(scene, state=_paying(scene, change))
     rent, price = scene.state.regret.of(change), _price_j(scene, saving)
@@ -69,6 +69,17 @@ def _known(scene: Scene, saving: Mapping[str, Measurement]) -> bool:
         m.joules is not None and (here := scene.here(model)) is not None and here.joules is not None
         for model, m in saving.items()
     )
+
+
+def _doubting(state: State, scene: Scene) -> State:
+    """Where staying has cost as much as a move that no plan wants, plans may go by an old rate."""
+    loads = dict(state.loads)
+    for change, rent in state.regret.rents.items():
+        for model, candidate in change if len(change) == 1 else ():
+            m = scene.measured.get((model, candidate))
+            if m is not None and model in loads and rent.pays(load_j(m)):
+                loads[model] = loads[model].doubted
+    return replace(state, loads=loads)
 
 
 def _paying(scene: Scene, change: Change | None) -> State:

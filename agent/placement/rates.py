@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MEMORY_S = 20.0  # of what plans go by, once it is steady
 QUICK_S = 2.0  # of what tells that it is not
 PROMISE_S = 1.0  # of counting that the budget's rate is worth before anything is seen
-CHANGED = 3.5  # standard deviations between the two: another rate
+CHANGED = 2.5  # standard deviations between the two: another rate
 STEP = 0.1  # of the rate that is planned with: less is no reason to plan again
 SIGMAS = 2.0  # of the estimate's own noise: nor is that
 
@@ -49,3 +49,10 @@ class Load:
         noise = math.sqrt(rate * share / (2 * seconds))  # of Poisson arrivals
         near = abs(rate - self.planned_hz) <= max(STEP * self.planned_hz, SIGMAS * noise)
         return Load(rate, quick, self.planned_hz if near else rate, time, counted_s)
+
+    @property
+    def doubted(self) -> Load:
+        """When what is decided by it turns out to cost: the last seconds count."""
+        return replace(
+            self, rate_hz=self.quick_hz, planned_hz=self.quick_hz, seconds=min(self.seconds, QUICK_S)
+        )

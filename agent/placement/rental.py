@@ -18,7 +18,7 @@ from agent.types import Candidate, Measurement
 HYSTERESIS = 0.05  # of what is drawn now: a saving below that is none
 DWELL_LOADS = 10.0  # a model stays for so many times what loading takes
 SIGMAS = 1.5  # by which rent must differ from what random arrivals could have made it
-PROBE_S = 0.3  # of runs before a fresh worker takes over
+PROBE_S = 0.1  # of runs before a fresh worker takes over
 KEPT = 64  # alternatives of which rent is remembered
 Change = tuple[tuple[str, Candidate], ...]  # models with where they would go, by name
 
