@@ -11,15 +11,18 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+from agent.deploy import joining
 from agent.deploy.demands import demand_of, node_of, replaced
 from agent.deploy.lost import LostDevices
 from agent.deploy.quiet import Quiet
 from agent.deploy.refining import Refining
 from agent.deploy.replace import Replacer, Task
 from agent.deploy.resources import Resources
+from agent.deploy.sensor import Sensor
 from agent.deploy.service import Service
+from agent.deploy.tally import Tally
 from agent.errors import DeployError
 from agent.placement import adapt, plan
 from agent.placement.demand import Demand, Node, Placed, Plan
@@ -30,17 +33,6 @@ log = logging.getLogger("deploy")
 LOOK_S = 1.0
 ROOM_S, ROOM_LOOK_S = 5.0, 0.1  # so long without a move under way: nobody makes room any more
 RENEW_S = 10.0  # between tries to renew a worker that has seen its device get lost
-
-
-@dataclass(slots=True)
-class Counts:
-    """What a model did since the last look. ``runs`` and ``run_s`` are of ``candidate`` alone."""
-
-    candidate: Candidate
-    requests: int = 0
-    late: int = 0
-    runs: int = 0
-    run_s: float = 0.0
 
 
 class Adaptation:
@@ -75,8 +67,9 @@ class Adaptation:
             on_idle,
         )
         self._refining = Refining(res)
+        self._sensor = Sensor(res)
         self._arriving: dict[str, Demand] = {}
-        self._counts: dict[str, Counts] = {}
+        self._tally = Tally()
         self._state = adapt.State()
         self._missed: dict[str, bool] = {}
         self._renewed: dict[str, float] = {}  # monotonic s
@@ -112,7 +105,7 @@ class Adaptation:
             return
         demands = self._demands()
         if not demands:
-            self._counts.clear()
+            self._tally.clear()
             self._state, self.outcome = (
                 adapt.State(),
                 None,
@@ -130,14 +123,17 @@ class Adaptation:
     def _look(self, demands: tuple[Demand, ...], happened: bool) -> None:
         undisturbed = not self._measuring.locked() and not self._arriving
         power_w = self._power_w() if undisturbed else None
-        look = adapt.Look(time.monotonic(), self._take_counts(demands, happened, undisturbed), power_w)
+        seen = () if happened else self._tally.take(demands, undisturbed)  # at an event, between two looks
+        look = adapt.Look(time.monotonic(), seen, power_w)
         self._state, outcome = adapt.step(self._state, demands, self._node(demands), look)
         self.outcome = outcome
+        sensor_news = undisturbed and self._sensor.seen(self._state.rest)
         moves = {move.model: move for move in outcome.moves}
-        self._replacer.ask(Task(name, move, outcome.plan.of(name)) for name, move in moves.items())
+        plan_now = {p.model: self._sensor.noted(p, self._power_cap_w()) for p in outcome.plan.placed}
+        self._replacer.ask(Task(name, move, plan_now[name]) for name, move in moves.items())
         self._renew(self._lost.stale - moves.keys())
-        for placed in outcome.plan.placed:
-            news = self._missed.get(placed.model) != bool(placed.missed)
+        for placed in plan_now.values():
+            news = sensor_news or self._missed.get(placed.model) != bool(placed.missed)
             told = not happened and placed.model in self._replacer.stuck  # why it could not leave
             if (happened or news) and placed.model not in moves and not told:
                 self._explain(placed)
@@ -178,15 +174,7 @@ class Adaptation:
         if service is None or event.histogram is None:
             return
         placement = service.placement
-        counts = self._counts.get(event.model)
-        if counts is None or counts.candidate != placement.candidate:
-            counts = self._counts[event.model] = Counts(placement.candidate)
-        turned_away = event.failures.get("overload", 0) + event.failures.get("deadline", 0)
-        counts.requests += event.histogram.total + event.errors + turned_away
-        counts.late += event.histogram.over(placement.budget.latency_p99_ms / 1e3) + turned_away
-        if (event.version, event.candidate) == (placement.version, placement.candidate):
-            counts.runs += event.device.total
-            counts.run_s += event.device.seconds
+        if self._tally.note(event, event.histogram, placement):
             slowdowns = {d.id: d.slowdown for d in self.outcome.node.devices} if self.outcome else {}
             slowdown = slowdowns.get(event.candidate.device, 1.0)
             surer = self._refining.note(placement, event.device, slowdown)
@@ -198,25 +186,6 @@ class Adaptation:
         budgets = {name: s.placement.budget for name, s in self._services.items() if s.runs}
         return Quiet(self._res.pool, budgets)
 
-    def _take_counts(
-        self, demands: tuple[Demand, ...], happened: bool, undisturbed: bool
-    ) -> tuple[adapt.Seen, ...]:
-        """Of every model, also of those that did nothing; nothing at an event, between two looks."""
-        if happened:
-            return ()
-        counts, self._counts = self._counts, {}
-        seen = []
-        for demand in demands:
-            candidate = demand.incumbent
-            if candidate is not None:
-                did = counts.get(demand.model) or Counts(candidate)
-                if not undisturbed:
-                    did = Counts(candidate, did.requests)
-                elif did.candidate != candidate:
-                    did = Counts(candidate, did.requests, did.late)
-                seen.append(adapt.Seen(demand.model, candidate, did.requests, did.runs, did.run_s, did.late))
-        return tuple(seen)
-
     # -- deployments ---------------------------------------------------------------------------------------------
 
     def admit(self, newcomer: Demand) -> Plan:
@@ -226,14 +195,7 @@ class Adaptation:
 
     def pushed(self, newcomer: Demand, planned: Plan) -> Placed | None:
         """A model of no lower priority that would be served worse than now with the newcomer, if there is one."""
-        demands, node = self.as_seen()
-        now = plan.plan(demands, node)
-        for demand in demands:
-            if demand.model != newcomer.model and demand.budget.priority >= newcomer.budget.priority:
-                then = planned.of(demand.model)
-                if _rank(then) > _rank(now.of(demand.model)):
-                    return then
-        return None
+        return joining.pushed(*self.as_seen(), newcomer, planned)
 
     def placed(self, model: str) -> None:
         """A deployment of the model succeeded: its worker is fresh."""
@@ -260,29 +222,14 @@ class Adaptation:
         """
         self.look()
         idle_s = 0.0
-        while self.busy or (why := self._in_the_way(newcomer, candidate)):
+        there = replace(newcomer, incumbent=candidate)
+        while self.busy or (why := joining.in_the_way(*self.as_seen(there), newcomer.model)):
             if idle_s > ROOM_S:
                 raise DeployError(f"the other models did not make room: {why}")
             await asyncio.sleep(ROOM_LOOK_S)
             idle_s = 0.0 if self.busy else idle_s + ROOM_LOOK_S
         measured = next(m for m in newcomer.measurements if m.candidate == candidate)
         await self._replacer.clear(candidate.device, measured.overlay, newcomer.model)
-
-    def _in_the_way(self, newcomer: Demand, candidate: Candidate) -> str:
-        """Why the newcomer cannot run there while the others stay where they are; empty when it can."""
-        demands, node = self.as_seen(replace(newcomer, incumbent=candidate))
-        pinned = [
-            replace(d, measurements=tuple(m for m in d.measurements if m.candidate == d.incumbent))
-            for d in demands
-            if d.incumbent is not None
-        ]
-        found = plan.plan(pinned, node)
-        for placed in found.placed:
-            if placed.model == newcomer.model and placed.missed:
-                return placed.missed
-            if placed.candidate is None and placed.verdicts:
-                return f"{placed.model}: {placed.reason}"
-        return ""
 
     def as_seen(self, *instead: Demand) -> tuple[tuple[Demand, ...], Node]:
         """Everybody, with ``instead`` in the place of their models', and the node, as of the last look."""
@@ -325,8 +272,3 @@ class Adaptation:
 
     def _failed(self, model: str, candidate: Candidate, why: str) -> None:
         self._state = adapt.failed(self._state, model, candidate, why)
-
-
-def _rank(placed: Placed) -> int:
-    """0: within its budget; 1: not quite; 2: it does not run."""
-    return 2 if placed.candidate is None else int(bool(placed.missed))
