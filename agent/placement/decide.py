@@ -11,10 +11,11 @@ from agent.placement.demand import Placed, Plan
 from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
-from agent.placement.rental import Change, alternatives, load_j, probe_j
+from agent.placement.rental import Change, alternatives, load_j, probe_j, saved_w
 from agent.placement.scene import MISSED, Scene, made_late, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
+from agent.placement.ways import held_w, joules_of
 from agent.types import Measurement
 
 ASKED_S = 30.0  # a move that takes longer has failed,
@@ -66,18 +67,19 @@ def _rented(scene: Scene, changes: Mapping[str, Placed]) -> tuple[State, tuple[M
 
 def _known(scene: Scene, saving: Mapping[str, Measurement]) -> bool:
     return all(
-        m.joules is not None and (here := scene.here(model)) is not None and here.joules is not None
+        joules_of(m) is not None and (here := scene.here(model)) is not None and joules_of(here) is not None
         for model, m in saving.items()
     )
 
 
 def _doubting(state: State, scene: Scene) -> State:
     """Where staying has cost as much as a move that no plan wants, plans may go by an old rate."""
-    loads = dict(state.loads)
+    loads, now = dict(state.loads), scene.all_here()
+    planned_hz = {model: demand.rate_hz or 0.0 for model, demand in scene.seen.items()}
     for change, rent in state.regret.rents.items():
         for model, candidate in change if len(change) == 1 else ():
             m = scene.measured.get((model, candidate))
-            if m is not None and model in loads and rent.pays(load_j(m)):
+            if m is not None and rent.pays(load_j(m)) and saved_w(now, {model: m}, planned_hz) <= 0:
                 loads[model] = loads[model].doubted
     return replace(state, loads=loads)
 
@@ -85,7 +87,7 @@ def _doubting(state: State, scene: Scene) -> State:
 def _paying(scene: Scene, change: Change | None) -> State:
     """With the rent of this look, also against ``change``."""
     regret = scene.state.regret
-    now = {model: m for model in scene.seen if (m := scene.here(model))}
+    now = scene.all_here()
     for each in alternatives(scene.measured, now) if not regret.rents else ():
         regret = regret.counting(each)
     regret = regret if change is None else regret.counting(change)
@@ -98,11 +100,11 @@ def _price_j(scene: Scene, saving: Mapping[str, Measurement]) -> float:
     Of one that failed before as often again: probes each of which costs p, made whenever k p of rent has come together
     since the k-th, cost about as much in all as the rent that is paid after the cause has passed, whenever that is.
     """
-    held = {m.candidate.device for model in scene.seen if (m := scene.here(model))}
+    held = {m.candidate.device for m in scene.all_here().values()}
     joules = 0.0
     for model, m in saving.items():
         joules += load_j(m) + _late_j(scene, m)
-        joules += 0.0 if m.candidate.device in held else m.load_s * (m.holding_w or 0.0)
+        joules += 0.0 if m.candidate.device in held else m.load_s * held_w(m)
         bar = scene.state.bars.get((model, m.candidate))
         joules += bar.tries * (load_j(m) + probe_j(m)) if bar else 0.0
     return joules
@@ -111,7 +113,7 @@ def _price_j(scene: Scene, saving: Mapping[str, Measurement]) -> float:
 def _late_j(scene: Scene, m: Measurement) -> float:
     """What answers count for that loading it makes late."""
     return math.fsum(
-        late * LATE_COST * (here.joules or 0.0)
+        late * LATE_COST * (joules_of(here) or 0.0)
         for model, late in made_late(scene, m, scene.here).items()
         if (here := scene.here(model)) is not None
     )

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.placement.rest import drawn_w
+from agent.placement.ways import held_w, joules_of
 from agent.types import Candidate, Measurement
 
 HYSTERESIS = 0.05  # of what is drawn now: a saving below that is none
@@ -64,17 +65,15 @@ class Regret:
         """After ``seconds`` at these rates with the models where they are ``now``."""
         if not self.rents or seconds <= 0:
             return self
-        saved_w = HYSTERESIS * drawn_w((m, rates.get(model, 0.0)) for model, m in now.items())
         left = {}
         for change, rent in self.rents.items():
             if any(key not in measured or key[0] not in now for key in change):
                 continue
             moved = {key[0]: measured[key] for key in change}
-            apart = {model: (now[model].joules or 0.0) - (m.joules or 0.0) for model, m in moved.items()}
-            saved = math.fsum(rates.get(model, 0.0) * joules for model, joules in apart.items())
-            joules = rent.joules + (saved + _holding_w(now, moved) - saved_w) * seconds
+            joules = rent.joules + saved_w(now, moved, rates) * seconds
             noise = rent.noise + seconds * sum(
-                rates.get(model, 0.0) * each**2 for model, each in apart.items()
+                rates.get(model, 0.0) * ((joules_of(now[model]) or 0.0) - (joules_of(m) or 0.0)) ** 2
+                for model, m in moved.items()
             )
             left[change] = Rent(joules, noise) if joules > 0 else Rent()
         return Regret(left)
@@ -87,9 +86,19 @@ def alternatives(
     found: list[Change] = [
         (key,)
         for key, m in measured.items()
-        if key[0] in now and key[1] != now[key[0]].candidate and m.joules is not None
+        if key[0] in now and key[1] != now[key[0]].candidate and joules_of(m) is not None
     ]
     return found if len(found) <= KEPT // 2 else []
+
+
+def saved_w(
+    now: Mapping[str, Measurement], moved: Mapping[str, Measurement], rates: Mapping[str, float]
+) -> float:
+    """Watts that are saved when these have moved, less what is too little to count."""
+    apart = {model: (joules_of(now[model]) or 0.0) - (joules_of(m) or 0.0) for model, m in moved.items()}
+    runs_w = math.fsum(rates.get(model, 0.0) * joules for model, joules in apart.items())
+    here_w = drawn_w((m, rates.get(model, 0.0)) for model, m in now.items())
+    return runs_w + _holding_w(now, moved) - HYSTERESIS * here_w
 
 
 def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement]) -> float:
@@ -100,13 +109,14 @@ def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement])
         for held, each in ((before, m), (after, moved.get(model, m))):
             device = each.candidate.device
             if device in held:
-                held[device] = max(held[device], each.holding_w or 0.0)
+                held[device] = max(held[device], held_w(each))
     return math.fsum(before.values()) - math.fsum(after.values())
 
 
 def load_j(m: Measurement) -> float:
     """What loading it costs: as measured, else as if the device was busy for as long."""
-    return m.load_s * _busy_w(m) if m.load_j is None else m.load_j
+    known = m.load_j is not None and 0 <= m.load_j < math.inf
+    return m.load_j if m.load_j is not None and known else m.load_s * _busy_w(m)
 
 
 def probe_j(m: Measurement) -> float:
@@ -115,7 +125,7 @@ def probe_j(m: Measurement) -> float:
 
 
 def _busy_w(m: Measurement) -> float:
-    return (m.joules or 0.0) / (m.mean_ms / 1e3) if m.mean_ms > 0 else 0.0
+    return (joules_of(m) or 0.0) / (m.mean_ms / 1e3) if m.mean_ms > 0 else 0.0
 
 
 def dwell_s(here: Measurement) -> float:

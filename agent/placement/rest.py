@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from agent.placement.ways import SIGMAS
+from agent.placement.ways import SIGMAS, held_w, joules_of
 from agent.types import Measurement
 
 GAIN = 0.1  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
@@ -22,7 +22,10 @@ JUMP, PATIENCE = (
 LEAST_W = 0.002  # scatter: averages over a second are finer than a sensor's steps
 DRIFT_W = 0.02  # standard deviation that a second without a meter adds, as a random walk
 MOST_W = 1e4  # more is no power of a node
-GLITCH = 5.0  # times what was expected, for one look: a sensor's fault rather than the node's
+GLITCH, STUBBORN = (
+    5.0,
+    10,
+)  # so many times more or less than expected is a sensor's fault, unless it stays so long
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +53,15 @@ class Rest:
         value = max(0.0, power_w - served_w)
         if self.watts is None:
             return Rest(value, planned_w=value)
-        off = value - self.watts
+        off, expected_w = value - self.watts, max(self.watts + served_w, 1.0)
         far = abs(off) > JUMP * self.scatter_w
         side = int(math.copysign(far, off))
         away = self.away + side if self.away * side >= 0 else side
-        if self.blind_s or abs(away) >= PATIENCE:
+        odd = not expected_w / GLITCH <= power_w <= GLITCH * expected_w
+        if abs(away) >= (STUBBORN if odd else PATIENCE) or (self.blind_s and not odd):
             return self._at(value, self.scatter_w, fell=off < 0 and not self.blind_s)
+        if odd:
+            return replace(self, away=away, fell=False)
         near = min(abs(off), JUMP * self.scatter_w)
         scatter_w = math.sqrt((1 - GAIN) * self.scatter_w**2 + GAIN * near**2)
         if far:
@@ -84,11 +90,9 @@ class Rest:
         return Rest(watts, scatter_w, fell=fell, planned_w=planned)
 
 
-def sensible(power_w: float | None, expected_w: float | None) -> bool:
-    """Whether a meter's value can be the node's draw."""
-    if power_w is None or not math.isfinite(power_w) or not 0 < power_w <= MOST_W:
-        return False
-    return expected_w is None or power_w <= GLITCH * max(expected_w, 1.0)
+def sensible(power_w: float | None) -> bool:
+    """Whether a meter's value can be a node's draw."""
+    return power_w is not None and 0 < power_w <= MOST_W  # which NaN is not
 
 
 def drawn_w(held: Iterable[tuple[Measurement, float]]) -> float:
@@ -97,12 +101,17 @@ def drawn_w(held: Iterable[tuple[Measurement, float]]) -> float:
     watts = 0.0
     for m, rate_hz in held:
         device = m.candidate.device
-        holding[device] = max(holding.get(device, 0.0), m.holding_w or 0.0)
-        watts += rate_hz * (m.joules or 0.0)
+        holding[device] = max(holding.get(device, 0.0), held_w(m))
+        watts += rate_hz * (joules_of(m) or 0.0)
     return watts + math.fsum(holding.values())
 
 
 def bound_w(rest_w: float, sigma_w: float, held: Sequence[tuple[Measurement, float]]) -> float:
     """What the node draws with them, mean and 1.64 sigma; errors of one meter add up."""
-    spread_w = math.fsum(rate_hz * (m.joules_sigma or 0.0) for m, rate_hz in held)
+    spread_w = math.fsum(rate_hz * sigma_of(m) for m, rate_hz in held)
     return rest_w + SIGMAS * (sigma_w + spread_w) + drawn_w(held)
+
+
+def sigma_of(m: Measurement) -> float:
+    """Standard error of a run's energy; 0 when not known or nonsense."""
+    return m.joules_sigma if m.joules_sigma is not None and 0 < m.joules_sigma < math.inf else 0.0

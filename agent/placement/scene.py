@@ -47,6 +47,10 @@ class Scene:
         incumbent = self.seen[model].incumbent
         return None if incumbent is None else self.measured.get((model, incumbent))
 
+    def all_here(self) -> dict[str, Measurement]:
+        """``here`` of all models that are somewhere."""
+        return {model: m for model in self.seen if (m := self.here(model)) is not None}
+
     def changes(self, plan: Plan) -> dict[str, Placed]:
         """By model, those that the plan would have elsewhere."""
         return {p.model: p for p in plan.placed if p.candidate != self.seen[p.model].incumbent}

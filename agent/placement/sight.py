@@ -159,8 +159,7 @@ def _rest(
     now = {d.model: m for d in demands if d.incumbent and (m := by.get((d.model, d.incumbent)))}
     ran = {each.model: _runs(by.get((each.model, each.candidate)), each) / seconds for each in seen}
     served_w = drawn_w((m, ran.get(model, 0.0)) for model, m in now.items())
-    rest_w = state.rest.watts
-    if look.power_w is None or not sensible(look.power_w, None if rest_w is None else rest_w + served_w):
+    if look.power_w is None or not sensible(look.power_w):
         return state.rest.blind(seconds)
     return state.rest.metered(look.power_w, served_w)
 

@@ -12,6 +12,7 @@ from dataclasses import replace
 from agent.placement.demand import Demand, Placed, Plan
 from agent.placement.plan import plan
 from agent.placement.scene import MET, OUT, Scene, loss, made_late, rank
+from agent.placement.ways import joules_of
 from agent.types import Candidate, Measurement
 
 PATIENCE = 2  # looks in a row at which a budget is missed: one may be a hiccup,
@@ -54,7 +55,7 @@ def urgent(scene: Scene, placed: Placed) -> str:
 
 def _by_time(here: Measurement, there: Measurement | None) -> bool:
     """Whether no energy decides between the two."""
-    return here.joules is None or (there is not None and there.joules is None)
+    return joules_of(here) is None or (there is not None and joules_of(there) is None)
 
 
 def _may_return(scene: Scene, model: str) -> bool:

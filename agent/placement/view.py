@@ -10,7 +10,7 @@ from agent.placement.demand import Demand, Node
 from agent.placement.look import State
 from agent.placement.rest import bound_w
 from agent.placement.sight import measured
-from agent.placement.ways import SIGMAS
+from agent.placement.ways import SIGMAS, joules_of
 from agent.types import Verdict
 
 SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
@@ -31,8 +31,11 @@ def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[
     if state.planned and state.time - state.planned.time < (len(demands) - 1) / MODELS_A_SECOND:
         rates = {demand.model: demand.rate_hz for demand in state.planned.demands}
     seen = tuple(_as_seen(state, demand, lost, rates.get(demand.model)) for demand in demands)
-    sigma_w, rest_w = _coarse(_known_sigma(state, seen, node)), state.rest.planned_w
-    rest_w = None if rest_w is None else rest_w + _beyond_w(seen)
+    rest_w, sigma_w = state.rest.planned_w, 0.0
+    if rest_w is not None and node.power_cap_w is None:
+        rest_w = round(rest_w, 1)  # decides nothing
+    elif rest_w is not None:
+        rest_w, sigma_w = rest_w + _beyond_w(seen), _coarse(_known_sigma(state, seen, node))
     return seen, replace(node, devices=devices, rest_w=rest_w, rest_sigma_w=sigma_w)
 
 
@@ -57,7 +60,7 @@ def _beyond_w(seen: Sequence[Demand]) -> float:
         beyond_hz = (demand.rate_hz or 0.0) - BEYOND * demand.budget.rate_hz
         here = next((m for m in demand.measurements if m.candidate == demand.incumbent), None)
         if here is not None and beyond_hz > 0:
-            watts += beyond_hz * (here.joules or 0.0)
+            watts += beyond_hz * (joules_of(here) or 0.0)
     return watts
 
 
