@@ -106,10 +106,8 @@ class Adaptation:
         demands = self._demands()
         if not demands:
             self._tally.clear()
-            self._state, self.outcome = (
-                adapt.State(),
-                None,
-            )  # by the next deployment the node may have changed
+            # By the next deployment the node may have changed.
+            self._state, self.outcome = adapt.State(), None
             return
         try:
             self._look(demands, happened)
