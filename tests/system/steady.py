@@ -10,14 +10,18 @@ from types import TracebackType
 
 
 class Steady:
-    """Asks ``model`` once every ``every_s`` on one keep-alive connection, from a thread, until the block ends.
+    """Asks ``model`` once every ``every_s`` on one keep-alive connection, from a thread, until the block ends; with
+    ``fresh`` on a new connection each time.
 
     ``statuses`` counts the HTTP answers, ``broken`` the connections that broke; ``gap_s`` is the longest time without
     an answer of 200, from the first request to the end.
     """
 
-    def __init__(self, port: int, model: str, body: bytes, every_s: float = 0.02) -> None:
+    def __init__(
+        self, port: int, model: str, body: bytes, every_s: float = 0.02, *, fresh: bool = False
+    ) -> None:
         self._port, self._path, self._body, self._every_s = port, f"/v2/models/{model}/infer", body, every_s
+        self._fresh = fresh
         self.statuses: Counter[int] = Counter()
         self.broken = 0
         self.gap_s = 0.0
@@ -48,6 +52,8 @@ class Steady:
                 connection.close()
                 continue
             self.statuses[answer.status] += 1
+            if self._fresh:
+                connection.close()
             if answer.status == 200:
                 now = time.monotonic()
                 self.gap_s, answered = max(self.gap_s, now - answered), now
