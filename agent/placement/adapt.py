@@ -58,9 +58,8 @@ def failed(state: State, model: str, candidate: Candidate, why: str, passing: bo
     may pass unseen."""
     asked = {name: each for name, each in state.asked.items() if name != model}
     regret = state.regret.without(model, candidate).counting(((model, candidate),))
-    held = state.planned.held.placed if state.planned else ()
-    met = any(placed.model == model and rank(placed) == MET for placed in held)
-    bars = barred(state.bars, model, candidate, why, state.time, passing=passing, paid=met)
+    paid = model in state.asked and state.asked[model].paid
+    bars = barred(state.bars, model, candidate, why, state.time, passing=passing, paid=paid)
     return replace(state, asked=asked, bars=bars, regret=regret)
 
 

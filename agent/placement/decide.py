@@ -12,7 +12,7 @@ from agent.placement.limits import MAX_UTILISATION
 from agent.placement.look import Asked, Move, Outcome, State
 from agent.placement.order import Step, in_turn
 from agent.placement.rental import Change, alternatives, load_j, probe_j, saved_w
-from agent.placement.scene import MISSED, Scene, made_late, rank
+from agent.placement.scene import MET, MISSED, Scene, made_late, rank
 from agent.placement.tail import MEMORY_S
 from agent.placement.urgent import QUICK_S, least, missing, urgent
 from agent.placement.ways import held_w, joules_of
@@ -144,7 +144,8 @@ def _asked(scene: Scene, best: Plan, why: Mapping[str, str]) -> tuple[State, tup
         until = scene.time + max(ASKED_S, ASKED_LOADS * (there.load_s if there else 0.0))
         makes_room = bool(placed.missed) and scene.held(model) != MISSED  # and may be late
         most = math.inf if makes_room else _most(scene, model, here, there)
-        asked[model] = Asked(placed.candidate, until, most)
+        paid = scene.held(model) == MET and not scene.over_cap
+        asked[model] = Asked(placed.candidate, until, most, paid)
         if here is not None and not scene.event and not scene.lost(here):
             left = here.candidate if placed.candidate else None
             if model in scene.planned.late:

@@ -63,11 +63,13 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A move that was asked for and is not done yet. ``most``: the slowdown up to which it is worth going there."""
+    """A move that was asked for and is not done yet. ``most``: the slowdown up to which it is worth going there;
+    ``paid``: the model is well where it is, and moves for its energy only."""
 
     candidate: Candidate | None
     until: float
     most: float
+    paid: bool
 
 
 @dataclass(frozen=True, slots=True)
