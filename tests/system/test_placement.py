@@ -164,11 +164,12 @@ def test_a_lost_fpga_is_left_and_taken_back(it: Stage, zynq: Node) -> None:
 
 
 def test_another_overlay_is_for_whom_has_priority(it: Stage, zynq: Node) -> None:
-    refused = deploy(it, zynq, NEEDS_FPGA, DIGITS, check=False)
-    assert "REJECTED" in refused and re.search("fpga holds npu .*for camera-digits", refused)
+    budget = ("--latency-p99", "1ms", "--rate", "10/s")
+    refused = deploy(it, zynq, budget, DIGITS, check=False)
+    assert "REJECTED" in refused and "would take from camera-digits, whose priority is no lower" in refused
     assert explained(zynq)["candidate"]["device"] == "fpga"
     with Reports(it.broker, "zynq") as reports, asking(zynq) as clients:
-        deploy(it, zynq, (*NEEDS_FPGA, "--priority", "3"), DIGITS)
+        deploy(it, zynq, (*budget, "--priority", "3"), DIGITS)
         chosen = explained(zynq, DIGITS)["candidate"]
         assert (chosen["variant"], chosen["device"]) == ("npu-small", "fpga")
         ends_on(zynq, reports, "cpu", "fpga holds npu-small .*for digits")
