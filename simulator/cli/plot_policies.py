@@ -42,7 +42,7 @@ def plot_policies(report: Report, path: Path) -> None:
             axis.tick_params(colors=INK, length=3)
             axis.grid(color="#e6e8ec", lw=0.7)
             axis.set_axisbelow(True)
-        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
+        figure.legend(*left.get_legend_handles_labels(), loc="outside lower center", ncols=6, frameon=False)
         try:
             figure.savefig(path, dpi=DPI)
         except (OSError, ValueError) as error:
