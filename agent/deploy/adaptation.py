@@ -72,6 +72,7 @@ class Adaptation:
         self._tally = Tally()
         self._state = adapt.State()
         self._missed: dict[str, bool] = {}
+        self._interim: set[str] = set()  # models that go elsewhere than planned, for now
         self._renewed: dict[str, float] = {}  # monotonic s
         self._resumed = False
         self._failing = ""  # what the last look failed with
@@ -130,12 +131,14 @@ class Adaptation:
         plan_now = {p.model: self._sensor.noted(p, self._power_cap_w()) for p in outcome.plan.placed}
         self._replacer.ask(Task(name, move, plan_now[name]) for name, move in moves.items())
         self._renew(self._lost.stale - moves.keys())
+        self._interim |= {name for name, move in moves.items() if move.candidate != plan_now[name].candidate}
         for placed in plan_now.values():
-            news = sensor_news or self._missed.get(placed.model) != bool(placed.missed)
-            told = not happened and placed.model in self._replacer.stuck  # why it could not leave
-            if (happened or news) and placed.model not in moves and not told:
-                self._explain(placed)
-            self._missed[placed.model] = bool(placed.missed)
+            name = placed.model
+            news = sensor_news or name in self._interim or self._missed.get(name) != bool(placed.missed)
+            told = not happened and name in self._replacer.stuck  # why it could not leave
+            if (happened or news) and name not in moves and not told and self._explain(placed):
+                self._interim.discard(name)
+            self._missed[name] = bool(placed.missed)
 
     def _renew(self, stale: set[str]) -> None:
         """Workers that have seen their device get lost, which is there again."""
@@ -147,14 +150,16 @@ class Adaptation:
                 self._renewed[name] = now
                 self._replacer.ask([Task(name)])
 
-    def _explain(self, placed: Placed) -> None:
-        """Why a model is where it is and stays there, as of now."""
+    def _explain(self, placed: Placed) -> bool:
+        """Why a model is where it is and stays there, as of now; False when it is not where it should be."""
         service = self._services.get(placed.model)
         if service is None or not service.serves or placed.model in self._arriving:
-            return
+            return False
         here = None if service.placement.shed else service.placement.candidate
-        if placed.candidate == here:
-            self._replacer.keep(placed.model, replaced(service.placement, placed, time.time()))
+        if placed.candidate != here:
+            return False
+        self._replacer.keep(placed.model, replaced(service.placement, placed, time.time()))
+        return True
 
     def _demands(self) -> tuple[Demand, ...]:
         found = {name: demand_of(s.placement) for name, s in self._services.items() if s.serves}
