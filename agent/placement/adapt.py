@@ -77,7 +77,8 @@ def _timed_out(state: State) -> State:
 
 def _planned(state: State, demands: tuple[Demand, ...], node: Node) -> Planned:
     """The plan for these, made anew when something has changed."""
-    broken = frozenset(model for model, tail in state.tails.items() if tail.broken)
+    running = {demand.model for demand in demands if demand.incumbent is not None}
+    broken = frozenset(model for model, tail in state.tails.items() if tail.broken and model in running)
     before = state.planned
     if before is not None and (before.demands, before.node, before.broken) == (demands, node, broken):
         return before

@@ -58,11 +58,12 @@ def watched(state: State, demands: Sequence[Demand], node: Node, look: Look) -> 
 
 def _settled(state: State, demands: Sequence[Demand]) -> State:
     """Moves that are done, models that are gone, bars that are long over."""
-    asked, since, moved = {}, {}, False
+    asked, since, tails, moved = {}, {}, dict(state.tails), False
     for demand in demands:
         before = state.since.get(demand.model)
         if before is None or before[0] != demand.incumbent:
             moved = True
+            tails.pop(demand.model, None)
             switched = before is not None and before[0] is not None
             before = demand.incumbent, state.time if switched else -math.inf
         since[demand.model] = before
@@ -78,6 +79,7 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
         state,
         asked=asked,
         since=since,
+        tails=tails,
         moved=state.time if moved else state.moved,
         missing={model: looks for model, looks in state.missing.items() if model in there},
         regret=regret,

@@ -159,6 +159,18 @@ def test_who_is_late_everywhere_stays() -> None:
     assert world.run(60) == []
 
 
+def test_who_was_late_before_it_was_shed_comes_back_as_if_it_had_not_been() -> None:
+    world = World(demand(measurements=(SLOW,)), cap_w=6.0)
+    world.late = {"digits": 0.2}
+    assert world.run(60) == []
+    world.cap(3.05)
+    outcome = world.look(0.1, quiet=True)
+    assert [move.candidate for move in outcome.moves] == [None]
+    assert world.run(5) == [] and world.place("digits") == "" and not world.state.tails
+    world.cap(6.0)
+    assert [move.candidate for move in world.look(0.1, quiet=True).moves] == [CPU]
+
+
 def test_a_model_comes_back_when_what_slowed_its_device_is_over() -> None:
     world = World(demand())
     world.run(5)
