@@ -58,7 +58,7 @@ def show_candidates(node: Values, rate_hz: float | None) -> None:
             print_wrapped(_outcome(verdict), f"{_name(verdict)}: ", "    ")
 
 
-COLUMNS = ("P99 MS <=", "MJ/RUN", "ENERGY", "HELD W", "LOAD", "USED", "ACCURACY")
+COLUMNS = ("P99 MS <=", "MJ/RUN", "ENERGY", "HELD W", "LOAD", "USED", "ACC")
 OPTIONAL = {"HELD W", "USED"}
 
 
@@ -67,7 +67,7 @@ def _row(verdict: Values, rate_hz: float | None, node: Values) -> list[object]:
     used = None if not rate_hz else utilisation(m, rate_hz, node)
     return [
         _name(verdict),
-        f"{number(m['p99_ms'])} ({percent(m['confidence'])})",
+        f"{number(m['p99_ms'])} ({math.floor(m['confidence'] * 100)}%)",
         joules(m),
         m["energy"],
         number(m["holding_w"]) if m["holding_w"] else None,
@@ -101,7 +101,7 @@ def error(value: float) -> str:
 
 def _load(m: Values) -> str:
     load_j = m.get("load_j")
-    return f"{number(m['load_s'])} s" + ("" if load_j is None else f" {number(load_j)} J")
+    return f"{m['load_s']:.2g} s" + ("" if load_j is None else f" {load_j:.2g} J")
 
 
 def percent(share: float) -> str:

@@ -10,6 +10,7 @@ from string import ascii_uppercase
 from agent.cli.candidates import SIGMAS_95, error
 from agent.cli.views import Values, number, runs
 
+LEAST = 1e-9  # of what is drawn by its logarithm
 WIDTH, HEIGHT = 64, 16  # of the terminal's picture, in characters
 
 
@@ -91,7 +92,7 @@ def _left_w(node: Values) -> float | None:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """Where values lie between 0 and 1: by their logarithm when all are above 0."""
+    """Where values lie between 0 and 1: by their logarithm when all are well above 0."""
 
     low: float
     high: float
@@ -107,7 +108,7 @@ class Scale:
 def scale_of(values: Sequence[float]) -> Scale:
     """A scale with room around the values, of which there is one at least."""
     low, high = min(values), max(values)
-    if low > 0:
+    if low > LEAST:
         room = max(1.15, (high / low) ** 0.06)
         return Scale(low / room, high * room, log=True)
     room = 0.06 * (high - low) or 1.0
