@@ -42,7 +42,7 @@ class Figures:
         figure = (
             self.text(way)
             if model.by_time
-            else f"{self.text(way)} at {model.rate_hz:g}/s ({self._parts(way)})"
+            else f"{self.text(way)} at {model.rate_hz:.4g}/s ({self._parts(way)})"
         )
         kept = way.m.candidate == model.demand.incumbent
         if len(feasible) <= 1:
