@@ -18,6 +18,7 @@ from agent.types import Candidate, Measurement
 
 LONGEST_S = 30.0  # between two looks: more is a clock that jumped, or a node that slept
 SETTLED_S = 5.0  # after a move the rest may look different for what the model of costs gets wrong
+METER_S = 1.0  # readings are averages, which may begin so long before
 
 Measured = Mapping[tuple[str, Candidate], Measurement]
 
@@ -89,7 +90,7 @@ def _settled(state: State, demands: Sequence[Demand]) -> State:
 
 def _moving(state: State) -> bool:
     """Whether loading, or a second worker, draws what no model of ours explains."""
-    return bool(state.asked) or state.moved == state.time
+    return bool(state.asked) or state.time - state.moved < METER_S
 
 
 def _sensible_seen(seen: Iterable[Seen], demands: Sequence[Demand]) -> tuple[Seen, ...]:

@@ -259,6 +259,18 @@ def test_a_glitch_of_the_meter_moves_nothing() -> None:
     assert world.state.rest.watts == pytest.approx(REST_W, abs=0.05)
 
 
+def test_what_a_meter_shows_of_loads_is_not_the_rest() -> None:
+    world = World(demand(), cap_w=6.0)
+    world.run(10)
+    for incumbent in (GPU, CPU) * 3:
+        world.demands = [replace(each, incumbent=incumbent) for each in world.demands]
+        world.look(0.6, quiet=True)  # it has moved
+        world.power_w = 8.0  # on average since the last reading, which was before the move
+        world.look(0.4)
+        world.power_w = None
+    assert world.state.rest.watts == pytest.approx(REST_W, abs=0.05)
+
+
 def test_while_the_cap_is_broken_what_loads_quickly_bridges() -> None:
     slow = replace(LEAN, load_s=5.0, load_j=1e6)  # keeps budget and cap, but takes long to load
     world = World(demand(latency_ms=20.0, incumbent=GPU, measurements=(SLOW, FAST, slow)), cap_w=6.0)
