@@ -16,7 +16,7 @@ REST_W = 3.0
 
 
 def measurement(candidate: Candidate, ms: float, joules: float | None, **more: Any) -> Measurement:
-    values = {"load_s": 0.2, "memory_mb": 10.0, "holding_w": 0.0, "load_j": 0.2, "accuracy": 0.9} | more
+    values: dict[str, Any] = {"load_s": 0.2, "memory_mb": 10.0, "holding_w": 0.0, "load_j": 0.2, "accuracy": 0.9} | more
     energy = "missing" if joules is None else "measured"
     return Measurement(
         candidate, 500, ms, ms, 1.2 * ms, 0.99, joules=joules, energy=energy, joules_sigma=0.0, **values
@@ -31,7 +31,7 @@ LEAN = measurement(FPGA, 10.0, 0.005, holding_w=0.3, load_s=0.6, overlay=NPU)  #
 def demand(latency_ms: float = 50.0, rate_hz: float = 10.0, **more: Any) -> Demand:
     """On the CPU, unless told otherwise; the latency is what a CPU and a GPU keep."""
     budget = Budget(latency_ms, rate_hz, priority=more.pop("priority", 0))
-    values = {"model": "digits", "measurements": (SLOW, FAST), "incumbent": CPU} | more
+    values: dict[str, Any] = {"model": "digits", "measurements": (SLOW, FAST), "incumbent": CPU} | more
     return Demand(budget=budget, **values)
 
 
