@@ -20,7 +20,7 @@ class Tally:
         count = math.ceil(seconds) + 1
         self.requests = self.answered = self.late = self.failures = self.shed = 0
         self.arrived = [0] * count
-        self.bad = [0] * count  # late or failed
+        self.bad = [0] * count  # late, failed or shed
         self.joules = [0.0] * count  # of the runs of what arrived then
 
     def done(self, candidate: Candidate, arrived: float, latency_s: float, joules: float) -> None:
@@ -36,8 +36,8 @@ class Tally:
     def failed(self, arrived: float, why: str) -> None:
         if why == SHED:
             self.shed += 1
-            return
-        self.failures += 1
+        else:
+            self.failures += 1
         self.arrived[int(arrived)] += 1
         self.bad[int(arrived)] += 1
 

@@ -26,7 +26,7 @@ def test_each_request_is_counted_once() -> None:
     made.failed(1.0, "DeviceLost")
     made.failed(2.0, SHED)
     assert (made.answered, made.late, made.failures, made.shed) == (20, 4, 1, 1)
-    assert made.bad[:5] == [0, 1, 0, 4, 0]
+    assert made.bad[:5] == [0, 1, 1, 4, 0]
 
 
 def test_a_recovery_ends_when_calm_seconds_begin() -> None:
@@ -38,6 +38,15 @@ def test_a_recovery_ends_when_calm_seconds_begin() -> None:
     over[10:13] = [True] * 3
     assert recovered_s([tally(set())], over, 10.0, 30.0) == 3.0  # the cap counts too
     assert recovered_s([tally({10})], [False] * 30, 10.0, 14.0) is None  # too short to tell
+
+
+def test_who_sheds_all_has_not_recovered() -> None:
+    made = Tally(10.0, 30.0)
+    for second in range(10, 20):
+        made.failed(float(second), SHED)
+    assert recovered_s([made], [False] * 30, 10.0, 20.0) is None
+    assert recovered_s([made], [False] * 30, 10.0, 30.0) == 10.0
+    assert made.late + made.failures == 0  # it is told apart in all other figures
 
 
 def test_watts_by_chance() -> None:
