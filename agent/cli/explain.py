@@ -43,7 +43,6 @@ def _explain(args: argparse.Namespace) -> int:
     running = True
     try:
         answer = client.ask(folders.control_socket, "explain", model=args.model)
-        answer = answer if "placement" in answer else {"placement": answer}
     except DaemonNotRunning as down:
         running, answer = False, _last_placement(folders, args.model, down)
     found = {**_flat(answer, running), "changes": _changes(folders, args.model)}
