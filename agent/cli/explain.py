@@ -105,6 +105,10 @@ def _bench(args: argparse.Namespace) -> int:
     from agent.cli.front import front_of
     from agent.cli.progress import follow
 
+    if args.plot:
+        from agent.cli.picture import check_picture
+
+        check_picture(args.plot)  # before candidates are measured for nothing
     folders = find_folders(args.config)
     # No time-out: it may wait for another measurement. The socket closes when the daemon goes away.
     answers = client.call(folders.control_socket, "bench", timeout_s=None, model=args.model)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from agent.cli.front import Front
-from agent.errors import RuntimeUnavailable, UsageError
+from agent.cli.picture import pyplot_of
+from agent.errors import UsageError
 
 
 def plot(front: Front, title: str, path: Path) -> None:
@@ -15,13 +16,7 @@ def plot(front: Front, title: str, path: Path) -> None:
 
     Raises RuntimeUnavailable without matplotlib, UsageError for an unknown suffix or a file that cannot be written.
     """
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise RuntimeUnavailable("--plot needs matplotlib: pip install 'overlaid[plot]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
+    pyplot = pyplot_of()
     figure, axis = pyplot.subplots(figsize=(9, 5.5), layout="constrained")
     _candidates(axis, front)
     _budgets(axis, front)

@@ -52,7 +52,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     if not 1 <= args.seeds <= MAX_SEEDS:
         raise UsageError(f"--seeds must be between 1 and {MAX_SEEDS}, not {args.seeds}")
     if args.plot is not None:
-        from simulator.cli.plot import check_picture
+        from agent.cli.picture import check_picture
 
         check_picture(args.plot)  # before minutes have passed
     with progress_bar() as progress:

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from agent.errors import RuntimeUnavailable, UsageError
+from agent.cli.picture import pyplot_of
+from agent.errors import UsageError
 from simulator.faults import KINDS, Fault
 from simulator.profile import BASE, BoardProfile, load_profile
 from simulator.scenario.files import Scenario
@@ -29,18 +30,6 @@ UNITS = (
     ("seconds", 1.0, 0.0),
 )  # name, seconds, from this duration on
 MAX_LABEL, MAX_LINES = 40, 5
-
-
-def check_picture(path: Path) -> None:
-    """RuntimeUnavailable without matplotlib, UsageError for an unknown suffix or a missing folder."""
-    pyplot = pyplot_of()
-    figure = pyplot.figure()
-    kinds = figure.canvas.get_supported_filetypes()
-    pyplot.close(figure)
-    if path.suffix[1:].lower() not in kinds:
-        raise UsageError(f"cannot write {path}: its suffix must be one of {', '.join(sorted(kinds))}")
-    if not path.parent.is_dir():
-        raise UsageError(f"cannot write {path}: there is no folder {path.parent}; make it first")
 
 
 def plot(told: Values, scenario: Scenario, path: Path) -> None:
@@ -85,18 +74,6 @@ def plot(told: Values, scenario: Scenario, path: Path) -> None:
             raise UsageError(f"cannot write {path}: {error}") from error
         finally:
             pyplot.close(figure)
-
-
-def pyplot_of() -> Any:
-    """matplotlib without a screen. RuntimeUnavailable where it is not installed."""
-    try:
-        import matplotlib as mpl
-    except ImportError:
-        raise RuntimeUnavailable("--plot needs matplotlib: pip install 'overlaid[plot]'") from None
-    mpl.use("Agg")
-    from matplotlib import pyplot
-
-    return pyplot
 
 
 def _power(

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from agent.cli.picture import pyplot_of
 from agent.errors import UsageError
-from simulator.cli.plot import COLOURS, DPI, FAINT, INK, MORE_COLOURS, WIDTH_IN, pyplot_of
+from simulator.cli.plot import COLOURS, DPI, FAINT, INK, MORE_COLOURS, WIDTH_IN
 from simulator.evaluation.figures import Figures, Mean
 from simulator.evaluation.report import OURS, Report
 from simulator.evaluation.run import HINDSIGHT, ORACLE

@@ -21,7 +21,7 @@ Values = Mapping[str, Any]
 def run_and_report(path: Path, clock_name: str, picture: Path | None, as_json: bool) -> int:
     """``clock_name``: event or real. Raises ConfigError, RuntimeUnavailable (no matplotlib), UsageError."""
     if picture is not None:
-        from simulator.cli.plot import check_picture
+        from agent.cli.picture import check_picture
 
         check_picture(picture)  # before minutes have passed
     scenario = read_scenario(path)

@@ -210,12 +210,13 @@ def test_bench_without_a_meter_prints_the_table_and_says_why_there_is_no_picture
     assert "UsageError: nothing to draw" in err and "overlaid devices" in err
 
 
-def test_bench_into_a_file_of_no_known_kind_is_refused(
-    overlaid: Any, folders: Folders, tmp_path: Path
+@pytest.mark.parametrize("name", ["front.docx", "front", "nowhere/front.png"])
+def test_bench_into_a_file_that_cannot_be_is_refused_before_anything_is_measured(
+    overlaid: Any, folders: Folders, tmp_path: Path, name: str
 ) -> None:
-    with daemon(folders, {"bench": BENCH}):
-        code, _, err = overlaid("bench", "digits", "--plot", str(tmp_path / "front.docx"))
-    assert code == 2 and "UsageError: cannot write" in err
+    with daemon(folders, {"bench": BENCH}) as seen:
+        code, out, err = overlaid("bench", "digits", "--plot", str(tmp_path / name))
+    assert code == 2 and "UsageError: cannot write" in err and out == "" and seen == []
 
 
 @pytest.mark.parametrize("command", ["explain", "bench"])
