@@ -126,7 +126,8 @@ class Adaptation:
         look = adapt.Look(time.monotonic(), seen, power_w)
         self._state, outcome = adapt.step(self._state, demands, self._node(demands), look)
         self.outcome = outcome
-        sensor_news = undisturbed and self._sensor.seen(self._state.rest)
+        asked = undisturbed and not happened
+        sensor_news = asked and self._sensor.seen(power_w, self._state.rest)
         moves = {move.model: move for move in outcome.moves}
         plan_now = {p.model: self._sensor.noted(p, self._power_cap_w()) for p in outcome.plan.placed}
         self._replacer.ask(Task(name, move, plan_now[name]) for name, move in moves.items())

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 from agent.deploy.resources import Resources
 from agent.placement.demand import Placed
-from agent.placement.rest import Rest
+from agent.placement.rest import Rest, sensible
 
-BLIND_S = 3.0  # without a sensible reading; a look or two may miss one
+SILENT = 3  # looks in a row without a sensible reading; one or two may miss it
 NOTE = "no power meter answers: the cap is kept by what the node drew when it last did"
 
 
@@ -18,11 +18,14 @@ class Sensor:
     def __init__(self, res: Resources) -> None:
         self._res = res
         self.blind = False
+        self._silent = 0
 
-    def seen(self, rest: Rest) -> bool:
-        """After a look that asked the meters; whether they stopped to tell, or began again."""
-        blind = bool(self._res.meters) and rest.blind_s >= BLIND_S
-        if blind == self.blind or (not blind and rest.blind_s):
+    def seen(self, power_w: float | None, rest: Rest) -> bool:
+        """After a look that asked the meters, and took ``rest`` from them; whether they stopped to tell, or began
+        again. While other work keeps looks from asking, ``rest`` gets no news, for no fault of the meters."""
+        self._silent = 0 if sensible(power_w) else self._silent + 1
+        blind = bool(self._res.meters) and self._silent >= SILENT
+        if blind == self.blind or (not blind and (self._silent or rest.blind_s)):
             return False
         self.blind = blind
         watts = "" if rest.watts is None else f"; without models the node drew {rest.watts:.3g} W"
