@@ -81,4 +81,6 @@ def _coarse(sigma_w: float) -> float:
 
 
 def _stepped(before: float, now: float) -> float:
+    if abs(now - 1.0) <= SLOWDOWN_STEP / 2:
+        return 1.0  # well again: a step that stayed would bar what just fits its budget for good
     return before if abs(now - before) <= SLOWDOWN_STEP * before else round(now, 3)
