@@ -91,31 +91,35 @@ class Taken:
                 return False
         if overlay is not None and self.overlay[device] not in (None, overlay[1]):
             return False
-        longest, shortest = self.longest, self.shortest
-        return not (waits and any(longest[d] > bears or makes > shortest[d] for d, makes, bears in waits))
+        for where, makes, bears in waits:  # noqa: SIM110 (all() takes twice as long)
+            if self.longest[where] > bears or makes > self.shortest[where]:
+                return False
+        return True
 
     def take(self, option: Option) -> Before:
         """What ``undo`` needs to take it back, last in first out."""
         loss, cost, uses, device, hold_cost, hold_w, overlay, waits = option
         left, longest, shortest = self.left, self.longest, self.shortest
-        before_waits = tuple([(longest[where], shortest[where]) for where, _, _ in waits]) if waits else ()
-        before = self.hold_cost[device], self.hold_w[device], self.overlay[device], before_waits
+        before_waits: tuple[tuple[float, float], ...] = ()
+        cost_before, w_before = self.hold_cost[device], self.hold_w[device]
+        overlay_before = self.overlay[device]
         for resource, amount in uses:
             left[resource] -= amount
-        if hold_w > before[1]:
+        if hold_w > w_before:
             if self.power is not None:
-                left[self.power] -= hold_w - before[1]
+                left[self.power] -= hold_w - w_before
             self.hold_w[device] = hold_w
-        if hold_cost > before[0]:
-            self.cost += hold_cost - before[0]
+        if hold_cost > cost_before:
+            self.cost += hold_cost - cost_before
             self.hold_cost[device] = hold_cost
         if overlay is not None:
             self.overlay[device] = overlay[1]
         for where, makes, bears in waits:
+            before_waits += ((longest[where], shortest[where]),)
             longest[where], shortest[where] = max(longest[where], makes), min(shortest[where], bears)
         self.loss += loss
         self.cost += cost
-        return before
+        return cost_before, w_before, overlay_before, before_waits
 
     def undo(self, option: Option, before: Before) -> None:
         loss, cost, uses, device, _, _, _, waits = option

@@ -15,16 +15,20 @@ PATIENCE = 3  # steps without a better bound before they get shorter
 UNBOUNDED = 1e300
 
 
+Row = tuple[float, tuple[tuple[int, float], ...]]  # what is minimised, and uses
+
+
 class Entry(NamedTuple):
     """An option in one search: what it costs there, the loss beyond the model's least, its use of each resource as a
-    fraction of the capacity, its holding (``held_power`` as such a fraction), and on its own device how long it makes
-    others wait and can wait."""
+    fraction of the capacity (``plain``: without the loss), its holding (``held_power`` as such a fraction), and on its
+    own device how long it makes others wait and can wait."""
 
     value: float
     extra: int
     at: int
     option: Option
     uses: tuple[tuple[int, float], ...]
+    plain: tuple[tuple[int, float], ...]
     held: float
     held_power: float
     makes: float
@@ -45,13 +49,6 @@ class Prices(NamedTuple):
     def total(self) -> float:
         return sum(self.of)
 
-    def reduced(self, entry: Entry) -> float:
-        """Its value with what it uses."""
-        value = entry.value
-        for resource, amount in entry.uses:
-            value += self.of[resource] * amount
-        return value
-
 
 def entries_of(problem: Problem, by_cost: bool, spare: int) -> list[list[Entry]]:
     """The options that fit alone; with ``by_cost`` those that lose at most ``spare`` more than the least."""
@@ -65,6 +62,7 @@ def entries_of(problem: Problem, by_cost: bool, spare: int) -> list[list[Entry]]
             if extra > spare or any(a > capacity[r] * (1 + 1e-9) + 1e-9 for r, a in option.uses):
                 continue
             uses = tuple((r, a / capacity[r]) for r, a in option.uses if 0 < capacity[r] < UNBOUNDED)
+            plain = uses
             if extra:
                 uses = (*uses, (loss_at, extra / spare))
             held_power = 0.0
@@ -75,7 +73,7 @@ def entries_of(problem: Problem, by_cost: bool, spare: int) -> list[list[Entry]]
             for device, run, wait in option.waits:
                 if device == option.device:
                     makes, bears = run, wait
-            entries.append(Entry(value, extra, index, option, uses, held, held_power, makes, bears))
+            entries.append(Entry(value, extra, index, option, uses, plain, held, held_power, makes, bears))
         found.append(_undominated(entries))
     return found
 
@@ -141,64 +139,60 @@ def _calmer(one: Option, other: Option) -> bool:
 
 
 def relaxed(
-    problem: Problem,
-    entries: Sequence[Sequence[Entry]],
+    rows: Sequence[Sequence[Row]],
     goal: float,
     steps: int,
-    start: Prices | None,
-    settings: Sequence[DeviceSetting] | None = None,
-) -> tuple[Prices, float]:
-    """Prices with a good bound, and the bound; ``steps`` at most, and none when it reaches ``goal``."""
-    prices = start or Prices([0.0] * (len(problem.capacity) + 1), problem.power)
-    best, best_prices, pace, since = -UNBOUNDED, prices, 1.0, 0
-    for _ in range(steps):
-        bound, slope = _bound(entries, prices, settings)
+    start: Prices,
+    settings: Sequence[DeviceSetting] = (),
+) -> tuple[Prices, float, int]:
+    """Prices with a good bound, the bound, and after how many steps; ``steps`` at most, and none when it reaches
+    ``goal``."""
+    held, power_at = sum(setting.held for setting in settings), start.power_at
+    held_power = sum(setting.held_power for setting in settings)
+    best, best_of, of, pace, since, done = -UNBOUNDED, start.of, start.of, 1.0, 0, 0
+    while done < steps:
+        done += 1
+        bound, slope = _bound(rows, of)
+        bound += held
+        if power_at is not None:
+            bound += of[power_at] * held_power
+            slope[power_at] += held_power
         if bound > best + 1e-12:
-            best, best_prices, since = bound, prices, 0
+            best, best_of, since = bound, of, 0
+            if best >= goal:
+                break
         else:
             since += 1
             if since >= PATIENCE:
                 pace, since = pace / 2, 0
-        slope = [0.0 if g < 0 and price == 0 else g for g, price in zip(slope, prices.of, strict=True)]
-        norm = sum(g * g for g in slope)
-        if best >= goal or norm < 1e-18:
+        slope = [0.0 if g < 0 and price == 0 else g for g, price in zip(slope, of, strict=True)]
+        norm = sum([g * g for g in slope])
+        if norm < 1e-18:
             break
         step = pace * (goal - bound) / norm
-        prices = prices._replace(of=[max(0.0, p + step * g) for p, g in zip(prices.of, slope, strict=True)])
-    return best_prices, best
+        of = [max(0.0, p + step * g) for p, g in zip(of, slope, strict=True)]
+    return Prices(best_of, power_at), best, done
 
 
-def _bound(
-    entries: Sequence[Sequence[Entry]], prices: Prices, settings: Sequence[DeviceSetting] | None
-) -> tuple[float, list[float]]:
+def _bound(rows: Sequence[Sequence[Row]], of: Sequence[float]) -> tuple[float, list[float]]:
     """The bound at these prices, and by how much each resource's capacity is exceeded (as a fraction of it)."""
-    of = prices.of
     bound, slope = -sum(of), [-1.0] * len(of)
-    for options in entries:
-        least, pick = UNBOUNDED, options[0]
-        for entry in options:
-            value = entry.value
-            for r, amount in entry.uses:
+    for options in rows:
+        least, pick = UNBOUNDED, options[0][1]
+        for own, uses in options:
+            value = own
+            for r, amount in uses:
                 value += of[r] * amount
             if value < least:
-                least, pick = value, entry
+                least, pick = value, uses
         bound += least
-        for r, amount in pick.uses:
+        for r, amount in pick:
             slope[r] += amount
-    if settings is not None:
-        bound += sum(setting.held + prices.power * setting.held_power for setting in settings)
-        if prices.power_at is not None:
-            slope[prices.power_at] += sum(setting.held_power for setting in settings)
     return bound, slope
 
 
-def priced(
-    entries: Sequence[Sequence[Entry]], prices: Prices, room: float
-) -> list[list[tuple[float, Entry]]]:
-    """Entries with their reduced values, best first; without those that are over the model's best by ``room``."""
-    found = []
-    for options in entries:
-        reduced = [(prices.reduced(e), sum(a for _, a in e.uses), e.at, e) for e in options]
-        reduced.sort(key=lambda item: item[:3])
-        found.append([(value, e) for value, _, _, e in reduced if value - reduced[0][0] < room])
-    return found
+def reduced(value: float, uses: Sequence[tuple[int, float]], of: Sequence[float]) -> float:
+    """A value with what is used at these prices."""
+    for r, amount in uses:
+        value += of[r] * amount
+    return value

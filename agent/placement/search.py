@@ -1,24 +1,54 @@
-"""Branch and bound below Lagrangian bounds. Pure.
+"""Branch and bound below Lagrangian bounds, the most promising part first. Pure.
 
-First the devices are decided (in use or not, which overlay, how long runs there may be at most), then each model's
-option. A bound on what the models not yet decided cost: each takes its best option, where what an option uses of a
-resource is charged at that resource's price (its Lagrangian multiplier; Fisher, Management Science 1981). Good prices
-are found by subgradient steps with Polyak's step size.
+First it is decided which devices are in use, under which overlays; where the models' best would make each other late,
+how long runs there may be at most; then each model's option. What takes long is split by what holds a device, or by a
+model. A bound on what models cost: each takes its best option, where what an option uses of a resource is charged at
+that resource's price (its Lagrangian multiplier; Fisher, Management Science 1981). Good prices are found by subgradient
+steps with Polyak's step size. Where the least cost is searched, prices under which too much would be lost rule out as
+well.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from agent.placement.dive import Dive
 from agent.placement.greedy import settled
-from agent.placement.problem import EPSILON, Problem, Taken, value_of
-from agent.placement.relax import Entry, Prices, entries_of, priced, relaxed
-from agent.placement.usage import DeviceSetting, allowed, settings_of
+from agent.placement.problem import EPSILON, Problem, value_of
+from agent.placement.relax import Entry, Prices, Row, entries_of, reduced, relaxed
+from agent.placement.usage import (
+    ALL,
+    DeviceSetting,
+    Kept,
+    Split,
+    allowed,
+    bits,
+    forced,
+    held_split,
+    late_split,
+    needs,
+    settings_of,
+)
 
-LEAF = 20
-STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem, for one combination
-A_BOUND = 3  # what one combination of settings takes, as a multiple of trying an option
-AN_ENTRY = 0.3  # what looking at an entry once takes
+STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem, for a part
+QUOTA = 400  # options that are tried in a part before it is split
+SHARE = 0.1  # of the gap that a split by holding must close at least
+# What takes how long, as a multiple of trying an option: a better choice, a part, a combination, an entry.
+LEAF, A_PART, A_BOUND, AN_ENTRY = 100, 10, 2, 0.15
+
+
+class Part(NamedTuple):
+    """Entries by model, under devices' settings, with a lower bound and the prices to begin with (of cost, of loss).
+    ``tie`` makes the order certain."""
+
+    bound: float
+    tie: int
+    entries: Sequence[Sequence[Entry]]
+    combination: tuple[DeviceSetting, ...]
+    prices: Prices
+    losing: Prices
 
 
 class Search:
@@ -34,8 +64,9 @@ class Search:
         self._epsilon = EPSILON if self._by_cost else 0.5
         least = sum(min(option.loss for option in options) for options in problem.models)
         self._spare = 0 if most_loss is None else most_loss - least
+        self._parts: list[Part] = []
+        self._ties = 0
 
-    @property
     def _goal(self) -> float:
         return self._value - self._epsilon
 
@@ -46,128 +77,143 @@ class Search:
         entries = entries_of(self.problem, self._by_cost, self._spare)
         work = AN_ENTRY * sum(map(len, entries))
         steps = max(1, min(STEPS, int(self.nodes / (2 * work))))
-        prices, bound = relaxed(self.problem, entries, self._goal, steps, None)
-        self.tried += steps * work
-        if bound >= self._goal:
+        free = Prices([0.0] * (len(self.problem.capacity) + 1), self.problem.power)
+        prices, bound, done = relaxed(_rows(entries), self._goal(), steps, free)
+        self.tried += done * work
+        if bound >= self._goal():
             return
-        settings = settings_of(self.problem, entries)
-        for combination_bound, combination in self._combinations(entries, settings, prices):
-            if combination_bound >= self._goal:
+        self._combine(entries, prices)
+        while self._parts:
+            part = heapq.heappop(self._parts)
+            if part.bound >= self._goal():
                 break
-            if self.tried >= self.nodes or not self._within(entries, combination, prices):
+            if self.tried >= self.nodes or not self._within(part):
                 self.whole = False
                 break
 
-    def _combinations(
-        self, entries: Sequence[Sequence[Entry]], settings: Sequence[Sequence[DeviceSetting]], prices: Prices
-    ) -> list[tuple[float, tuple[DeviceSetting, ...]]]:
-        """Every device's setting with a lower bound of what they allow, the most promising first."""
-        nowhere: list[float] = []
-        tables: list[list[list[float]]] = [[[] for _ in of_device] for of_device in settings]
-        for options in entries:
-            reduced = [(prices.reduced(entry), entry) for entry in options]
-            nowhere.append(min((r for r, entry in reduced if entry.option.device < 0), default=1e300))
-            for device, (table, of_device) in enumerate(zip(tables, settings, strict=True)):
-                there = [(r, entry) for r, entry in reduced if entry.option.device == device]
-                for row, setting in zip(table, of_device, strict=True):
-                    row.append(min((r for r, entry in there if allowed(entry, setting)), default=1e300))
-        count = len(settings)
-        rest = [nowhere]  # the least on the devices to come
+    def _add(
+        self,
+        bound: float,
+        entries: Sequence[Sequence[Entry]],
+        combination: tuple[DeviceSetting, ...],
+        prices: Prices,
+        losing: Prices,
+    ) -> None:
+        if bound < self._goal() and all(entries):
+            self._ties += 1
+            heapq.heappush(self._parts, Part(bound, self._ties, entries, combination, prices, losing))
+
+    def _combine(self, entries: Sequence[Sequence[Entry]], prices: Prices) -> None:
+        """Every combination of the devices' settings that may allow something better becomes a part."""
+        settings = settings_of(self.problem, entries)
+        count, free = len(settings), prices._replace(of=[0.0] * len(prices.of))
+        nowhere = [[entry for entry in options if entry.option.device < 0] for options in entries]
+        lists = [
+            [
+                [
+                    [e for e in options if e.option.device == device and allowed(e, setting)]
+                    for options in entries
+                ]
+                for setting in of_device
+            ]
+            for device, of_device in enumerate(settings)
+        ]
+        tables = [[_least(there, prices) for there in of_device] for of_device in lists]
+        rest = [_least(nowhere, prices)]  # on the devices to come
         for table in reversed(tables):
             rest.append([min(column) for column in zip(rest[-1], *table, strict=True)])
         rest.reverse()
-        found: list[tuple[float, tuple[DeviceSetting, ...]]] = []
 
-        def extend(device: int, so_far: list[float], base: float, chosen: tuple[DeviceSetting, ...]) -> None:
+        def extend(device: int, so_far: list[float], base: float, chosen: tuple[int, ...]) -> None:
             self.tried += A_BOUND
             bound = base + sum(map(min, so_far, rest[device]))
-            if bound >= self._goal:
+            if bound >= self._goal():
                 return
             if device == count:
-                found.append((bound, chosen))
+                parts = [nowhere, *(of[at] for of, at in zip(lists, chosen, strict=True))]
+                together = [[e for there in of_model for e in there] for of_model in zip(*parts, strict=True)]
+                combination = tuple(of[at] for of, at in zip(settings, chosen, strict=True))
+                self._add(bound, together, combination, prices, free)
                 return
-            for setting, row in zip(settings[device], tables[device], strict=True):
+            for at, (setting, row) in enumerate(zip(settings[device], tables[device], strict=True)):
                 held = setting.held + prices.power * setting.held_power
-                extend(device + 1, list(map(min, so_far, row)), base + held, (*chosen, setting))
+                extend(device + 1, list(map(min, so_far, row)), base + held, (*chosen, at))
 
-        extend(0, nowhere, -prices.total, ())
-        found.sort(key=lambda item: item[0])
-        return found
+        extend(0, rest[-1], -prices.total, ())
 
-    def _within(
-        self, entries: Sequence[Sequence[Entry]], combination: tuple[DeviceSetting, ...], prices: Prices
-    ) -> bool:
-        """Search with the devices' settings given; False when the nodes are used up."""
-        chosen = [
-            [e for e in options if e.option.device < 0 or allowed(e, combination[e.option.device])]
-            for options in entries
-        ]
-        if not all(chosen):
+    def _within(self, part: Part) -> bool:
+        """Search a part, or split it; False when the nodes are used up."""
+        _, _, entries, combination, prices, losing = part
+        work = AN_ENTRY * sum(map(len, entries))
+        self.tried += A_PART + 2 * work
+        prices, bound, done = relaxed(_rows(entries), self._goal(), FEWER_STEPS, prices, combination)
+        self.tried += done * work
+        if bound >= self._goal():
             return True
-        prices, bound = relaxed(self.problem, chosen, self._goal, FEWER_STEPS, prices, combination)
-        self.tried += FEWER_STEPS * AN_ENTRY * sum(map(len, chosen))
-        if bound >= self._goal:
+        slack = 0.5
+        if self._spare:
+            rows = [[(float(entry.extra), entry.plain) for entry in options] for options in entries]
+            free = [setting._replace(held=0.0) for setting in combination]
+            losing, least, done = relaxed(rows, self._spare + 0.5, FEWER_STEPS, losing, free)
+            self.tried += done * work
+            slack += self._spare - least
+        kept = _kept(
+            entries, combination, prices, losing if self._spare else None, self._goal() - bound, slack
+        )
+        if not all(kept):
             return True
-        kept = priced(chosen, prices, self._goal - bound)
-        self._order = sorted(range(len(kept)), key=lambda m: (-_regret(kept[m]), m))
-        self._options = [kept[m] for m in self._order]
-        count = len(kept)
-        self._beyond, self._plain = [0.0] * (count + 1), [0.0] * (count + 1)
-        for k in range(count - 1, -1, -1):
-            self._beyond[k] = self._beyond[k + 1] + self._options[k][0][0]
-            self._plain[k] = self._plain[k + 1] + min(entry.value for _, entry in self._options[k])
-        self._choice = [0] * count
-        self._taken = Taken(self.problem)
-        start = bound - self._beyond[0]
-        return self._descend(0, start, 0.0, self._spare)
+        part = Part(bound + forced(kept, combination), 0, entries, combination, prices, losing)
+        if part.bound >= self._goal():
+            return True
+        split = late_split(kept, len(combination))
+        if split is not None:
+            self._halve(part, kept, split)
+            return True
+        return self._dive(part, kept, slack)
 
-    def _descend(self, k: int, reduced: float, value: float, spare: int) -> bool:
-        """False when the nodes are used up."""
-        if k == len(self._order):
-            self._found(tuple(self._choice), value)
-            return True
-        if self._hopeless(k, reduced):
-            return True
-        taken, by_cost, beyond, plain = self._taken, self._by_cost, self._beyond[k + 1], self._plain[k + 1]
-        hold_cost, model = taken.hold_cost, self._order[k]
-        for priced_at, entry in self._options[k]:
-            goal = self._value - self._epsilon
-            if reduced + priced_at + beyond >= goal:
-                return True
-            self.tried += 1
-            if self.tried > self.nodes:
-                return False
-            option, more = entry.option, value + entry.value
-            if by_cost and option.hold_cost > hold_cost[option.device]:
-                more += option.hold_cost - hold_cost[option.device]
-            if more + plain >= goal or entry.extra > spare or not taken.fits(option):
+    def _halve(self, part: Part, kept: Kept, split: Split) -> None:
+        device, combination = split.device, part.combination
+        for above, rise in ((False, split.less), (True, split.more)):
+            if part.bound + rise >= self._goal():
                 continue
-            self._choice[model] = entry.at
-            before = taken.take(option)
-            goes_on = self._descend(k + 1, reduced + priced_at, more, spare - entry.extra)
-            taken.undo(option, before)
-            if not goes_on:
-                return False
-        return True
+            entries = [[item[3] for item in options if split.keeps(item[3], above)] for options in kept]
+            setting = combination[device]
+            if above and split.by_hold:
+                setting = setting._replace(heavier=split.at)
+            elif above:
+                setting = setting._replace(over=split.at)
+            there = [entry for options in entries for entry in options if entry.option.device == device]
+            held = setting.with_held(there)
+            if held is not None:
+                now = (*combination[:device], held, *combination[device + 1 :])
+                self._add(part.bound + rise, entries, now, part.prices, part.losing)
 
-    def _hopeless(self, k: int, reduced: float) -> bool:
-        """Whether the best that fits of each model to come is not good enough."""
-        goal, fits, beyond = self._goal, self._taken.fits, self._beyond
-        for j in range(k, len(self._order)):
-            for priced_at, entry in self._options[j]:
-                if fits(entry.option):
-                    reduced += priced_at
-                    break
-            else:
-                return True
-            if reduced + beyond[j + 1] >= goal:
-                return True
-        return False
+    def _dive(self, part: Part, kept: Kept, slack: float) -> bool:
+        """Try options; what takes long when the least cost is searched is split instead."""
+        combination, prices = part.combination, part.prices
+        dive = Dive(self.problem, kept, self._by_cost, self._goal, self._found)
+        left = self.nodes - self.tried
+        most = min(left, QUOTA) if self._by_cost else left
+        base = sum(s.held + prices.power * s.held_power for s in combination) - prices.total
+        whole = dive.run(base, self._spare, slack, needs(combination), most)
+        self.tried += dive.tried
+        if whole or self.tried >= self.nodes:
+            return whole
+        split = held_split(kept, combination, prices.power, SHARE * (self._goal() - part.bound))
+        if split is not None:
+            self._halve(part, kept, split)
+            return True
+        regrets = [options[1][0] - options[0][0] if len(options) > 1 else -1.0 for options in kept]
+        model = regrets.index(max(regrets))
+        for few, rise in ((kept[model][:1], 0.0), (kept[model][1:], regrets[model])):
+            entries = [[item[3] for item in (few if m == model else kept[m])] for m in range(len(kept))]
+            self._add(part.bound + rise, entries, combination, prices, part.losing)
+        return True
 
     def _found(self, choice: tuple[int, ...], value: float) -> None:
         """A better choice, which replacing single options may make better still."""
         self.best, self._value = choice, value
-        self.tried += LEAF * len(choice)
+        self.tried += LEAF
         better = settled(self.problem, choice)
         if better != choice:
             loss, cost = value_of(self.problem, better)
@@ -175,6 +221,40 @@ class Search:
                 self.best, self._value = better, cost if self._by_cost else float(loss)
 
 
-def _regret(options: Sequence[tuple[float, Entry]]) -> float:
-    """What the second best costs more than the best."""
-    return options[1][0] - options[0][0] if len(options) > 1 else 1e300
+def _rows(entries: Sequence[Sequence[Entry]]) -> list[list[Row]]:
+    return [[(entry.value, entry.uses) for entry in options] for options in entries]
+
+
+def _least(entries: Sequence[Sequence[Entry]], prices: Prices) -> list[float]:
+    of = prices.of
+    return [min([reduced(e.value, e.uses, of) for e in options], default=ALL) for options in entries]
+
+
+def _kept(
+    entries: Sequence[Sequence[Entry]],
+    combination: Sequence[DeviceSetting],
+    prices: Prices,
+    losing: Prices | None,
+    room: float,
+    slack: float,
+) -> Kept:
+    """Without entries whose reduced value is over the model's best by ``room``, or whose reduced loss by ``slack``."""
+    kept = []
+    for options in entries:
+        values = [reduced(entry.value, entry.uses, prices.of) for entry in options]
+        losses = [0.0] * len(options)
+        if losing is not None:
+            losses = [reduced(float(entry.extra), entry.plain, losing.of) for entry in options]
+        least, lost = min(values), min(losses)
+        found = [
+            (value, entry.at, loss - lost, entry)
+            for value, loss, entry in zip(values, losses, options, strict=True)
+            if value - least < room and loss - lost < slack
+        ]
+        found.sort(key=_rank)
+        kept.append([(value, loss, bits(entry, combination), entry) for value, _, loss, entry in found])
+    return kept
+
+
+def _rank(item: tuple[float, int, float, Entry]) -> tuple[float, int]:
+    return item[:2]

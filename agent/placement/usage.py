@@ -1,28 +1,59 @@
-"""How a device can be used as a whole: the first thing that the search decides. Pure."""
+"""How devices are used as a whole, and where to split a problem by that. Pure."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 from agent.placement.problem import Problem
 from agent.placement.relax import Entry
 
-LENGTHS = (4, 2, 1)  # into which runs on a device are sorted: as many as leave
-COMBINATIONS = 400  # of the devices' settings at most, if that can be
+ALL = 1e300
+
+# By model, best first: (reduced value, reduced loss beyond the model's least, which needs of ``bits`` it meets, entry).
+Kept = Sequence[Sequence[tuple[float, float, int, Entry]]]
 
 
 class DeviceSetting(NamedTuple):
-    """Models are on the device (``used``), under ``overlay``, and the longest run there is ``over`` < it <= ``most``.
-    ``held``, ``held_power``: the least that holding takes then."""
+    """Models are on the device (``used``), under ``overlay``; a run there lasts longer than ``over``, and one that is
+    there needs more than ``heavier`` watts to be held. ``held``, ``held_power``: the least that holding takes then."""
 
     used: bool
     overlay: int | None = None
     over: float = -1.0
-    most: float = math.inf
+    heavier: float = -1.0
     held: float = 0.0
     held_power: float = 0.0
+
+    def with_held(self, there: Sequence[Entry]) -> DeviceSetting | None:
+        """With the least that holding takes where ``there`` can be; None when what must be there cannot."""
+        long = [entry for entry in there if entry.makes > self.over]
+        heavy = [entry for entry in there if entry.option.hold_w > self.heavier]
+        if not long or not heavy:
+            return None
+        held = max(min([entry.held for entry in of]) for of in (long, heavy))
+        power = max(min([entry.held_power for entry in of]) for of in (long, heavy))
+        return self._replace(held=held, held_power=power)
+
+
+class Split(NamedTuple):
+    """The longest run on a device (or the watts that hold it) is at most ``at``, or more; either half is ``less`` or
+    ``more`` worse."""
+
+    device: int
+    by_hold: bool
+    at: float
+    less: float
+    more: float
+
+    def keeps(self, entry: Entry, above: bool) -> bool:
+        """Whether the entry is in that half."""
+        if entry.option.device != self.device:
+            return True
+        if self.by_hold:
+            return above or entry.option.hold_w <= self.at
+        # What cannot bear the longest run can only be the longest itself.
+        return entry.makes > self.at or entry.bears > self.at if above else entry.makes <= self.at
 
 
 def settings_of(problem: Problem, entries: Sequence[Sequence[Entry]]) -> list[list[DeviceSetting]]:
@@ -32,45 +63,110 @@ def settings_of(problem: Problem, entries: Sequence[Sequence[Entry]]) -> list[li
         for entry in options:
             if entry.option.device >= 0:
                 there[entry.option.device].append(entry)
-    for lengths in LENGTHS:
-        settings = [_of_device(found, lengths) for found in there]
-        if math.prod(map(len, settings)) <= COMBINATIONS:
-            break
-    return settings
+    return [_of_device(found) for found in there]
 
 
-def allowed(entry: Entry, setting: DeviceSetting) -> bool:
-    """Whether the entry may be on a device of its setting; also by what it waits for and makes others wait."""
-    option = entry.option
-    if not setting.used or (option.overlay is not None and option.overlay[1] != setting.overlay):
-        return False
-    if entry.makes > setting.most:
-        return False
-    # What cannot bear the longest run can only be the longest itself.
-    return entry.bears > setting.over or entry.makes > setting.over
-
-
-def _of_device(there: Sequence[Entry], lengths: int) -> list[DeviceSetting]:
-    found = [DeviceSetting(False)]
+def _of_device(there: Sequence[Entry]) -> list[DeviceSetting]:
     overlays: list[int | None] = [
         *sorted({entry.option.overlay[1] for entry in there if entry.option.overlay is not None})
     ]
-    if there and not overlays:
-        overlays = [None]
-    for overlay in overlays:
-        for over, most in _lengths(there, lengths):
-            setting = DeviceSetting(True, overlay, over, most)
-            under = [entry for entry in there if allowed(entry, setting)]
-            if under:
-                held, power = min(e.held for e in under), min(e.held_power for e in under)
-                found.append(setting._replace(held=held, held_power=power))
+    found = [DeviceSetting(False)]
+    for overlay in overlays or [None]:
+        setting = DeviceSetting(True, overlay)
+        held = setting.with_held([entry for entry in there if allowed(entry, setting)])
+        if held is not None:
+            found.append(held)
     return found
 
 
-def _lengths(there: Sequence[Entry], lengths: int) -> list[tuple[float, float]]:
-    if all(entry.bears == math.inf for entry in there):
-        return [(-1.0, math.inf)]
-    runs = sorted({entry.makes for entry in there})
-    ends = [runs[round(i * (len(runs) - 1) / lengths)] for i in range(1, lengths)]
-    ends = sorted(set(ends) - {runs[-1]})
-    return list(zip([-1.0, *ends], [*ends, math.inf], strict=True))
+def allowed(entry: Entry, setting: DeviceSetting) -> bool:
+    """Whether the entry may be on a device of its setting."""
+    overlay = entry.option.overlay
+    return setting.used and (overlay is None or overlay[1] == setting.overlay)
+
+
+def bits(entry: Entry, combination: Sequence[DeviceSetting]) -> int:
+    """What must be on its device that it is: two bits a device, for the longest run and the heaviest holding."""
+    device = entry.option.device
+    if device < 0:
+        return 0
+    setting = combination[device]
+    return ((entry.makes > setting.over) + 2 * (entry.option.hold_w > setting.heavier)) << 2 * device
+
+
+def needs(combination: Sequence[DeviceSetting]) -> int:
+    """Every bit that something must have."""
+    return sum(3 << 2 * device for device, setting in enumerate(combination) if setting.used)
+
+
+def forced(kept: Kept, combination: Sequence[DeviceSetting]) -> float:
+    """What it takes at least that some model is where one must be. Models differ by device, so this adds up."""
+    total = 0.0
+    for device, setting in enumerate(combination):
+        if setting.used:
+            total += max(
+                min(_first(options, lambda item: bool(item[2] & bit)) for options in kept)  # noqa: B023
+                for bit in (1 << 2 * device, 2 << 2 * device)
+            )
+    return total
+
+
+def late_split(kept: Kept, devices: int) -> Split | None:
+    """The best split of a device on which the models' best would make each other late."""
+    return max(_late_splits(kept, devices), key=_worth, default=None)
+
+
+def held_split(kept: Kept, combination: Sequence[DeviceSetting], price: float, least: float) -> Split | None:
+    """The best split of a device that takes more to be held by the models' best than is reckoned with, if both halves
+    are worse by ``least``. ``price``: of power."""
+    found = max(_held_splits(kept, combination, price), key=_worth, default=None)
+    return None if found is None or _worth(found) <= least else found
+
+
+def _worth(split: Split) -> float:
+    return min(split.less, split.more)
+
+
+def _late_splits(kept: Kept, devices: int) -> Iterator[Split]:
+    for device in range(devices):
+        there = [options[0][3] for options in kept if options[0][3].option.device == device]
+        longest = max([entry.makes for entry in there], default=0.0)
+        for at in {max(entry.bears, entry.makes) for entry in there if entry.bears < longest}:
+            if at < longest:
+                split = Split(device, False, at, 0.0, 0.0)
+                yield split._replace(less=_rise(kept, split, False), more=_rise(kept, split, True))
+
+
+def _held_splits(kept: Kept, combination: Sequence[DeviceSetting], price: float) -> Iterator[Split]:
+    for device, setting in enumerate(combination):
+        picks = [options[0][3] for options in kept if options[0][3].option.device == device]
+        heaviest = max([entry.option.hold_w for entry in picks], default=0.0)
+        there = [item[3] for options in kept for item in options if item[3].option.device == device]
+        for at in sorted({entry.option.hold_w for entry in there if entry.option.hold_w < heaviest}):
+            above = [entry for entry in there if entry.option.hold_w > at]
+            held = min(entry.held for entry in above) - setting.held
+            power = min(entry.held_power for entry in above) - setting.held_power
+            split = Split(device, True, at, 0.0, max(0.0, held) + price * max(0.0, power))
+            if split.more > 0:
+                yield split._replace(less=_rise(kept, split, False))
+
+
+def _rise(kept: Kept, split: Split, above: bool) -> float:
+    """By how much the best of each model in that half are worse."""
+    device, keeps = split.device, split.keeps
+    return sum(
+        _first(options, lambda item: keeps(item[3], above))
+        for options in kept
+        if options[0][3].option.device == device
+    )
+
+
+def _first(
+    options: Sequence[tuple[float, float, int, Entry]],
+    wanted: Callable[[tuple[float, float, int, Entry]], bool],
+) -> float:
+    """How much worse than the best the first one is that is wanted."""
+    for item in options:
+        if wanted(item):
+            return item[0] - options[0][0]
+    return ALL
