@@ -57,6 +57,8 @@ class Bench:
             "candidate": None if now.shed else to_jsonable(now.candidate),
             "devices": devices_shown(demands, node, {}),
             "threads": node.threads,
+            "power_cap_w": node.power_cap_w,
+            "rest_w": node.rest_w,
         }
 
     def _serving(self, model: str) -> Placement:
@@ -75,7 +77,7 @@ def remeasured(placement: Placement, found: list[Measurement], failed: list[Verd
     for candidate in sorted({*fresh, *why, *before}, key=str):
         old = before.get(candidate) or Verdict(candidate, False, "measured just now")
         if candidate in fresh:
-            keep = fresh[candidate]
+            keep = _with_energy(fresh[candidate], old.measurement)
             if old.measurement is not None and old.measurement.max_batch > 1:
                 keep = replace(
                     keep, max_batch=old.measurement.max_batch, batch_gain=old.measurement.batch_gain
@@ -87,4 +89,19 @@ def remeasured(placement: Placement, found: list[Measurement], failed: list[Verd
             verdicts.append(old)
     return replace(
         placement, verdicts=tuple(sorted(verdicts, key=lambda v: (not v.chosen, str(v.candidate))))
+    )
+
+
+def _with_energy(fresh: Measurement, old: Measurement | None) -> Measurement:
+    """A busy node may hide what a run draws; what was measured before holds then."""
+    if fresh.joules is not None or old is None or old.joules is None:
+        return fresh
+    return replace(
+        fresh,
+        joules=old.joules,
+        joules_sigma=old.joules_sigma,
+        energy=old.energy,
+        holding_w=old.holding_w,
+        rest_w=old.rest_w,
+        load_j=old.load_j,
     )
