@@ -16,7 +16,13 @@ REST_W = 3.0
 
 
 def measurement(candidate: Candidate, ms: float, joules: float | None, **more: Any) -> Measurement:
-    values: dict[str, Any] = {"load_s": 0.2, "memory_mb": 10.0, "holding_w": 0.0, "load_j": 0.2, "accuracy": 0.9} | more
+    values: dict[str, Any] = {
+        "load_s": 0.2,
+        "memory_mb": 10.0,
+        "holding_w": 0.0,
+        "load_j": 0.2,
+        "accuracy": 0.9,
+    } | more
     energy = "missing" if joules is None else "measured"
     return Measurement(
         candidate, 500, ms, ms, 1.2 * ms, 0.99, joules=joules, energy=energy, joules_sigma=0.0, **values
