@@ -84,12 +84,26 @@ def _planned(state: State, demands: tuple[Demand, ...], node: Node) -> Planned:
         return before
     held = plan([only(demand, {demand.incumbent}) for demand in demands], node)
     best, late = plan(demands, node), frozenset[str]()
+    tried = [_slow_allowed(d, state) if best.of(d.model).candidate is None else d for d in demands]
+    if any(one is not other for one, other in zip(tried, demands, strict=True)):
+        best = plan(tried, node)
     stays = broken & {d.model for d in demands if best.of(d.model).candidate == d.incumbent}
     if stays:
         away = plan([_without_incumbent(d, state) if d.model in stays else d for d in demands], node)
         if all(rank(away.of(p.model)) <= (MET if p.model in stays else rank(p)) for p in best.placed):
             best, late = away, stays
     return Planned(demands, node, broken, best, held, late, state.time)
+
+
+def _slow_allowed(demand: Demand, state: State) -> Demand:
+    """Where it was too slow when it was tried it is better than nowhere."""
+    slow = {
+        Verdict(candidate, False, bar.why)
+        for (model, candidate), bar in state.bars.items()
+        if candidate and model == demand.model and bar.passing
+    }
+    left = tuple(verdict for verdict in demand.failed if verdict not in slow)
+    return demand if len(left) == len(demand.failed) else replace(demand, failed=left)
 
 
 def _without_incumbent(demand: Demand, state: State) -> Demand:

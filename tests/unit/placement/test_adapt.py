@@ -271,6 +271,22 @@ def test_what_a_meter_shows_of_loads_is_not_the_rest() -> None:
     assert world.state.rest.watts == pytest.approx(REST_W, abs=0.05)
 
 
+def test_who_was_too_slow_there_when_it_was_tried_goes_there_rather_than_nowhere() -> None:
+    world = World(demand(latency_ms=20.0, incumbent=GPU), cap_w=6.0)
+    assert world.run(20) == []
+    world.state = failed(world.state, "digits", CPU, "took 20 x the profiled time when it was tried", True)
+    world.other_w = 2.2
+    assert devices(world.run(8)) == ["cpu"]
+
+
+def test_who_cannot_be_loaded_there_is_shed_when_the_cap_is_broken() -> None:
+    world = World(demand(latency_ms=20.0, incumbent=GPU), cap_w=6.0)
+    assert world.run(20) == []
+    world.state = failed(world.state, "digits", CPU, "GoldenMismatch: other numbers")
+    world.other_w = 2.2
+    assert devices(world.run(8)) == [""]
+
+
 def test_while_the_cap_is_broken_what_loads_quickly_bridges() -> None:
     slow = replace(LEAN, load_s=5.0, load_j=1e6)  # keeps budget and cap, but takes long to load
     world = World(demand(latency_ms=20.0, incumbent=GPU, measurements=(SLOW, FAST, slow)), cap_w=6.0)
