@@ -38,7 +38,7 @@ async def measured(
     progress: Progress,
 ) -> Measured:
     """PROFILING: every candidate in a worker; of the one that is likely to be chosen, whether runs that answer several
-    requests pay.
+    requests pay (not where that would make others on a GPU or an FPGA late).
 
     ``running``: the model's placement so far, whose worker is loaded meanwhile. Raises GoldenMismatch when no candidate
     computes what the packer promised: the package or the runtimes are broken.
@@ -48,12 +48,24 @@ async def measured(
         raise GoldenMismatch(one_line(errors[0]))
     name, incumbent = package.manifest.name, incumbent_of(running)
     newcomer = demands.demand(name, budget, found, failed, incumbent, instances)
-    likely = admit(newcomer).of(name)
-    if likely.measurement is not None and not likely.missed:
+    planned = admit(newcomer)
+    likely = planned.of(name)
+    if likely.measurement is not None and not likely.missed and not _beside_others(res, planned, name):
         batched = await measure_batches(res, package, budget, likely.measurement)
         measurements = (batched if m is likely.measurement else m for m in newcomer.measurements)
         newcomer = replace(newcomer, measurements=tuple(measurements))
     return Measured(newcomer, tuple(errors))
+
+
+def _beside_others(res: Resources, planned: Plan, name: str) -> bool:
+    """Whether others run where one run follows another, on a GPU or an FPGA: long runs would make them late."""
+    device = planned.of(name).candidate
+    kind = next((d.kind for d in res.board.devices if device is not None and d.id == device.device), "")
+    return kind != "cpu" and any(
+        other.model != name and other.candidate is not None and device is not None
+        and other.candidate.device == device.device
+        for other in planned.placed
+    )  # fmt: skip
 
 
 def incumbent_of(placement: Placement | None) -> Candidate | None:

@@ -85,3 +85,17 @@ def test_no_batches_where_they_cannot_be_are_of_no_use_or_take_too_long(tmp_path
             assert "requests in a run" not in status.why and serving(rig).max_batch == 1
 
         play(tmp_path / str(number), scenario, Source([package]), StandInPool(batch_times=times))
+
+
+def test_batches_are_not_tried_where_another_model_would_wait_for_them(tmp_path: Path) -> None:
+    free = [make_package("1.0.0", model=name, devices=("gpu",), batch=-1) for name in ("one", "two")]
+
+    async def scenario(rig: Rig) -> None:
+        rig.want((free[0], "1.0.0"))
+        await rig.settled()
+        rig.want((free[0], "1.0.0"), (free[1], "1.0.0"))
+        await rig.settled()
+        batches = {name: worker.spec.max_batch for name, worker in rig.pool.routes.items()}
+        assert batches == {"one": 4, "two": 1}
+
+    play(tmp_path, scenario, Source(free), StandInPool(batch_times=PAYS), board=GPU_BOARD)
