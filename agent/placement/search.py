@@ -36,7 +36,7 @@ STEPS, FEWER_STEPS = 30, 10  # of the subgradient method: for the whole problem,
 QUOTA = 400  # options that are tried in a part before it is split
 SHARE = 0.1  # of the gap that a split by holding must close at least
 # What takes how long, as a multiple of trying an option: a better choice, a part, a combination, an entry.
-LEAF, A_PART, A_BOUND, AN_ENTRY = 100, 10, 2, 0.15
+LEAF, A_PART, A_BOUND, AN_ENTRY = 100, 20, 4, 0.15
 
 
 class Part(NamedTuple):
@@ -76,6 +76,7 @@ class Search:
             return
         entries = entries_of(self.problem, self._by_cost, self._spare)
         work = AN_ENTRY * sum(map(len, entries))
+        self.tried += 5 * work
         steps = max(1, min(STEPS, int(self.nodes / (2 * work))))
         free = Prices([0.0] * (len(self.problem.capacity) + 1), self.problem.power)
         prices, bound, done = relaxed(_rows(entries), self._goal(), steps, free)
@@ -162,8 +163,8 @@ class Search:
         )
         if not all(kept):
             return True
-        part = Part(bound + forced(kept, combination), 0, entries, combination, prices, losing)
-        if part.bound >= self._goal():
+        part = Part(bound, 0, entries, combination, prices, losing)
+        if bound + forced(kept, combination) >= self._goal():
             return True
         split = late_split(kept, len(combination))
         if split is not None:

@@ -9,7 +9,7 @@ from agent.placement.greedy import greedy, pushed, settled
 from agent.placement.problem import Problem, value_of
 from agent.placement.search import Search
 
-NODES = 2000  # for ten models with twelve candidates each at most about 10 ms
+NODES = 2500  # for ten models with twelve candidates each at most about 10 ms
 PUSHES = 4000  # steps of looking for a good start
 
 

@@ -104,11 +104,20 @@ def forced(kept: Kept, combination: Sequence[DeviceSetting]) -> float:
     total = 0.0
     for device, setting in enumerate(combination):
         if setting.used:
-            total += max(
-                min(_first(options, lambda item: bool(item[2] & bit)) for options in kept)  # noqa: B023
-                for bit in (1 << 2 * device, 2 << 2 * device)
-            )
+            total += max(_rise_of_bit(kept, 1 << 2 * device), _rise_of_bit(kept, 2 << 2 * device))
     return total
+
+
+def _rise_of_bit(kept: Kept, bit: int) -> float:
+    least = ALL
+    for options in kept:
+        for item in options:
+            if item[2] & bit:
+                least = min(least, item[0] - options[0][0])
+                break
+        if least <= 0:
+            break
+    return least
 
 
 def late_split(kept: Kept, devices: int) -> Split | None:
