@@ -142,7 +142,7 @@ class _Measuring:
         """As kept, completed or measured."""
         key, rate_hz, gate = self._key(candidate), self._budget.rate_hz, self._gate()
         known = None if self._again else self._kept.get(key)
-        if known is None or cache.lacks_energy(known.closed, bool(self._res.meters)):
+        if known is None or cache.lacks_energy(known.closed, bool(self._res.meters), time.time()):
             found = await _measure(self._res, self._package, candidate, rate_hz, gate)
             found = replace(found, closed=self._here(found.closed))
         elif not cache.opens_anew(known.open, rate_hz):

@@ -22,16 +22,17 @@ class Statuses(Protocol):
 class Quiet:
     """Called, says that no model in service misses its budget, or is about to, for what happens since this was made.
 
-    ``budgets``: of the models in service, by name. Who was late before must get twice as late to be a witness.
+    ``budgets``: of the models in service, by name. Who was late before must get twice as late to be a witness,
+    or as late again as is left.
     """
 
     def __init__(
         self, pool: Statuses, budgets: Mapping[str, Budget], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._pool, self._budgets, self._clock = pool, budgets, clock
+        shares = {model: _late_share(pool.status(model), budget) for model, budget in budgets.items()}
         self._allowed = {
-            model: max(ALLOWED, 2 * _late_share(pool.status(model), budget))
-            for model, budget in budgets.items()
+            model: max(ALLOWED, min(2 * share, (1 + share) / 2)) for model, share in shares.items()
         }
 
     def __call__(self) -> bool:

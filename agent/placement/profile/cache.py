@@ -12,6 +12,7 @@ from agent.types import BoardInfo, Candidate, Measurement
 TAGS = frozenset({"measured", "estimated", "simulated", "missing"})
 FASTER = 1.05  # rates above the open loop's by more are another load,
 SLOWER = 0.25  # and below it by more leave other gaps
+AGAIN_S = 600.0  # until energy that is missing is measured again
 MAX_FIGURE = 1e9  # of ms, MB, J and W: nothing sensible is larger
 
 
@@ -102,9 +103,10 @@ def _sensible(value: float) -> bool:
     return 0 <= value <= MAX_FIGURE  # NaN is not
 
 
-def lacks_energy(m: Measurement, has_meters: bool) -> bool:
-    """The node has learnt to measure power since."""
-    return has_meters and m.energy == "missing"
+def lacks_energy(m: Measurement, has_meters: bool, now: float) -> bool:
+    """It may be measured now, in Unix seconds; not at once again, since the meters may have told then, but too little,
+    and each try disturbs what serves."""
+    return has_meters and m.energy == "missing" and not 0 <= now - m.measured < AGAIN_S
 
 
 def opens_anew(opened: OpenLoop | None, rate_hz: float) -> bool:

@@ -17,7 +17,7 @@ from agent.deploy.resources import Resources, Settings
 from agent.errors import DeviceLost, OverlaidError, StoreError
 from agent.package.store import Store
 from agent.package.verify import VerifiedPackage
-from agent.placement.profile import Profile
+from agent.placement.profile import Profile, cache
 from agent.telemetry.writer import Telemetry
 from agent.trust import keyring
 from agent.types import (
@@ -212,10 +212,15 @@ def test_another_rate_opens_the_loop_anew_and_measures_nothing_else(node: Node) 
     play(scenario)
 
 
-def test_energy_that_was_missing_is_measured_when_there_are_meters(node: Node) -> None:
+def test_energy_that_was_missing_is_measured_later_when_there_are_meters(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def scenario() -> None:
         await node.measure()
         node.meters = (Meter(),)
+        await node.measure()
+        assert node.started == []
+        monkeypatch.setattr(cache, "AGAIN_S", 0.0)
         await node.measure()
         assert sorted(node.started) == ["cpu", "gpu0"]
 

@@ -55,6 +55,15 @@ def test_who_was_late_before_must_get_later() -> None:
     assert not quiet()
 
 
+def test_who_was_late_most_of_the_time_is_noticed_still() -> None:
+    pool = Pool(late=600, digits=(99.5, 50.0))  # by what was measured before, maybe
+    quiet = Quiet(pool, {"digits": BUDGET}, lambda: 100.0)
+    pool.late = 790
+    assert quiet()
+    pool.late = 810
+    assert not quiet()
+
+
 def test_who_answered_nothing_is_not_late() -> None:
     quiet = Quiet(pool := Pool(digits=(99.5, None)), {"digits": BUDGET}, lambda: 100.0)
     assert quiet()

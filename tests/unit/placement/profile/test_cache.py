@@ -95,8 +95,14 @@ def test_a_clock_that_was_ahead_when_it_was_measured_does_no_harm() -> None:
 
 def test_energy_is_missed_only_where_it_can_be_measured_now() -> None:
     missing = replace(MEASURED, energy="missing")
-    assert lacks_energy(missing, True)
-    assert not lacks_energy(missing, False) and not lacks_energy(MEASURED, True)
+    assert lacks_energy(missing, True, 2e9)
+    assert not lacks_energy(missing, False, 2e9) and not lacks_energy(MEASURED, True, 2e9)
+
+
+def test_energy_that_could_not_be_measured_is_not_tried_again_at_once() -> None:
+    missing = replace(MEASURED, energy="missing")
+    assert not lacks_energy(missing, True, missing.measured + 60)
+    assert lacks_energy(missing, True, missing.measured - 1e6)  # a clock that was ahead then
 
 
 @pytest.mark.parametrize(
