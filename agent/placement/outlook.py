@@ -8,10 +8,10 @@ from typing import Literal
 
 from agent.placement.demand import Demand, Node, Plan
 from agent.placement.plan import decided
+from agent.placement.solve import NODES
 from agent.placement.ways import SIGMAS, finite
 from agent.types import Candidate
 
-NODES = 1000  # of each search: an outlook is not worth more
 MANY = 16  # models, beyond which the others are taken to stay where they are
 HALVINGS = 6
 NEAR = 0.01  # a threshold is known well enough
