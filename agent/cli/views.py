@@ -9,6 +9,7 @@ from typing import Any
 from agent.cli.output import one_cell, print_table, print_wrapped
 
 Values = Mapping[str, Any]
+LEAST_SHOWN = 5e-7
 
 
 def show_status(snapshot: Values) -> None:
@@ -206,7 +207,7 @@ def number(value: float | None) -> str | None:
     """Three significant digits, without an exponent."""
     if value is None:
         return None
-    if value == 0:
+    if abs(value) < LEAST_SHOWN:
         return "0"
     return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}" if abs(value) >= 0.001 else f"{value:.6f}"
 

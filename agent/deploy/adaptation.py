@@ -250,6 +250,12 @@ class Adaptation:
                 node = replace(node, rest_w=outcome.node.rest_w, rest_sigma_w=outcome.node.rest_sigma_w)
         return demands, node
 
+    def as_planned(self) -> tuple[tuple[Demand, ...], Node]:
+        """``as_seen``, without the candidates that are left alone for now."""
+        demands, node = self.as_seen()
+        out = {demand.model: demand.failed for demand in self.outcome.demands} if self.outcome else {}
+        return tuple(replace(d, failed=out.get(d.model, d.failed)) for d in demands), node
+
     @property
     def slowdown_sigmas(self) -> Mapping[str, float]:
         """How uncertain each device's slowdown is."""

@@ -237,7 +237,7 @@ class Manager:
         placement = self.placement(model)
         if placement is None:
             raise UsageError(f"{model} has no placement on this node; see: overlaid models")
-        demands, node = self._adaptation.as_seen()
+        demands, node = self._adaptation.as_planned()
         sigmas = self._adaptation.slowdown_sigmas
         work = explaining.explained(placement, demands, node, sigmas, self._power_w(), self._res.board.meters)
         return await work

@@ -55,7 +55,7 @@ def test_quantities_that_are_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(None, None), (0.0, "0"), (0.00012, "0.000120"), (1.23456, "1.23"), (12345.6, "12346")],
+    [(None, None), (0.0, "0"), (1e-9, "0"), (0.00012, "0.000120"), (1.23456, "1.23"), (12345.6, "12346")],
 )
 def test_numbers_are_short(value: float | None, text: str | None) -> None:
     assert number(value) == text

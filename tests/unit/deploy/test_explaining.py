@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import bench, placing
+from agent.deploy import adaptation, bench, placing
 from agent.errors import UsageError
 from agent.types import Budget
 from tests.unit.deploy.figures import REST_W, by_the, runs_of
@@ -44,6 +45,30 @@ def test_a_decision_is_explained_among_the_others(tmp_path: Path) -> None:
         assert any("cap" in each["text"] for each in told["outlook"])
         with pytest.raises(UsageError, match="overlaid models"):
             await rig.manager.explain("nothing")
+
+    run(tmp_path, scenario)
+
+
+def test_what_could_not_take_over_is_out_of_the_plan_that_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, {A: QUICK})
+        await rig.settled()
+        want(rig, {A: QUICK}, cap_w=REST_W + 0.8)
+        await rig.settled()
+        assert devices(rig) == {A: "cpu"}
+        rig.pool.wrong_on.add("gpu")
+        want(rig, {A: QUICK}, cap_w=None)
+        await rig.settled()
+        assert devices(rig) == {A: "cpu"}
+        await asyncio.sleep(10 * adaptation.LOOK_S)
+        told = await rig.manager.explain(A)
+        assert "GoldenMismatch" in told["placement"]["reason"]
+        ((missed, watts),) = [(m["missed"], told["plan"]["watts"]) for m in told["models"]]
+        assert "p99 8 ms > 1.5 ms" in missed and watts == pytest.approx(REST_W + 0.5)
 
     run(tmp_path, scenario)
 
