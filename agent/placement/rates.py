@@ -10,6 +10,7 @@ QUICK_S = 2.0  # of what tells that it is not
 PROMISE_S = 1.0  # of counting that the budget's rate is worth before anything is seen
 CHANGED = 2.5  # standard deviations between the two: another rate
 STEP = 0.1  # of the rate that is planned with: less is no reason to plan again
+SURE = 3.1  # standard deviations below the estimate: there is a thousandth
 SIGMAS = 2.0  # of the estimate's own noise: nor is that
 
 
@@ -49,6 +50,13 @@ class Load:
         noise = math.sqrt(rate * share / (2 * seconds))  # of Poisson arrivals
         near = abs(rate - self.planned_hz) <= max(STEP * self.planned_hz, SIGMAS * noise)
         return Load(rate, quick, self.planned_hz if near else rate, time, counted_s)
+
+    @property
+    def surely_hz(self) -> float:
+        """What the rate is at least, but for a chance in a thousand, if arrivals are Poisson; in steps as what plans go
+        by."""
+        counted_s = PROMISE_S + min(self.seconds, 2 * MEMORY_S)
+        return max(0.0, self.planned_hz - SURE * math.sqrt(max(self.planned_hz, 0.0) / counted_s))
 
     @property
     def doubted(self) -> Load:

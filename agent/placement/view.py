@@ -35,7 +35,7 @@ def as_seen(state: State, demands: Sequence[Demand], node: Node) -> tuple[tuple[
     if rest_w is not None and node.power_cap_w is None:
         rest_w = round(rest_w, 1)  # decides nothing
     elif rest_w is not None:
-        rest_w, sigma_w = rest_w + _beyond_w(seen), _coarse(_known_sigma(state, seen, node))
+        rest_w, sigma_w = rest_w + _beyond_w(state, seen), _coarse(_known_sigma(state, seen, node))
     return seen, replace(node, devices=devices, rest_w=rest_w, rest_sigma_w=sigma_w)
 
 
@@ -53,11 +53,12 @@ def _as_seen(state: State, demand: Demand, lost: Container[str], rate_hz: float 
     return replace(demand, rate_hz=rate_hz, incumbent=incumbent, failed=(*demand.failed, *out))
 
 
-def _beyond_w(seen: Sequence[Demand]) -> float:
-    """What requests beyond the promised rates draw where the models are: the node's cap holds for them, too."""
+def _beyond_w(state: State, seen: Sequence[Demand]) -> float:
+    """What requests beyond the promised rates draw where the models are: the node's cap holds for them, too. Only what
+    is surely beyond: to leave a device for the chance of arrivals costs more than it keeps."""
     watts = 0.0
     for demand in seen:
-        beyond_hz = (demand.rate_hz or 0.0) - BEYOND * demand.budget.rate_hz
+        beyond_hz = state.loads[demand.model].surely_hz - BEYOND * demand.budget.rate_hz
         here = next((m for m in demand.measurements if m.candidate == demand.incumbent), None)
         if here is not None and beyond_hz > 0:
             watts += beyond_hz * (joules_of(here) or 0.0)

@@ -67,3 +67,13 @@ def test_it_is_never_less_than_nothing(counts: list[tuple[int, float]], promised
         load = load.counted(count, time)
         for each in (load.rate_hz, load.quick_hz, load.planned_hz, load.doubted.planned_hz):
             assert math.isfinite(each) and each >= 0
+
+
+def test_what_is_surely_asked_is_less_than_what_seems_to_be() -> None:
+    load = Load.promised(10.0, 0.0)
+    for second in range(1, 4):
+        load = load.counted(16, float(second))  # by chance, or more than was promised
+    assert load.surely_hz < 11.0 < load.planned_hz
+    for second in range(4, 60):
+        load = load.counted(16, float(second))
+    assert 13.0 < load.surely_hz < 16.0
