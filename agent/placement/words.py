@@ -170,8 +170,12 @@ class _Told:
 
     def _unkept(self, way: Way, missed: str) -> str:
         node, rate_hz = self.setting.node, self.model.demand.budget.rate_hz
+        rest_w, cap_w = node.rest_w or 0.0, node.power_cap_w or 0.0
+        rest = f"{rest_w:.4g} W"
+        if cap_w >= rest_w:
+            rest = f"at most {rest_w + SIGMAS * (finite(node.rest_sigma_w) or 0.0):.4g} W (95%)"
         text = (
-            f"the node's cap {node.power_cap_w:g} W is below its rest of {node.rest_w:.4g} W, so nothing keeps it; "
+            f"the node's cap {cap_w:g} W is below its rest of {rest}, so nothing keeps it; "
             f"least draw, {way.draw_w + held_w(way.m):.3g} W at {rate_hz:g}/s"
         )
         return f"{text}; {missed} is missed" if missed else text

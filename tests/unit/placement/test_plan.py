@@ -396,6 +396,13 @@ def test_a_cap_below_the_nodes_rest_sheds_nobody() -> None:
     )
 
 
+def test_a_cap_within_the_uncertainty_of_the_rest_is_said_to_be() -> None:
+    found = plan([Demand("a", BUDGET, (SLOW,), incumbent=FP32)], replace(capped(4.1), rest_sigma_w=0.1))
+    assert found.of("a").reason.startswith(
+        "the node's cap 4.1 W is below its rest of at most 4.164 W (95%), so nothing keeps it; least draw"
+    )
+
+
 def test_the_cap_is_for_all_models_together() -> None:
     demands = [Demand(name, TIGHT, (FAST, MIDDLE, SLOW), incumbent=GPU) for name in "ab"]
     # Both on the FPGA would hold it once: 4 + 0.8 + 2 x 0.06 W.
