@@ -256,7 +256,11 @@ class Replacer:
             return
         text = f"bridged by {placed.candidate} while {device} takes {overlay}"
         new = replace(replaced(old, placed, time.time()), reason=text)
-        worker = await self._started(new)
+        try:
+            worker = await self._started(new)
+        except UNWELL as error:  # which says nothing of the device that another overlay is wanted on
+            self._lost.lose(new.candidate.device, error)
+            raise DeployError(f"{name} could not be bridged: {error.name}: {one_line(error)}") from error
         self._persist(name, new)
         try:
             before = await self._res.pool.route(name, worker)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from agent.deploy import adaptation, placing
-from agent.errors import ModelLoadError
+from agent.errors import DeviceLost, ModelLoadError
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -27,8 +27,14 @@ ONE, TWO = OverlayRef("npu", 1, 16), OverlayRef("npu-small", 1, 8)
 NPU = (BackendInfo("npu", "1", ("npu",)),)
 CPU = DeviceInfo("cpu", "cpu", "a CPU", (BackendInfo("program", "1", ("npu",)),), parallel=4)
 BOARD = BoardInfo("sim", True, (CPU, DeviceInfo("fpga", "fpga", "logic", NPU, overlays=(ONE, TWO))))
-FIGURES = {"cpu": (8.0, 0.2, 0.0), "fpga": (2.0, 0.005, 0.5), "w fpga": (2.0, 0.010, 0.5)}
+FIGURES = {
+    "cpu": (8.0, 0.2, 0.0),
+    "fpga": (2.0, 0.005, 0.5),
+    "w fpga": (2.0, 0.010, 0.5),
+    "gpu": (8.0, 0.2, 0.0),
+}
 QUICK, EASY = Budget(5.0, 10.0), Budget(20.0, 10.0)
+VERSIONS = (("1.0.0", ONE), ("1.1.0", TWO))
 BUDGETS = {"one": EASY, "two": replace(QUICK, priority=1)}
 
 
@@ -122,6 +128,36 @@ def test_a_newer_version_that_fails_after_the_bridge_leaves_the_old_one_there_un
         assert devices(rig)["one"] in ("cpu", "fpga") and len(rig.pool.alive) == 1
 
     play(tmp_path, scenario, Source([FIRST, NEWER]), board=BOARD)
+
+
+def test_a_bridge_whose_device_turns_out_to_be_lost_is_none(tmp_path: Path) -> None:
+    gpu = DeviceInfo("gpu", "gpu", "a GPU", CPU.backends)
+    board = replace(BOARD, devices=(gpu, *BOARD.devices[1:]))
+    old, new = (program("one", version, overlay, ("gpu", "fpga")) for version, overlay in VERSIONS)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, (old, EASY))
+        await rig.settled()
+        start, tries = rig.pool.start, 0
+
+        async def failing(spec: Any) -> Any:
+            nonlocal tries
+            if spec.candidate.device == "gpu":
+                tries += 1
+                if tries > 1:  # measured once
+                    raise DeviceLost("it fell off the bus")
+            return await start(spec)
+
+        rig.pool.start = failing  # type: ignore[method-assign]
+        rig.revision += 1
+        model = DesiredModel("one", "1.1.0", new.digest, EASY)
+        rig.journal.accept_desired("lab/n1", DesiredState(rig.revision, 1.0, 1e10, (model,)))
+        rig.manager.reconcile()
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "fell off the bus" in status.why
+        assert set(rig.manager.lost_devices) == {"gpu"} and devices(rig) == {"one": "fpga"}
+
+    play(tmp_path, scenario, Source([old, new]), board=board)
 
 
 def test_a_newcomer_takes_the_fpga_after_who_was_there_has_left(tmp_path: Path) -> None:
