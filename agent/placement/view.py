@@ -14,6 +14,7 @@ from agent.placement.ways import SIGMAS, joules_of
 from agent.types import Verdict
 
 SLOWDOWN_STEP = 0.03  # of a slowdown: less is no reason to plan again, nor to think the device changed
+AS_PROFILED = 0.05  # of a slowdown: runs on a device that is well differ by as much from those profiled
 BEYOND = 1.1  # times the promised rate: what is more is not noise
 COARSE = 1.25  # factor between steps of a standard deviation
 MODELS_A_SECOND = 5.0  # whose rates are looked at again, so that plans for many do not keep the node busy
@@ -82,6 +83,6 @@ def _coarse(sigma_w: float) -> float:
 
 
 def _stepped(before: float, now: float) -> float:
-    if abs(now - 1.0) <= SLOWDOWN_STEP / 2:
+    if abs(now - 1.0) <= AS_PROFILED:
         return 1.0  # well again: a step that stayed would bar what just fits its budget for good
     return before if abs(now - before) <= SLOWDOWN_STEP * before else round(now, 3)

@@ -215,6 +215,14 @@ def test_who_is_late_goes_back_only_to_what_is_quicker() -> None:
         assert verify(world.state, "digits", GPU, z, world.now)[1] == quick
 
 
+def test_runs_within_what_profiles_differ_by_are_no_slowdown() -> None:
+    world = World(demand(latency_ms=24.5))  # the CPU's bound is 24 ms
+    world.slow = {"cpu": 1.04}
+    assert world.run(60) == []
+    world.slow = {"cpu": 1.2}
+    assert devices(world.run(10)) == ["gpu"]
+
+
 def test_batches_are_no_slowdown() -> None:
     batched = replace(SLOW, max_batch=8, batch_gain=4.0)  # 8 requests take the time of two
     state = State()
