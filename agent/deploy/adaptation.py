@@ -27,7 +27,7 @@ from agent.errors import DeployError
 from agent.placement import adapt, plan
 from agent.placement.demand import Demand, Node, Placed, Plan
 from agent.serving.events import PoolEvent
-from agent.types import Candidate, Placement
+from agent.types import Candidate, Placement, Verdict
 
 log = logging.getLogger("deploy")
 LOOK_S = 1.0
@@ -250,11 +250,10 @@ class Adaptation:
                 node = replace(node, rest_w=outcome.node.rest_w, rest_sigma_w=outcome.node.rest_sigma_w)
         return demands, node
 
-    def as_planned(self) -> tuple[tuple[Demand, ...], Node]:
-        """``as_seen``, without the candidates that are left alone for now."""
-        demands, node = self.as_seen()
-        out = {demand.model: demand.failed for demand in self.outcome.demands} if self.outcome else {}
-        return tuple(replace(d, failed=out.get(d.model, d.failed)) for d in demands), node
+    @property
+    def out(self) -> Mapping[str, tuple[Verdict, ...]]:
+        """By model, the candidates that are out at the last look, those among them that are left alone for a while."""
+        return {demand.model: demand.failed for demand in self.outcome.demands} if self.outcome else {}
 
     @property
     def slowdown_sigmas(self) -> Mapping[str, float]:

@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from agent.placement import plan
 from agent.placement.demand import Demand, DeviceState, Node, Plan
 from agent.placement.limits import MAX_UTILISATION
 from agent.placement.outlook import outlook
-from agent.types import Measurement, Placement, to_jsonable
+from agent.types import Measurement, Placement, Verdict, to_jsonable
 
 
 async def explained(
     placement: Placement,
     demands: Sequence[Demand],
+    out: Mapping[str, tuple[Verdict, ...]],
     node: Node,
     sigmas: Mapping[str, float],
     power_w: float | None,
     meters: Sequence[str],
 ) -> dict[str, Any]:
-    """``demands`` on ``node``: as they are seen. ``sigmas``: of devices' slowdowns. ``meters``: rails by name."""
+    """``demands`` on ``node``: as they are seen; ``out``: candidates that are left alone now, by model. ``sigmas``: of
+    devices' slowdowns. ``meters``: rails by name."""
     model = placement.model
     now: Plan | None = None
     thresholds: tuple[Any, ...] = ()
     if any(demand.model == model for demand in demands):
         now = await asyncio.to_thread(plan.plan, demands, node)
+        if any(now.of(demand.model).candidate != demand.incumbent for demand in demands):
+            # What is left alone matters. Where it does not, it would come into its own when something else is lost.
+            demands = [replace(demand, failed=out.get(demand.model, demand.failed)) for demand in demands]
+            now = await asyncio.to_thread(plan.plan, demands, node)
         thresholds = await asyncio.to_thread(outlook, demands, node, now, model)
     return {
         "placement": {

@@ -237,10 +237,10 @@ class Manager:
         placement = self.placement(model)
         if placement is None:
             raise UsageError(f"{model} has no placement on this node; see: overlaid models")
-        demands, node = self._adaptation.as_planned()
-        sigmas = self._adaptation.slowdown_sigmas
-        work = explaining.explained(placement, demands, node, sigmas, self._power_w(), self._res.board.meters)
-        return await work
+        adaptation, meters = self._adaptation, self._res.board.meters
+        demands, node = adaptation.as_seen()
+        power_w, sigmas = self._power_w(), adaptation.slowdown_sigmas
+        return await explaining.explained(placement, demands, adaptation.out, node, sigmas, power_w, meters)
 
     def outcome(self, deployment_id: int) -> Deployment | None:
         """A deployment by id while it is its model's newest."""

@@ -73,6 +73,28 @@ def test_what_could_not_take_over_is_out_of_the_plan_that_is_explained(
     run(tmp_path, scenario)
 
 
+def test_what_is_left_alone_for_now_is_where_a_model_goes_when_its_device_is_lost(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, {A: QUICK})
+        await rig.settled()
+        rig.pool.wrong_on.add("cpu")
+        want(rig, {A: QUICK}, cap_w=REST_W + 0.8)
+        await rig.settled()
+        rig.pool.wrong_on.clear()
+        want(rig, {A: QUICK}, cap_w=None)
+        await rig.settled()
+        await asyncio.sleep(10 * adaptation.LOOK_S)
+        told = await rig.manager.explain(A)
+        assert told["placement"]["candidate"]["device"] == "gpu"
+        assert "v on cpu if gpu is lost" in [each["text"] for each in told["outlook"]]
+
+    run(tmp_path, scenario)
+
+
 def test_what_is_shed_runs_nowhere(tmp_path: Path) -> None:
     async def scenario(rig: Rig) -> None:
         budgets = {A: replace(QUICK, priority=2), B: QUICK}
