@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.placement.bars import barred
+from agent.placement.bars import barred, uncapped
 from agent.placement.decide import decided
 from agent.placement.demand import Demand, Node
 from agent.placement.look import Look, Move, Outcome, Planned, Seen, State
@@ -30,6 +30,8 @@ def step(state: State, demands: Sequence[Demand], node: Node, look: Look) -> tup
     """
     given = tuple(sorted(demands, key=lambda demand: demand.model))
     state = _timed_out(watched(state, given, node, look))
+    if _cap_rose(state, node):
+        state = replace(state, bars=uncapped(state.bars, state.time))
     planned = _planned(state, *as_seen(state, given, node))
     state, outcome = decided(Scene.of(replace(state, planned=planned), planned, given, node, look))
     return replace(state, told=(given, node)), outcome
@@ -73,6 +75,11 @@ def _timed_out(state: State) -> State:
         if asked.candidate is not None and state.time > asked.until:
             state = failed(state, model, asked.candidate, "did not take over in time")
     return state
+
+
+def _cap_rose(state: State, node: Node) -> bool:
+    before_w = state.told[1].power_cap_w if state.told else None
+    return before_w is not None and (node.power_cap_w is None or node.power_cap_w > before_w)
 
 
 def _planned(state: State, demands: tuple[Demand, ...], node: Node) -> Planned:

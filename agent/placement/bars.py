@@ -18,13 +18,14 @@ CALM = 10.0  # after so many times its last bar a candidate begins with the firs
 @dataclass(frozen=True, slots=True)
 class Bar:
     """``until`` then; ``forgotten``: when it counts no more; ``tries``: how often in a row it failed.
-    ``passing``: for a cause that may pass unseen."""
+    ``passing``: for a cause that may pass unseen; ``cap``: it was left for the cap's sake."""
 
     until: float
     forgotten: float
     tries: int
     why: str
     passing: bool
+    cap: bool = False
 
 
 Bars = Mapping[
@@ -41,12 +42,14 @@ def barred(
     least_s: float = 0.0,
     passing: bool = False,
     paid: bool = False,
+    cap: bool = False,
 ) -> Bars:
     """With one more, of ``least_s`` at least. ``paid``: the candidate is only wanted for its energy."""
     before = bars.get((model, candidate))
     tries = 1 + (before.tries if before is not None and time < before.forgotten else 0)
     seconds = max(least_s, min(MOST_S, FIRST_S if paid else FIRST_S * 2 ** min(tries - 1, 10)))
-    return {**bars, (model, candidate): Bar(time + seconds, time + (1 + CALM) * seconds, tries, why, passing)}
+    bar = Bar(time + seconds, time + (1 + CALM) * seconds, tries, why, passing, cap)
+    return {**bars, (model, candidate): bar}
 
 
 def lifted(bars: Bars, time: float) -> Bars:
@@ -55,3 +58,8 @@ def lifted(bars: Bars, time: float) -> Bars:
         key: replace(bar, until=min(bar.until, time), tries=0) if bar.passing else bar
         for key, bar in bars.items()
     }
+
+
+def uncapped(bars: Bars, time: float) -> Bars:
+    """The cap has risen: what was left for its sake is open at once."""
+    return {key: replace(bar, until=min(bar.until, time)) if bar.cap else bar for key, bar in bars.items()}

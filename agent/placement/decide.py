@@ -151,7 +151,8 @@ def _asked(scene: Scene, best: Plan, why: Mapping[str, str]) -> tuple[State, tup
             if model in scene.planned.late:
                 bars = barred(bars, model, left, f"left: {trigger}", scene.time, LATE_S)
             elif scene.over_cap or scene.held(model):
-                bars = barred(bars, model, left, f"left: {trigger}", scene.time, passing=not scene.over_cap)
+                cap = bool(scene.over_cap)
+                bars = barred(bars, model, left, f"left: {trigger}", scene.time, passing=not cap, cap=cap)
     return replace(scene.state, asked=asked, bars=bars), in_turn(steps)
 
 

@@ -256,6 +256,17 @@ def test_a_rest_that_grows_over_the_cap_moves_within_two_looks() -> None:
     assert when <= 2 and where == "cpu" and "over the cap 4.2 W" in why
 
 
+def test_who_left_for_the_caps_sake_goes_back_when_it_rises() -> None:
+    world = World(demand(latency_ms=20.0, incumbent=GPU), cap_w=4.2)
+    world.run(20)
+    world.other_w = 0.5
+    assert devices(world.run(3)) == ["cpu"]
+    world.cap(4.1)
+    assert world.look(0.1, quiet=True).moves == ()
+    world.cap(6.0)
+    assert [m.candidate for m in world.look(0.1, quiet=True).moves] == [GPU]
+
+
 def test_a_glitch_of_the_meter_moves_nothing() -> None:
     world = World(demand(latency_ms=20.0, incumbent=GPU), cap_w=4.2)
     world.run(30)
