@@ -28,6 +28,7 @@ from agent.deploy.journal import Journal
 from agent.deploy.manager import Manager
 from agent.deploy.resources import Resources, Settings
 from agent.devices.board import open_board
+from agent.devices.machine import power_mode
 from agent.devices.probe import probe_board
 from agent.errors import ConfigError
 from agent.hal import PowerMeter
@@ -167,8 +168,9 @@ class Daemon:
         )
         keys = keyring(PublicKey.parse(text) for text in config.trust.package_keys)
         resources = Resources(
-            self.store, self.pool, self.journal, self.telemetry, keys, board, tuple(meters), settings
-        )
+            self.store, self.pool, self.journal, self.telemetry, keys, board, tuple(meters), settings,
+            power_mode if board.name == "local" else None,
+        )  # fmt: skip
         return Manager(
             resources,
             str(self.node),

@@ -108,6 +108,7 @@ class _Measuring:
     ) -> None:
         self._res, self._package, self._budget = res, package, budget
         self._running, self._quiet, self._again = running, quiet, again
+        self._board = res.board_now
         self._began, self._limit_s = time.monotonic(), TIME_SHARE * res.settings.phase_timeout_s
         self._kinds = {device.id: device.kind for device in res.board.devices}
         self._kept: dict[Key, Profile] = {}
@@ -198,7 +199,7 @@ class _Measuring:
 
     def _key(self, candidate: Candidate) -> Key:
         settings = self._res.settings
-        return Key.of(self._package.digest, candidate, self._res.board, settings.threads)
+        return Key.of(self._package.digest, candidate, self._board, settings.threads)
 
     def _device_of(self, kind: str, candidate: Candidate) -> str:
         """Where a part of a composite run is done."""

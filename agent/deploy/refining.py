@@ -58,7 +58,10 @@ class Refining:
         return self._refined(placement, measured, served.counted)
 
     def _refined(self, placement: Placement, measured: Measurement, counted: Histogram) -> Placement | None:
-        key = Key.of(placement.digest, placement.candidate, self._res.board, self._res.settings.threads)
+        board = self._res.board_now
+        if board != self._res.board:  # in which power mode it was measured is not known
+            return None
+        key = Key.of(placement.digest, placement.candidate, board, self._res.settings.threads)
         try:
             kept = dict(self._res.journal.profiles.of(placement.model)).get(key)
         except StoreError as error:

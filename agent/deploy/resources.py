@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,7 +67,7 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """The rooms that a deployment drives."""
+    """The rooms that a deployment drives. ``power_mode``: of the machine, now; None where that does not change."""
 
     store: Store
     pool: Pool
@@ -77,3 +77,9 @@ class Resources:
     board: BoardInfo
     meters: Sequence[PowerMeter]
     settings: Settings
+    power_mode: Callable[[], str] | None = None
+
+    @property
+    def board_now(self) -> BoardInfo:
+        """``board`` in the power mode that the machine is in now; somebody may have set another since it was probed."""
+        return self.board if self.power_mode is None else replace(self.board, power_mode=self.power_mode())

@@ -69,6 +69,7 @@ class Node:
     pool: StandInPool = field(default_factory=StandInPool)
     phase_timeout_s: float = 5.0
     run_s: dict[str, float] = field(default_factory=dict)
+    power_mode: str | None = None  # set by somebody while the node runs
 
     def __post_init__(self) -> None:
         self.started: list[str] = []
@@ -103,7 +104,7 @@ class Node:
         settings = Settings("local", self.folder, 1, 1 << 20, 256, 0.05, 0.02, 5.0, self.phase_timeout_s)
         return Resources(
             self.store, self.pool, self.journal, self.telemetry, keyring([KEY.public]), self.board,  # type: ignore[arg-type]
-            self.meters, settings,
+            self.meters, settings, None if self.power_mode is None else lambda: str(self.power_mode),
         )  # fmt: skip
 
     async def package(self, package: Any) -> VerifiedPackage:
@@ -182,6 +183,19 @@ def test_profiles_of_other_conditions_do_not_count(node: Node, change: dict[str,
         node.board = BOARD
         await node.measure()
         assert node.started == []  # both are kept
+
+    play(scenario)
+
+
+def test_a_power_mode_that_is_set_while_the_node_runs_counts(node: Node) -> None:
+    async def scenario() -> None:
+        await node.measure()
+        node.power_mode = "7W"
+        await node.measure()
+        assert sorted(node.started) == ["cpu", "gpu0"]
+        node.power_mode = "15W"
+        await node.measure()
+        assert node.started == []
 
     play(scenario)
 

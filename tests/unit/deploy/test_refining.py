@@ -46,7 +46,10 @@ class Node:
     def __init__(self, folder: Path) -> None:
         self.now = 50.0
         self.journal = Journal(folder / "state.db")
-        res: Any = SimpleNamespace(journal=self.journal, board=BOARD, settings=SimpleNamespace(threads=1))
+        self.res = SimpleNamespace(
+            journal=self.journal, board=BOARD, board_now=BOARD, settings=SimpleNamespace(threads=1)
+        )
+        res: Any = self.res
         self.refining = Refining(res, lambda: self.now)
 
     def serve(self, placed: Placement, *told: Histogram, slowdown: float = 1.0) -> Placement | None:
@@ -62,6 +65,13 @@ class Node:
 @pytest.fixture
 def node(tmp_path: Path) -> Node:
     return Node(tmp_path)
+
+
+def test_runs_in_a_power_mode_that_was_set_meanwhile_refine_nothing(node: Node) -> None:
+    node.journal.profiles.keep("digits", KEY, Profile(MEASURED))
+    node.res.board_now = replace(BOARD, power_mode="7W")
+    assert node.serve(placement(), *[runs(100)] * 10) is None
+    assert node.journal.profiles.of("digits") == [(KEY, Profile(MEASURED))]
 
 
 def test_runs_in_service_refine_the_profile_and_the_placement(node: Node) -> None:
