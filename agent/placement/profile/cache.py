@@ -64,12 +64,9 @@ class Key:
             fields = json.loads(text)
         except RecursionError as error:
             raise ValueError("not a profile's key") from error
-        if not (
-            isinstance(fields, list) and len(fields) == 8 and all(isinstance(f, str) for f in fields[:7])
-        ):
+        if not (isinstance(fields, list) and [type(field) for field in fields] == [str] * 7 + [int]):
             raise ValueError("not a profile's key")
-        digest, variant, backend, device, runtime, board, power_mode, threads = fields
-        return cls(digest, variant, backend, device, runtime, board, power_mode, int(threads))
+        return cls(*fields)
 
 
 def trouble_with(profile: Profile, candidate: Candidate) -> str:
