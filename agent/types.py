@@ -262,11 +262,11 @@ class Measurement:
     ``confidence`` says how sure (0..1). ``open_p99_ms``: that of the open loop at the budget's rate, where it was run.
     ``joules`` is what a run costs above the loaded model's idling, ``joules_sigma`` its standard error, ``holding_w``
     what keeping it loaded costs, ``load_j`` what loading it took, and ``rest_w`` what the node drew without it.
-    ``energy`` tags them: "measured", "estimated", "simulated" or "missing" (then they are None). ``max_batch``: requests
-    that one run may answer, because that pays; ``batch_gain``: requests answered in the same time, as a multiple, when
-    runs of more than one do so best; None where that was not measured. ``parts``: mean ms of a run on each device that
-    a composite placement uses; empty when all is on the candidate's. ``overlay``: what must be on the FPGA for it.
-    ``measured``: Unix seconds; 0 when not known.
+    ``energy`` tags them: "measured", "estimated", "simulated" or "missing" (then they are None). ``max_batch``: how
+    many requests one run may answer, because that pays; ``batch_gain``: requests answered in the same time, as a
+    multiple, when runs of more than one do so best; None where that was not measured. ``parts``: mean ms of a run on
+    each device that a composite placement uses; empty when all is on the candidate's. ``overlay``: what must be on the
+    FPGA for it. ``measured``: Unix seconds; 0 when not known.
     """
 
     candidate: Candidate

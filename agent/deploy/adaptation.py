@@ -26,6 +26,7 @@ from agent.deploy.tally import Tally
 from agent.errors import DeployError
 from agent.placement import adapt, plan
 from agent.placement.demand import Demand, Node, Placed, Plan
+from agent.placement.solve import THOROUGH
 from agent.serving.events import PoolEvent
 from agent.types import Candidate, Placement, Verdict
 
@@ -195,7 +196,7 @@ class Adaptation:
     def admit(self, newcomer: Demand) -> Plan:
         """Where everybody would run with a newcomer, or a new version. Its own part says whether it may come."""
         demands, node = self.as_seen(newcomer)
-        return plan.plan(demands, node)
+        return plan.plan(demands, node, nodes=THOROUGH)
 
     def pushed(self, newcomer: Demand, planned: Plan) -> Placed | None:
         """A model of no lower priority that would be served worse than now with the newcomer, if there is one."""

@@ -9,7 +9,9 @@ from agent.placement.greedy import greedy, pushed, settled
 from agent.placement.problem import Problem, value_of
 from agent.placement.search import Search
 
-NODES = 2500  # for ten models with twelve candidates each at most about 10 ms
+# For ten models with twelve candidates each: at most about 10 ms, which a look each second may take,
+NODES = 1000
+THOROUGH = 12_000  # and about 50 ms, for what happens now and then
 PUSHES = 4000  # steps of looking for a good start
 
 

@@ -11,7 +11,8 @@ inference than ours, or miss, shed or exceed the cap more, by more than chance, 
 others are named. ``baselines_beaten_in_time``: the same with joules per inference in time: an answer that is too late
 is none. ``look_ms``: processor time of a look while models serve, mean.
 
-``plan_p99_ms``: processor time of a plan for 10 models with 12 candidates each, on random nodes.
+``plan_p99_ms``: processor time of a plan for 10 models with 12 candidates each, on random nodes; of each, the
+shortest of three.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+from agent.placement.demand import Demand, Node
 from agent.placement.plan import plan
 from simulator.evaluation.figures import figures, key_of, quantile, recoveries
 from simulator.evaluation.policies import POLICIES
@@ -35,6 +37,7 @@ from tests.unit.placement.instances import random_instance
 SEEDS = 10
 INSTANCES = 400
 MODELS, CANDIDATES = 10, 12
+TRIES = 3  # of which the shortest counts: what else the machine does is not the planner's
 
 
 def measure() -> Mapping[str, Figure]:
@@ -86,10 +89,14 @@ def _plan_ms() -> list[float]:
     taken = []
     for seed in range(INSTANCES):
         demands, node = random_instance(MODELS, CANDIDATES, seed)
-        started = time.process_time()
-        plan(demands, node)
-        taken.append(1e3 * (time.process_time() - started))
+        taken.append(min(_one_plan_ms(demands, node) for _ in range(TRIES)))
     return taken
+
+
+def _one_plan_ms(demands: Sequence[Demand], node: Node) -> float:
+    started = time.process_time()
+    plan(demands, node)
+    return 1e3 * (time.process_time() - started)
 
 
 if __name__ == "__main__":

@@ -63,7 +63,7 @@ def compare(loaded: LoadedProgram, golden: FunctionalEngine, seed: int) -> None:
     (source,) = program.inputs
     inputs = {source.name: np.random.default_rng(seed).random(source.concrete(), np.float32)}
     got = execute(program, inputs, lambda step, given: loaded.run(step, given).outputs, no_part)
-    wanted = execute(program, inputs, lambda step, given: golden.run(step, given), no_part)
+    wanted = execute(program, inputs, golden.run, no_part)
     assert got.keys() == wanted.keys()
     for name in got:
         np.testing.assert_array_equal(got[name], wanted[name])
