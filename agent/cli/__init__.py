@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, Us
 
 EXIT_CODES: dict[type[OverlaidError], int] = {UsageError: WRONG_USAGE, DaemonNotRunning: DAEMON_DOWN}
 GROUP = "overlaid.commands"
+NEGATIVE = re.compile(r"-\.?[0-9]")
 HELP = {"sim": "boards without hardware: scenarios, faults, many nodes"}
 
 
@@ -73,7 +75,7 @@ def _add_installed(commands: Commands[argparse.ArgumentParser], first: str | Non
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Exit codes: 0 done, 1 it failed (reason on stderr), 2 wrong usage, 3 the daemon is down,
     130 interrupted."""
-    argv = sys.argv[1:] if argv is None else argv
+    argv = _joined(sys.argv[1:] if argv is None else argv)
     first = argv[0] if argv else None
     try:
         args = build_parser(with_fleet=first == "fleet", first=first).parse_args(argv)
@@ -90,6 +92,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _joined(argv: Sequence[str]) -> list[str]:
+    """``--value -20C`` as ``--value=-20C``: argparse takes a quantity that begins with a minus for an option."""
+    joined: list[str] = []
+    for text in argv:
+        if joined and re.fullmatch(r"--[a-z0-9-]+", joined[-1]) and NEGATIVE.match(text):
+            joined[-1] += f"={text}"
+        else:
+            joined.append(text)
+    return joined
 
 
 def _way_out(error: OSError) -> str:

@@ -329,3 +329,14 @@ def test_paths_that_the_system_refuses_are_told_in_a_line(
     config.write_text(f'[paths]\nstate = "{tmp_path}/{"x" * 300}"\nruntime = "{tmp_path}"\n')
     assert main([*command, "--config", str(config)]) in {1, 3}
     assert "too long" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--rate", "-1/s"), ("--power", "-.5W"), ("--latency-p99", "-20ms")]
+)
+def test_a_negative_quantity_is_refused_as_one(
+    option: str, text: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["deploy", str(tmp_path), option, text])
+    assert f"argument {option}: '{text}' is not a" in capsys.readouterr().err
