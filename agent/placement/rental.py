@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from agent.placement.rest import drawn_w
-from agent.placement.ways import held_w, joules_of
+from agent.placement.ways import MOST, held_w, joules_of
 from agent.types import Candidate, Measurement
 
 HYSTERESIS = 0.05  # of what is drawn now: a saving below that is none
@@ -115,7 +115,7 @@ def _holding_w(now: Mapping[str, Measurement], moved: Mapping[str, Measurement])
 
 def load_j(m: Measurement) -> float:
     """What loading it costs: as measured, else as if the device was busy for as long."""
-    known = m.load_j is not None and 0 <= m.load_j < math.inf
+    known = m.load_j is not None and 0 <= m.load_j < MOST
     return m.load_j if m.load_j is not None and known else m.load_s * _busy_w(m)
 
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from agent.placement.ways import SIGMAS, held_w, joules_of
+from agent.placement.ways import MOST, SIGMAS, held_w, joules_of
 from agent.types import Measurement
 
 GAIN = 0.1  # of a new value: meters and runs that cross the ends of looks scatter by a few per cent
@@ -45,6 +45,7 @@ class Rest:
         """With a first guess, where nothing is known yet."""
         if self.watts is not None or watts is None or not 0 <= watts <= MOST_W:
             return self
+        sigma_w = sigma_w if 0 <= sigma_w <= watts else 0.0  # else it is nonsense
         scatter_w = max(sigma_w / math.sqrt(SHARE), LEAST_W)
         return replace(self, watts=watts, scatter_w=scatter_w, planned_w=watts)
 
@@ -114,4 +115,4 @@ def bound_w(rest_w: float, sigma_w: float, held: Sequence[tuple[Measurement, flo
 
 def sigma_of(m: Measurement) -> float:
     """Standard error of a run's energy; 0 when not known or nonsense."""
-    return m.joules_sigma if m.joules_sigma is not None and 0 < m.joules_sigma < math.inf else 0.0
+    return m.joules_sigma if m.joules_sigma is not None and 0 < m.joules_sigma < MOST else 0.0

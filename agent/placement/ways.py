@@ -12,6 +12,7 @@ from agent.types import Candidate, Measurement, Verdict
 
 SIGMAS = 1.64  # above the mean: 95 % of a normal distribution lie below
 HYSTERESIS = 0.05  # of the incumbent's cost
+MOST = 1e9  # J or W: more is nonsense
 RARE = 0.01  # of a device: who uses it less makes nobody wait
 
 
@@ -40,12 +41,12 @@ def finite(value: float | None) -> float | None:
 
 def joules_of(m: Measurement) -> float | None:
     """Of a run; None when missing or nonsense."""
-    return m.joules if m.joules is not None and 0 <= m.joules < math.inf else None
+    return m.joules if m.joules is not None and 0 <= m.joules < MOST else None
 
 
 def held_w(m: Measurement) -> float:
     """Watts for holding it loaded; 0 when not known or nonsense."""
-    return m.holding_w if m.holding_w is not None and 0 < m.holding_w < math.inf else 0.0
+    return m.holding_w if m.holding_w is not None and 0 < m.holding_w < MOST else 0.0
 
 
 def viewed(
@@ -158,4 +159,4 @@ def _way(
 
 def sigma_of(m: Measurement) -> float:
     """Of a run's joules; 0 when not known or nonsense."""
-    return m.joules_sigma if m.joules_sigma is not None and 0 < m.joules_sigma < math.inf else 0.0
+    return m.joules_sigma if m.joules_sigma is not None and 0 < m.joules_sigma < MOST else 0.0

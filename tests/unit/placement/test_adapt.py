@@ -267,6 +267,14 @@ def test_who_left_for_the_caps_sake_goes_back_when_it_rises() -> None:
     assert [m.candidate for m in world.look(0.1, quiet=True).moves] == [GPU]
 
 
+@pytest.mark.parametrize("absurd", [1e300, math.inf, math.nan, -1.0])
+def test_absurd_figures_of_a_candidate_disturb_nobody(absurd: float) -> None:
+    odd = replace(measurement(GPU, 30.0, absurd, holding_w=absurd, load_j=absurd), joules_sigma=absurd)
+    world = World(demand(measurements=(SLOW, odd)), cap_w=6.0)
+    world.run(30)
+    assert world.place("digits") == "cpu" and world.state.rest.watts == pytest.approx(REST_W, abs=0.05)
+
+
 def test_a_glitch_of_the_meter_moves_nothing() -> None:
     world = World(demand(latency_ms=20.0, incumbent=GPU), cap_w=4.2)
     world.run(30)

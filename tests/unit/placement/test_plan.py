@@ -134,7 +134,7 @@ def test_lowest_p99_when_an_energy_is_missing() -> None:
     assert "least p99, 2 ms, of 2 feasible candidates (not every one has an energy figure)" in placed.reason
 
 
-@pytest.mark.parametrize("nonsense", [math.nan, -1.0, math.inf])
+@pytest.mark.parametrize("nonsense", [math.nan, -1.0, math.inf, 1e300])
 def test_nonsense_for_an_energy_is_a_missing_one(nonsense: float) -> None:
     placed = alone(BUDGET, measured(FP32, 2.0, nonsense, holding_w=math.nan), measured(INT8, 9.0, 0.001))
     assert placed.candidate == FP32 and "not every one has an energy figure" in placed.reason

@@ -32,6 +32,12 @@ def test_a_guess_counts_until_a_meter_tells() -> None:
         assert Rest().guessed(nonsense, 0.1).watts is None
 
 
+@pytest.mark.parametrize("sigma_w", [math.nan, -1.0, math.inf, 1e300])
+def test_a_guess_that_is_nonsensically_uncertain_is_a_guess(sigma_w: float) -> None:
+    rest = Rest().guessed(3.0, sigma_w).metered(3.1, 0.0)
+    assert rest.watts == pytest.approx(3.0, abs=0.2) and 0 <= rest.sigma_w < 1
+
+
 def test_a_step_is_believed_the_second_time() -> None:
     once = settled().metered(4.5, 1.0)
     assert once.watts == pytest.approx(3.0, abs=0.02)
