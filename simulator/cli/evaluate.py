@@ -10,6 +10,9 @@ from pathlib import Path
 from agent.cli.output import Commands, add_command, add_json, print_json
 
 MAX_SEEDS = 1000
+# For the help only: to import what is behind them would slow every command of ``overlaid sim``.
+TRACES = "steady, diurnal, bursty, thermal, co-tenant, cap-step, contention, sensor-loss"
+NAMES = "hindsight, ours, always-cpu, always-gpu, always-fpga, gpu-90, auto, npu-cpu, alert, greedy"
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -20,12 +23,14 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "compare placement policies on seeded traces: violations beside joules, regret to an oracle",
         "overlaid sim evaluate --trace bursty co-tenant --seeds 5 --plot policies.png",
     )
-    evaluate.add_argument("--trace", nargs="+", metavar="NAME", help="kinds of traces (default: all)")
+    evaluate.add_argument(
+        "--trace", nargs="+", metavar="NAME", help=f"kinds of traces: {TRACES} (default: all)"
+    )
     evaluate.add_argument(
         "--seeds", type=int, default=10, metavar="N", help="traces of each kind (default 10)"
     )
     evaluate.add_argument(
-        "--policies", nargs="+", metavar="NAME", help="beside the oracle (default: all that there are)"
+        "--policies", nargs="+", metavar="NAME", help=f"beside the oracle: {NAMES} (default: all)"
     )
     evaluate.add_argument(
         "--split",

@@ -33,7 +33,7 @@ def plot_policies(report: Report, path: Path) -> None:
         for each in report.overall:
             _point(left, each, styles[each.policy])
         _percents(left.xaxis)
-        left.set_xlabel("violations, % of requests")
+        left.set_xlabel("requests late or failed, %")
         left.set_ylabel("energy, mJ per inference")
         left.set_ylim(bottom=0)
         left.set_title("all traces, mean and 95 % interval", fontsize=9)

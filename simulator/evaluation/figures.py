@@ -17,6 +17,7 @@ RECOVER_S, RECOVER_LOADS = (
     5.0,
     3.0,
 )  # a recovery may take that long, or so many times what was loaded meanwhile
+WITHIN_PP = 0.3  # percentage points of violations above the oracle's: up to there regret stands for itself
 Key = tuple[str, str, int]  # family, split, seed
 
 # Student's t, 97.5 %, by degrees of freedom (R. A. Fisher's table); beyond, the normal distribution's 1.96 within 2 %.
@@ -57,10 +58,12 @@ class Mean:
 @dataclass(frozen=True, slots=True)
 class Figures:
     """Of one policy over some runs. Shares and regrets are fractions, ``over_oracle_pp``: violations above the
-    oracle's, in percentage points. ``switches_ratio``: all switches over all of the oracle's (at least 1).
-    ``excess_s``: the longest excess over a cap of all runs. ``recovery_s``: the longest recovery of all events from
-    which the oracle recovers, ``slow`` how many of these ``recoveries`` took longer than they may. ``plan_ms``: mean
-    processor time of a look, ``plan_share``: processor time of all looks over simulated time."""
+    oracle's, in percentage points. ``regret_within``: over the ``within`` runs of which that is no more than
+    ``WITHIN_PP``, None without any. ``switches_ratio``: all switches over all of the oracle's (at least 1).
+    ``over_cap_s``: all seconds of a run over the cap; ``excess_s``: the longest excess over a cap of all runs.
+    ``recovery_s``: the longest recovery of all events from which the oracle recovers, ``slow`` how many of these
+    ``recoveries`` took longer than they may. ``plan_ms``: mean processor time of a look, ``plan_share``: processor time
+    of all looks over simulated time."""
 
     policy: str
     runs: int
@@ -70,9 +73,12 @@ class Figures:
     timely_j: float  # all joules per request answered in time
     regret: Mean
     regret_p95: float
+    regret_within: Mean | None
+    within: int
     over_oracle_pp: Mean
     switches: Mean
     switches_ratio: float
+    over_cap_s: Mean
     excess_s: float
     recovery_s: float
     recoveries: int
@@ -84,11 +90,12 @@ class Figures:
 @dataclass(frozen=True, slots=True)
 class Against:
     """Ours less another policy's, each trace counting the same. ``unmet``: the share of requests that were late, failed
-    or shed, and the share of time over the cap: who ignores that has an easy life. ``joules``: the logarithm of joules
-    per answered request; ``timely``: that of joules per request answered in time.
+    or shed, and the share of time over the cap: who ignores that has an easy life; ``requests``: without the latter.
+    ``joules``: the logarithm of joules per answered request; ``timely``: that of joules per request answered in time.
     """
 
     unmet: Mean
+    requests: Mean
     joules: Mean
     timely: Mean
 
@@ -126,6 +133,8 @@ def figures(results: Iterable[Result], oracle: Mapping[Key, Result]) -> Figures:
     best = [oracle[key_of(run)] for run in runs]
     pairs = list(zip(runs, best, strict=True))
     regrets = [regret(run, of) for run, of in pairs]
+    over_pp = [100 * (run.violations - of.violations) for run, of in pairs]
+    within = [value for value, points in zip(regrets, over_pp, strict=True) if points <= WITHIN_PP]
     took = [each for run, of in pairs for each in recoveries(run, of)]
     return Figures(
         policy=runs[0].policy,
@@ -136,9 +145,12 @@ def figures(results: Iterable[Result], oracle: Mapping[Key, Result]) -> Figures:
         timely_j=sum(run.joules for run in runs) / max(1, sum(run.in_time for run in runs)),
         regret=Mean.of(regrets),
         regret_p95=quantile(regrets, 0.95),
-        over_oracle_pp=Mean.of([100 * (run.violations - of.violations) for run, of in pairs]),
+        regret_within=Mean.of(within) if within else None,
+        within=len(within),
+        over_oracle_pp=Mean.of(over_pp),
         switches=Mean.of([float(run.switches) for run in runs]),
         switches_ratio=sum(run.switches for run in runs) / max(1, sum(of.switches for of in best)),
+        over_cap_s=Mean.of([run.over_cap_s for run in runs]),
         excess_s=max(run.excess_s for run in runs),
         recovery_s=max((seconds for seconds, _ in took), default=0.0),
         recoveries=len(took),
@@ -165,6 +177,7 @@ def against(ours: Iterable[Result], other: Iterable[Result]) -> Against:
     pairs = [(result, theirs[key_of(result)]) for result in ours if key_of(result) in theirs]
     return Against(
         unmet=Mean.of([_unmet(a) - _unmet(b) for a, b in pairs]),
+        requests=Mean.of([_requests(a) - _requests(b) for a, b in pairs]),
         joules=Mean.of([_log_ratio(a, b, a.answered, b.answered) for a, b in pairs]),
         timely=Mean.of([_log_ratio(a, b, a.in_time, b.in_time) for a, b in pairs]),
     )
@@ -182,7 +195,11 @@ def _beaten(*means: Mean) -> bool:
 
 
 def _unmet(result: Result) -> float:
-    return result.violations + result.shed_share + result.over_cap_s / result.seconds
+    return _requests(result) + result.over_cap_s / result.seconds
+
+
+def _requests(result: Result) -> float:
+    return result.violations + result.shed_share
 
 
 def _log_ratio(ours: Result, theirs: Result, our_answers: int, their_answers: int) -> float:

@@ -44,6 +44,18 @@ def test_figures_of_runs_over_several_traces() -> None:
         figures([], oracle)
 
 
+def test_regret_of_runs_that_violate_little_is_apart() -> None:
+    runs = [replace(ONE, seed=seed, late=late) for seed, late in ((0, 5), (1, 8), (2, 9), (3, 500))]
+    runs = [replace(run, joules=100.0 + 10 * run.seed) for run in runs]
+    oracle = {key_of(run): replace(BEST, seed=run.seed) for run in runs}
+    told = figures(runs, oracle)
+    assert told.within == 2 and told.regret_within is not None
+    assert told.regret_within.value == pytest.approx(0.05) and told.regret.value == pytest.approx(0.15)
+    assert told.over_cap_s.value == 2.0
+    none = figures(runs[3:], oracle)
+    assert none.within == 0 and none.regret_within is None
+
+
 def test_switches_where_the_oracle_has_none_are_counted_as_they_are() -> None:
     told = figures([ONE], {key_of(BEST): replace(BEST, switches=0)})
     assert told.switches_ratio == 3.0
@@ -77,7 +89,7 @@ def test_a_policy_is_beaten_by_less_energy_at_no_more_violations_and_the_other_w
     ]
     assert against(ours, shedding).beaten
     over_cap = [replace(run, over_cap_s=50.0 + run.seed % 3) for run in ours]
-    assert against(ours, over_cap).beaten
+    assert against(ours, over_cap).beaten and against(ours, over_cap).requests.value == 0.0
 
 
 def test_late_answers_that_cost_less_are_beaten_only_by_what_is_answered_in_time() -> None:

@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 
 from agent.cli import main
+from simulator.cli.evaluate import NAMES, TRACES
 from simulator.evaluation.figures import Against, Mean
-from simulator.evaluation.report import as_json, in_words, report_of, show
+from simulator.evaluation.policies import POLICIES
+from simulator.evaluation.report import WIDTH, as_json, in_words, report_of, requests_alone, show
 from simulator.evaluation.result import Recovery, Result
+from simulator.evaluation.run import HINDSIGHT
+from simulator.evaluation.traces import FAMILIES
 
 OURS = Result(
     family="steady", split="test", seed=0, board="trio", policy="ours", seconds=100.0, requests=1000, answered=1000,
@@ -48,11 +52,66 @@ def test_policies_are_told_over_all_traces_and_by_kind() -> None:
 
 def test_tables_say_what_is_better_and_what_never_recovered(capsys: pytest.CaptureFixture[str]) -> None:
     show(report_of(results()))
-    rows = {
-        line.split()[0]: line for line in capsys.readouterr().out.split("by kind")[0].splitlines() if line
-    }
-    assert "200" in rows["auto"] and "never" in rows["auto"] and "violates more, draws more" in rows["auto"]
-    assert "1.00 ± 0.00" in rows["ours"] and "110.0" in rows["ours"]
+    overall, decide = (
+        {line.split()[0]: line for line in part.splitlines() if line}
+        for part in capsys.readouterr().out.split("by kind")[0].split("how they decide")
+    )
+    assert "200" in overall["auto"] and "never" in overall["auto"]
+    assert "violates more, draws more" in decide["auto"]
+    assert "1.00 ± 0.00" in overall["ours"] and "110" in overall["ours"]
+
+
+def over_cap() -> list[Result]:
+    """As ``results``, but ``auto`` is never late and pays for it with seconds over the cap."""
+    return [
+        replace(each, late=0, over_cap_s=40.0 + each.seed) if each.policy == "auto" else each
+        for each in results()
+    ]
+
+
+def test_who_is_over_the_cap_is_told_apart_from_who_is_late(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(over_cap())
+    assert report.against["auto"].unmet.below and report.against["auto"].requests.above
+    show(report)
+    told = capsys.readouterr().out
+    (row,) = (line for line in told.split("how they")[0].splitlines() if line.startswith("auto"))
+    assert "40.5" in row
+    flat = " ".join(told.split())
+    assert "seconds over the cap" in flat
+    assert "requests alone, these violate less than ours: auto (by more than chance)." in flat
+
+
+def test_nobody_is_named_who_is_late_more_often(capsys: pytest.CaptureFixture[str]) -> None:
+    report = report_of(results())
+    assert requests_alone(report.against) is None
+    show(report)
+    assert "requests alone" not in capsys.readouterr().out
+
+
+def test_less_by_chance_is_said_to_be() -> None:
+    def beside(requests: float) -> Against:
+        return Against(Mean(0.0, 0.1), Mean(requests, 0.1), Mean(0.0, 0.1), Mean(0.0, 0.1))
+
+    told = requests_alone({"auto": beside(0.05), "gpu-90": beside(0.2), "alert": beside(-0.2)})
+    assert told is not None and told.endswith(": gpu-90 (by more than chance); auto (within chance).")
+
+
+@pytest.mark.parametrize("each", [False, True])
+def test_tables_keep_to_their_width(each: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    """With the longest names that there are, and figures of every size."""
+    wide = [
+        replace(
+            OURS, family=family, seed=seed, board="jetson-orin-nano", policy=policy, joules=110.0 * 30**number,
+            late=300 * number + 50 * (seed % 3), failed=10, shed=10, over_cap_s=50.0 * number + seed % 7,
+            excess_s=99.0, switches=100, recoveries=(NEVER,),
+        )
+        for family in FAMILIES
+        for seed in range(10)
+        for number, policy in enumerate(("oracle", "ours", "always-fpga"))
+    ]  # fmt: skip
+    show(report_of(wide, lambda of: f"{of.family} {of.seed} {of.board}" if each else of.family))
+    told = capsys.readouterr().out.splitlines()
+    assert max(map(len, told)) <= WIDTH and any(len(line) > 0.8 * WIDTH for line in told)
 
 
 def test_json_has_no_infinity() -> None:
@@ -74,9 +133,22 @@ def test_json_has_no_infinity() -> None:
     ],
 )
 def test_ours_beside_another(unmet: float, joules: float, timely: float, words: str) -> None:
-    assert in_words(Against(Mean(unmet, 0.01), Mean(joules, 0.01), Mean(timely, 0.01))) == words
-    unsure = Against(Mean(unmet, math.inf), Mean(joules, math.inf), Mean(timely, math.inf))
+    assert (
+        in_words(Against(Mean(unmet, 0.01), Mean(unmet, 0.01), Mean(joules, 0.01), Mean(timely, 0.01)))
+        == words
+    )
+    unsure = Against(
+        Mean(unmet, math.inf), Mean(unmet, math.inf), Mean(joules, math.inf), Mean(timely, math.inf)
+    )
     assert in_words(unsure) == "is equal"
+
+
+def test_the_help_names_every_trace_and_policy(capsys: pytest.CaptureFixture[str]) -> None:
+    assert TRACES.split(", ") == [*FAMILIES] and NAMES.split(", ") == [HINDSIGHT, *POLICIES]
+    with pytest.raises(SystemExit):
+        main(["sim", "evaluate", "--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert TRACES in told and NAMES in told
 
 
 def test_the_command_compares_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
