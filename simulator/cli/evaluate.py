@@ -24,13 +24,13 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "overlaid sim evaluate --trace bursty co-tenant --seeds 5 --plot policies.png",
     )
     evaluate.add_argument(
-        "--trace", nargs="+", metavar="NAME", help=f"kinds of traces: {TRACES} (default: all)"
+        "--trace", nargs="+", metavar="NAME", help=f"kinds of traces, any of {TRACES} (default: all)"
     )
     evaluate.add_argument(
         "--seeds", type=int, default=10, metavar="N", help="traces of each kind (default 10)"
     )
     evaluate.add_argument(
-        "--policies", nargs="+", metavar="NAME", help=f"beside the oracle: {NAMES} (default: all)"
+        "--policies", nargs="+", metavar="NAME", help=f"beside the oracle, any of {NAMES} (default: all)"
     )
     evaluate.add_argument(
         "--split",
