@@ -13,9 +13,10 @@ MAX_UTILISATION = {
     "fpga": 0.8,
 }  # by kind: queueing beyond it breaks the latency measured alone
 # Of what a budget weighs: what is lost by answering late, wrongly (less accurately than asked for), not at all. Two
-# models that are a little late lose less than one that is shed.
-LATE, WRONG, SHED = 490, 740, 1000
-MOST = 249  # by which more excess makes it worse
+# models that are late lose less than one that is shed; one that is late loses more than one of the next lower priority
+# (a fourth of the weight) that is shed for it.
+LATE, WRONG, SHED = 260, 500, 1000
+MOST = 239  # by which more excess makes it worse
 
 Limit = Literal["p99", "utilisation", "accuracy", "power"]
 

@@ -22,8 +22,8 @@ def plan(demands: Sequence[Demand], node: Node, *, dwell_s: float = 600.0, nodes
     """Where every model runs. ``dwell_s``: how long a placement is expected to last, over which the energy of a load is
     spread; ``nodes`` bounds the search.
 
-    Models weigh 4^priority. Of that is lost nothing by a candidate that meets the budget, 0.49 to 0.74 by one that is
-    late, more the later, 0.74 to 1 by one that is not accurate enough, all by shedding; 1 % less by shedding a newcomer
+    Models weigh 4^priority. Of that is lost nothing by a candidate that meets the budget, 0.26 to 0.5 by one that is
+    late, more the later, 0.5 to 0.74 by one that is not accurate enough, all by shedding; 1 % less by shedding a newcomer
     (no incumbent). Never broken: the node's cap, memory, utilisation, one overlay on an FPGA. ValueError when two
     demands have one name.
     """

@@ -17,7 +17,7 @@ from agent.types import Budget, Candidate, Measurement
 from simulator.faults import Conditions
 from simulator.profile import BoardProfile
 
-LATE, MOST_LATE, SHED = 0.5, 0.75, 1.0  # of a model's weight, each second
+LATE, MOST_LATE, SHED = 0.26, 0.5, 1.0  # of a model's weight, each second
 MOST_EXCESS = 3.0  # times its bound, beyond which late is late
 RARE = 0.01  # of a device: who uses it less makes nobody wait
 

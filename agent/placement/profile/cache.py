@@ -13,6 +13,7 @@ TAGS = frozenset({"measured", "estimated", "simulated", "missing"})
 FASTER = 1.05  # rates above the open loop's by more are another load,
 SLOWER = 0.25  # and below it by more leave other gaps
 AGAIN_S = 600.0  # until energy that is missing is measured again
+FEW_RUNS = 5  # that say little, and nothing when not even the meters told
 MAX_FIGURE = 1e9  # of ms, MB, J and W: nothing sensible is larger
 
 
@@ -104,6 +105,11 @@ def lacks_energy(m: Measurement, has_meters: bool, now: float) -> bool:
     """It may be measured now, in Unix seconds; not at once again, since the meters may have told then, but too little,
     and each try disturbs what serves."""
     return has_meters and m.energy == "missing" and not 0 <= now - m.measured < AGAIN_S
+
+
+def worth_keeping(m: Measurement, has_meters: bool) -> bool:
+    """Whether a profile that was just taken is better than none."""
+    return m.runs >= FEW_RUNS or m.energy != "missing" or not has_meters
 
 
 def opens_anew(opened: OpenLoop | None, rate_hz: float) -> bool:
