@@ -1,6 +1,6 @@
 """Once a second: what the models were asked, what their runs took and what the node draws becomes moves.
 
-``placement.adapt`` decides, ``Replacer`` carries out. Nothing happens while nothing serves.
+``placement.adapting.adapt`` decides, ``Replacer`` carries out. Nothing happens while nothing serves.
 """
 
 from __future__ import annotations
@@ -24,9 +24,10 @@ from agent.deploy.sensor import Sensor
 from agent.deploy.service import Service
 from agent.deploy.tally import Tally
 from agent.errors import DeployError
-from agent.placement import adapt, plan
+from agent.placement.adapting import adapt
 from agent.placement.demand import Demand, Node, Placed, Plan
-from agent.placement.solve import THOROUGH
+from agent.placement.planning import plan
+from agent.placement.planning.solve import THOROUGH
 from agent.serving.events import PoolEvent
 from agent.types import Candidate, Placement, Verdict
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Literal, cast
 
-from agent.placement.adapt import Move
+from agent.placement.adapting.adapt import Move
 from agent.placement.demand import Demand, DeviceState, Node, Placed
 from agent.types import BoardInfo, Budget, Candidate, Measurement, OverlayRef, Placement, Verdict
 

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from agent.placement import plan
 from agent.placement.demand import Demand, DeviceState, Node, Plan
-from agent.placement.limits import MAX_UTILISATION
-from agent.placement.outlook import outlook
+from agent.placement.planning import plan
+from agent.placement.planning.limits import MAX_UTILISATION
+from agent.placement.planning.outlook import outlook
 from agent.types import Measurement, Placement, Verdict, to_jsonable
 
 

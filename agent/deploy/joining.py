@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from agent.placement import plan
 from agent.placement.demand import Demand, Node, Placed, Plan
+from agent.placement.planning import plan
 
 
 def pushed(demands: Sequence[Demand], node: Node, newcomer: Demand, planned: Plan) -> Placed | None:

@@ -26,7 +26,7 @@ from agent.deploy.status import model_status
 from agent.errors import Canceled, MessageError, OverlaidError, StoreError, Superseded, UsageError
 from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
-from agent.placement.candidates import NEEDS_OVERLAY
+from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.events import PoolEvent
 from agent.types import MAX_MODELS, Budget, DesiredModel, DesiredState, ModelStatus, Placement
 from agent.waiting import set_within

@@ -13,7 +13,7 @@ from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.manifest import Manifest
 from agent.package.verify import VerifiedPackage
 from agent.placement import batching, profile
-from agent.placement.candidates import VariantInfo, candidates_for
+from agent.placement.planning.candidates import VariantInfo, candidates_for
 from agent.placement.profile import Profile, cache, priors
 from agent.placement.profile.cache import Key
 from agent.types import Budget, Candidate, Measurement, Placement, Verdict

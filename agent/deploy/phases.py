@@ -17,7 +17,7 @@ from agent.errors import (
 )
 from agent.package.manifest import Manifest, Variant
 from agent.package.verify import VerifiedPackage, check_identity, verify_package
-from agent.placement.candidates import NEEDS_OVERLAY
+from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.processes.process import Worker
 from agent.types import DesiredModel
 

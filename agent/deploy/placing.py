@@ -11,8 +11,8 @@ from agent.deploy.measuring import Progress, measure_all, measure_batches
 from agent.deploy.resources import Resources
 from agent.errors import GoldenMismatch, NoFeasibleCandidate, OverlaidError, OverlayLoadError, one_line
 from agent.package.verify import VerifiedPackage
-from agent.placement.candidates import NEEDS_OVERLAY
 from agent.placement.demand import Demand, Placed, Plan
+from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, Placement
 

@@ -19,7 +19,7 @@ from agent.deploy.lost import LostDevices
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
 from agent.errors import DeployError, OverlaidError, StoreError, TooSlow, one_line
-from agent.placement.adapt import Move
+from agent.placement.adapting.adapt import Move
 from agent.placement.demand import Placed
 from agent.placement.stats import mean
 from agent.serving.processes.process import Worker

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from agent.deploy.resources import Resources
+from agent.placement.adapting.rest import Rest, sensible
 from agent.placement.demand import Placed
-from agent.placement.rest import Rest, sensible
 
 SILENT = 3  # looks in a row without a sensible reading; one or two may miss it
 NOTE = "no power meter answers: the cap is kept by what the node drew when it last did"

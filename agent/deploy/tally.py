@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from agent.histogram import Histogram
-from agent.placement.adapt import Seen
+from agent.placement.adapting.adapt import Seen
 from agent.placement.demand import Demand
 from agent.serving.events import PoolEvent
 from agent.types import Candidate, Placement

@@ -12,7 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from agent.placement.limits import MAX_UTILISATION
+from agent.placement.planning.limits import MAX_UTILISATION
 from agent.types import Budget, Candidate, Measurement
 from simulator.faults import Conditions
 from simulator.profile import BoardProfile

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from random import Random
 
 from agent.devices.fpga import shipped_overlays
-from agent.placement.candidates import VariantInfo
+from agent.placement.planning.candidates import VariantInfo
 from agent.types import Budget, OverlayRef
 from simulator.profile import BoardProfile, Device
 from simulator.scenario.files import Load

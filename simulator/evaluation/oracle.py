@@ -19,7 +19,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from agent.placement.look import Move
+from agent.placement.adapting.look import Move
 from agent.types import Candidate
 from simulator.evaluation.contract import LATE, Contract, Joint, Known, Truth, Worth, at
 from simulator.evaluation.models import queue_p99

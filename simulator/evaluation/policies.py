@@ -11,11 +11,11 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from agent.placement.adapting.look import Look, Move, Seen
+from agent.placement.adapting.order import Step, in_turn
+from agent.placement.adapting.slowdown import Slowdown
 from agent.placement.demand import Demand, DeviceState, Node
-from agent.placement.look import Look, Move, Seen
-from agent.placement.order import Step, in_turn
-from agent.placement.plan import plan
-from agent.placement.slowdown import Slowdown
+from agent.placement.planning.plan import plan
 from agent.types import Candidate, Measurement
 from simulator.profile import BoardProfile
 from simulator.scenario.policy import NodePolicy, Policy

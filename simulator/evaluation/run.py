@@ -8,7 +8,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from agent.placement.look import Move
+from agent.placement.adapting.look import Move
 from simulator.clock import EventClock
 from simulator.evaluation.contract import at
 from simulator.evaluation.policies import POLICIES, fits

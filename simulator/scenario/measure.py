@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, one_line
-from agent.placement.candidates import candidates_for
+from agent.placement.planning.candidates import candidates_for
 from agent.placement.profile import Bracket, energy_per_run, holding_watts, timing, with_energy
 from agent.placement.stats import p99_upper
 from agent.types import Candidate, Measurement, Verdict

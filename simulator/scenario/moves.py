@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from agent.devices.cpu import CpuDevice
 from agent.errors import DeviceError, one_line
-from agent.placement.look import Move
+from agent.placement.adapting.look import Move
 from agent.types import Candidate
 from simulator.board import SimDevice
 from simulator.cell import MemoryCell, Moment

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from agent.deploy.health import PROBE_S, DeviceHealth
 from agent.errors import DeviceError, DeviceLost, OverlaidError
 from agent.placement import demand
-from agent.placement.look import Look, Move
+from agent.placement.adapting.look import Look, Move
 from agent.serving.http.connections import MAX_CONNECTIONS
 from simulator.cell import MemoryCell, Moment
 from simulator.fpga import failing, load_overlay

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
-from agent.placement import adapt
+from agent.placement.adapting import adapt
+from agent.placement.adapting.look import Look, Move, State
 from agent.placement.demand import Demand, Node
-from agent.placement.look import Look, Move, State
 from agent.types import Candidate
 
 
@@ -35,7 +35,7 @@ class Policy(Protocol):
 
 
 class NodePolicy:
-    """What the daemon does: ``agent.placement.adapt``."""
+    """What the daemon does: ``agent.placement.adapting.adapt``."""
 
     probes = True
 

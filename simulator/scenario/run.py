@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from agent.placement import demand
-from agent.placement.look import Move
-from agent.placement.plan import plan
+from agent.placement.adapting.look import Move
+from agent.placement.planning.plan import plan
 from agent.types import Verdict
 from simulator.cell import MemoryCell
 from simulator.clock import Clock

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from agent.placement.adapting.look import Seen
 from agent.placement.demand import Demand
-from agent.placement.look import Seen
 from agent.types import Candidate, Measurement, Verdict
 from simulator.scenario.workload import Workload
 from simulator.speed import RunTime

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from agent.errors import ConfigError, PackageError
 from agent.fleet.programs import add_programs
 from agent.fleet.source import ModelFolder
-from agent.placement.candidates import VariantInfo
+from agent.placement.planning.candidates import VariantInfo
 from agent.types import Budget
 from simulator.profile import load_profile
 from simulator.scenario.files import Load, Scenario

@@ -28,7 +28,7 @@ import time
 from collections.abc import Mapping, Sequence
 
 from agent.placement.demand import Demand, Node
-from agent.placement.plan import plan
+from agent.placement.planning.plan import plan
 from simulator.evaluation.figures import WITHIN_PP, Figures, figures, key_of, quantile, recoveries
 from simulator.evaluation.policies import POLICIES
 from simulator.evaluation.report import OURS, Report, report_of
@@ -36,7 +36,7 @@ from simulator.evaluation.result import Result
 from simulator.evaluation.run import HINDSIGHT, ORACLE, run_all
 from simulator.evaluation.traces import FAMILIES
 from tests.bench.harness import Figure, main
-from tests.unit.placement.instances import random_instance
+from tests.unit.placement.planning.instances import random_instance
 
 SEEDS = 10
 INSTANCES = 400

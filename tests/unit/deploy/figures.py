@@ -12,7 +12,7 @@ from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, one_line
 from agent.package.verify import VerifiedPackage
-from agent.placement import bars
+from agent.placement.adapting import bars
 from agent.types import Budget, Candidate, Measurement, Placement, Verdict
 from tests.unit.deploy.rig import StandInWorker
 

@@ -11,7 +11,7 @@ import pytest
 
 from agent.deploy import adaptation, placing
 from agent.deploy.adaptation import Adaptation
-from agent.placement import adapt
+from agent.placement.adapting import adapt
 from agent.types import Budget, State
 from tests.unit.deploy import test_bridge as bridge
 from tests.unit.deploy import test_joint as joint

@@ -6,8 +6,8 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 from agent.deploy.sensor import NOTE, SILENT, Sensor
+from agent.placement.adapting.rest import Rest
 from agent.placement.demand import Placed
-from agent.placement.rest import Rest
 from agent.types import Candidate
 
 PLACED = Placed("digits", Candidate("int8", "onnxruntime", "cpu"), None, (), "least energy")

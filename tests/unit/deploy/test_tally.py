@@ -6,7 +6,7 @@ import pytest
 
 from agent.deploy.tally import Tally
 from agent.histogram import Histogram
-from agent.placement.adapt import Seen
+from agent.placement.adapting.adapt import Seen
 from agent.placement.demand import Demand
 from agent.serving.events import PoolEvent
 from agent.types import Budget, Candidate, Placement

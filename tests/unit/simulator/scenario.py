@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from agent.placement.candidates import VariantInfo
+from agent.placement.planning.candidates import VariantInfo
 from agent.types import Budget
 from simulator.clock import Clock, EventClock
 from simulator.faults import Fault

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.placement.candidates import VariantInfo
+from agent.placement.planning.candidates import VariantInfo
 from agent.types import Budget, OverlayRef
 from simulator.physics import BoardState, Interval, Physics
 from simulator.profile import load_profile

@@ -9,8 +9,8 @@ from dataclasses import replace
 
 import pytest
 
+from agent.placement.adapting.look import Look, Move
 from agent.placement.demand import Demand, Node
-from agent.placement.look import Look, Move
 from agent.types import Candidate
 from simulator.clock import EventClock
 from simulator.faults import Fault

@@ -7,7 +7,7 @@ from itertools import pairwise
 
 import pytest
 
-from agent.placement.candidates import VariantInfo
+from agent.placement.planning.candidates import VariantInfo
 from simulator.clock import RealClock
 from simulator.faults import Fault
 from simulator.scenario.files import Cap

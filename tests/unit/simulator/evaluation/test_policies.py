@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
+from agent.placement.adapting.look import Look, Seen
 from agent.placement.demand import Demand, DeviceState, Node
-from agent.placement.look import Look, Seen
 from agent.types import Budget, Candidate, Measurement, OverlayRef
 from simulator.evaluation.policies import POLICIES, fits
 from simulator.evaluation.traces import board

@@ -1,0 +1,1 @@
+"""What the node sees each second, and the moves that follow from it. Pure."""

@@ -1,0 +1,1 @@
+"""Where all models of a node run together, why, and what would change that. Pure."""
