@@ -6,6 +6,7 @@ import asyncio
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 
 async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
@@ -20,6 +21,17 @@ async def set_within(event: asyncio.Event, seconds: float | None) -> bool:
     finally:
         waiting.cancel()
     return event.is_set()
+
+
+async def to_the_end(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
+    """Wait until ``work`` is done, however often this task is cancelled meanwhile; the last cancellation, if any."""
+    canceled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait({work})
+        except asyncio.CancelledError as error:
+            canceled = error
+    return canceled
 
 
 @contextmanager

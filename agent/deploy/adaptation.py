@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import replace
 
-from agent.deploy import joining
+from agent.deploy import claims, joining
 from agent.deploy.demands import demand_of, node_of, replaced
 from agent.deploy.lost import LostDevices
 from agent.deploy.quiet import Quiet
@@ -23,13 +23,14 @@ from agent.deploy.resources import Resources
 from agent.deploy.sensor import Sensor
 from agent.deploy.service import Service
 from agent.deploy.tally import Tally
-from agent.errors import DeployError
+from agent.errors import DeployError, OverlaidError, one_line
 from agent.placement.adapting import adapt
 from agent.placement.demand import Demand, Node, Placed, Plan
 from agent.placement.planning import plan
 from agent.placement.planning.solve import THOROUGH
 from agent.serving.events import PoolEvent
-from agent.types import Candidate, Placement, Verdict
+from agent.types import Budget, Candidate, OverlayRef, Placement, Verdict
+from agent.waiting import to_the_end
 
 log = logging.getLogger("deploy")
 LOOK_S = 1.0
@@ -54,7 +55,8 @@ class Adaptation:
         on_change: Callable[[], None],
         on_idle: Callable[[], None],
     ) -> None:
-        self._res, self._services, self._lost, self._measuring = res, services, lost, measuring
+        self._res, self._services, self._turns = res, services, turns
+        self._lost, self._measuring = lost, measuring
         self._power_cap_w, self._power_w = power_cap_w, power_w
         self._replacer = Replacer(
             res,
@@ -193,6 +195,28 @@ class Adaptation:
         return Quiet(self._res.pool, budgets)
 
     # -- deployments ---------------------------------------------------------------------------------------------
+
+    def claiming(
+        self, model: str, budget: Budget, quiet: Quiet
+    ) -> contextlib.AbstractAsyncContextManager[claims.Claim]:
+        """FPGAs for a newcomer that is measured. ``quiet`` hears of who gets late by its bridge."""
+
+        async def bridge(name: str, device: str, overlay: OverlayRef) -> None:
+            work = asyncio.ensure_future(self._replacer.bridge(name, device, overlay))
+            canceled = await to_the_end(work)  # half a bridge would leave a worker that nobody knows of
+            error = work.exception()
+            if canceled:
+                raise canceled
+            if error and not isinstance(error, OverlaidError):
+                raise error
+            if error:
+                log.warning("%s is not bridged while %s takes %s: %s", name, device, overlay, one_line(error))
+            placement = self._services[name].placement
+            measured = placement.measurement
+            if measured is not None and measured.p99_ms > placement.budget.latency_p99_ms:
+                quiet.excuse(name)
+
+        return claims.of_newcomer(model, budget.priority, self._demands, self._turns, bridge)
 
     def admit(self, newcomer: Demand) -> Plan:
         """Where everybody would run with a newcomer, or a new version. Its own part says whether it may come."""

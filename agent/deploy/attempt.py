@@ -8,7 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from agent.deploy import phases, placing, workers
 from agent.deploy.adaptation import Adaptation
@@ -32,6 +32,7 @@ from agent.package.verify import VerifiedPackage
 from agent.placement.demand import Demand
 from agent.serving.processes.process import Worker
 from agent.types import Phase, Placement, State, Verdict
+from agent.waiting import to_the_end
 
 log = logging.getLogger("deploy")
 
@@ -117,16 +118,22 @@ class Attempt:
     async def measure(self, package: VerifiedPackage, running: Placement | None) -> placing.Measured:
         """PROFILING: what every candidate costs here. ``running``: the model's placement so far."""
         model, adaptation = self.deployment.model, self.adaptation
-        work = partial(
-            placing.measured,
-            self.res,
-            package,
-            model.budget,
-            model.instances,
-            running,
-            adaptation.admit,
-            adaptation.quiet(),
-        )
+
+        async def work(progress: Progress) -> placing.Measured:
+            quiet = adaptation.quiet()
+            async with adaptation.claiming(model.name, model.budget, quiet) as claim:
+                return await placing.measured(
+                    self.res,
+                    package,
+                    model.budget,
+                    model.instances,
+                    running,
+                    adaptation.admit,
+                    quiet,
+                    claim,
+                    progress,
+                )
+
         return await self._phase(Phase.PROFILING, work)
 
     async def activate(self, package: VerifiedPackage, placement: Placement, newcomer: Demand) -> Worker:
@@ -176,7 +183,7 @@ class Attempt:
             )
             self._commit(placement)
         except BaseException:
-            await _to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
             raise
         self.replaced = old
 
@@ -184,14 +191,14 @@ class Attempt:
         """The worker that served before. A cancellation on the way waits for the flip's end and takes it back: half
         a flip would leave a version in service that nobody knows of."""
         flip = asyncio.get_running_loop().create_task(self.res.pool.route(self.deployment.model.name, worker))
-        canceled = await _to_the_end(flip)
+        canceled = await to_the_end(flip)
         failed = flip.exception()
         if failed is not None:
-            await _to_the_end(asyncio.ensure_future(self.res.pool.stop(worker)))
+            await to_the_end(asyncio.ensure_future(self.res.pool.stop(worker)))
             raise canceled or failed
         old = flip.result()
         if canceled is not None:
-            await _to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
             raise canceled
         return old
 
@@ -228,14 +235,3 @@ class Attempt:
     def _enter(self, phase: Phase) -> None:
         self.res.journal.enter(self.deployment, phase)
         self.report(phase, 0.0)
-
-
-async def _to_the_end(work: asyncio.Future[Any]) -> asyncio.CancelledError | None:
-    """Wait until ``work`` is done, however often this task is cancelled meanwhile; the last cancellation, if any."""
-    canceled: asyncio.CancelledError | None = None
-    while not work.done():
-        try:
-            await asyncio.wait({work})
-        except asyncio.CancelledError as error:
-            canceled = error
-    return canceled

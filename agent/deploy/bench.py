@@ -7,7 +7,7 @@ from collections.abc import MutableMapping
 from dataclasses import replace
 from typing import Any
 
-from agent.deploy import phases
+from agent.deploy import claims, phases
 from agent.deploy.adaptation import Adaptation
 from agent.deploy.explaining import devices_shown
 from agent.deploy.measuring import Progress, measure_all
@@ -32,7 +32,8 @@ class Bench:
 
     async def measure(self, model: str, progress: Progress) -> dict[str, Any]:
         """Measure every candidate of a model in service again, and go by that from now on: what was measured, as JSON
-        values. The placement stays until the node's next look. UsageError when the model is not in service."""
+        values. Where an FPGA holds another overlay for a model in service, what was known stays. So does the placement,
+        until the node's next look. UsageError when the model is not in service."""
         placement = self._serving(model)
         async with self._measuring:
             package = phases.installed_package(self._res, placement.digest)
@@ -44,6 +45,7 @@ class Bench:
                 progress,
                 again=True,
                 quiet=self._adaptation.quiet(),
+                claim=claims.of_nobody(lambda: self._adaptation.as_seen()[0]),
             )
         now = self._serving(model)
         if now.digest == placement.digest:

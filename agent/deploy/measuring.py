@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from agent.deploy import overlays, workers
+from agent.deploy.claims import Claim, granted
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.manifest import Manifest
@@ -16,11 +17,12 @@ from agent.placement import batching, profile
 from agent.placement.planning.candidates import VariantInfo, candidates_for
 from agent.placement.profile import Profile, cache, priors
 from agent.placement.profile.cache import Key
-from agent.types import Budget, Candidate, Measurement, Placement, Verdict
+from agent.types import Budget, Candidate, Measurement, OverlayRef, Placement, Verdict
 
 log = logging.getLogger("deploy")
 Progress = Callable[[float], None]
 Quiet = Callable[[], bool]
+UNMEASURED = "not measured: "  # as the beginning of a verdict
 TIME_SHARE = 0.7  # of the phase's time, from which on nothing more is measured
 
 
@@ -44,16 +46,17 @@ async def measure_all(
     *,
     again: bool = False,
     quiet: Quiet = lambda: True,
+    claim: Claim = granted,
 ) -> tuple[list[Measurement], list[Verdict], list[OverlaidError]]:
     """Measurements of the candidates, why the others have none, and the errors that were the reason.
 
     What was measured before under the same conditions counts, unless ``again``. ``running``: the model's placement so
     far, whose worker is loaded meanwhile. ``progress`` hears the share that is done. ``quiet``: False while a model in
-    service is late; then nothing is run. Ends in good time before the phase does, with the likely candidates measured.
-    To be called by one at a time. Cancelling is safe.
+    service is late; then nothing is run. ``claim``: asked before an FPGA takes a candidate's overlay. Ends in good time
+    before the phase does, with the likely candidates measured. To be called by one at a time. Cancelling is safe.
     """
     candidates, failed = candidates_of(res, package.manifest)
-    measuring = _Measuring(res, package, budget, _running(running), quiet, again)
+    measuring = _Measuring(res, package, budget, _running(running), quiet, claim, again)
     measurements: list[Measurement] = []
     verdicts = list(failed)
     errors: list[OverlaidError] = []
@@ -61,8 +64,10 @@ async def measure_all(
         try:
             if measurements and measuring.late:
                 verdicts.append(Verdict(candidate, False, measuring.unmeasured(candidate)))
+            elif isinstance(found := await measuring.profile_of(candidate), Profile):
+                measurements.append(found.measurement)
             else:
-                measurements.append((await measuring.profile_of(candidate)).measurement)
+                verdicts.append(Verdict(candidate, False, UNMEASURED + found))
         except OverlaidError as error:
             errors.append(error)
             verdicts.append(Verdict(candidate, False, f"{error.name}: {one_line(error)}"))
@@ -71,11 +76,16 @@ async def measure_all(
 
 
 async def measure_batches(
-    res: Resources, package: VerifiedPackage, budget: Budget, chosen: Measurement
+    res: Resources, package: VerifiedPackage, budget: Budget, chosen: Measurement, claim: Claim
 ) -> Measurement:
-    """``chosen`` with what answering several requests in a run brings, where a model and its budget allow it."""
+    """``chosen`` with what answering several requests in a run brings, where a model and its budget allow it.
+
+    ``claim``: see ``measure_all``.
+    """
     manifest = package.manifest
     if not batching.worth_measuring(manifest.inputs, manifest.outputs, budget, chosen):
+        return chosen
+    if chosen.overlay is not None and await claim(chosen.candidate.device, chosen.overlay):
         return chosen
     try:
         worker = await workers.start_checked(res, package, chosen.candidate)
@@ -104,10 +114,11 @@ class _Measuring:
         budget: Budget,
         running: Measurement | None,
         quiet: Quiet,
+        claim: Claim,
         again: bool,
     ) -> None:
         self._res, self._package, self._budget = res, package, budget
-        self._running, self._quiet, self._again = running, quiet, again
+        self._running, self._quiet, self._claim, self._again = running, quiet, claim, again
         self._board = res.board_now
         self._began, self._limit_s = time.monotonic(), TIME_SHARE * res.settings.phase_timeout_s
         self._kinds = {device.id: device.kind for device in res.board.devices}
@@ -137,28 +148,45 @@ class _Measuring:
         """Why it has no measurement, and what is known of it all the same."""
         prior = self._priors.get(candidate)
         known = f"; it had {prior}" if prior else ""
-        return f"not measured: the {self._limit_s:g} s for measuring were over{known}"
+        return f"{UNMEASURED}the {self._limit_s:g} s for measuring were over{known}"
 
-    async def profile_of(self, candidate: Candidate) -> Profile:
-        """As kept, completed or measured."""
-        key, rate_hz, gate = self._key(candidate), self._budget.rate_hz, self._gate()
+    async def profile_of(self, candidate: Candidate) -> Profile | str:
+        """As kept, completed or measured; why not, where its device is refused and nothing is kept."""
+        key, gate = self._key(candidate), self._gate()
         known = None if self._again else self._kept.get(key)
-        if known is None or cache.lacks_energy(known.closed, bool(self._res.meters), time.time()):
-            found = await _measure(self._res, self._package, candidate, rate_hz, gate)
+        if known is not None and self._suffices(known):
+            return self._as_kept(known)
+        overlay = self._overlay_of(candidate)
+        if overlay is not None and (refused := await self._claim(candidate.device, overlay)):
+            return refused if known is None else self._as_kept(known)
+        if known is None or self._lacks_energy(known):
+            found = await _measure(self._res, self._package, candidate, self._budget.rate_hz, gate)
             found = replace(found, closed=self._here(found.closed))
-        elif not cache.opens_anew(known.open, rate_hz):
-            return known
-        elif self._opens(known):
-            found = await self._open_anew(candidate, known, gate)
         else:
-            return replace(known, open=None)
+            found = await self._open_anew(candidate, known, gate)
         found = replace(found, closed=replace(found.closed, measured=time.time()))
+        text = "%s: %s was measured in %d runs only, which is not kept: %s"
+        told = self._package.manifest.name, candidate, found.closed.runs
         if gate.shut:
-            text = "%s: %s was measured in %d runs only, which is not kept: models in service got late"
-            log.warning(text, self._package.manifest.name, candidate, found.closed.runs)
+            log.warning(text, *told, "models in service got late")
+        elif not cache.worth_keeping(found.closed, bool(self._res.meters)):
+            log.warning(text, *told, "the meters told nothing of them")
         else:
             self._keep(key, found)
         return found
+
+    def _suffices(self, known: Profile) -> bool:
+        """Measuring would tell nothing more."""
+        return not self._lacks_energy(known) and not (self._opens_anew(known) and self._opens(known))
+
+    def _as_kept(self, known: Profile) -> Profile:
+        return replace(known, open=None) if self._opens_anew(known) else known
+
+    def _lacks_energy(self, known: Profile) -> bool:
+        return cache.lacks_energy(known.closed, bool(self._res.meters), time.time())
+
+    def _opens_anew(self, known: Profile) -> bool:
+        return cache.opens_anew(known.open, self._budget.rate_hz)
 
     def _keep(self, key: Key, found: Profile) -> None:
         try:
@@ -186,13 +214,16 @@ class _Measuring:
 
     def _here(self, closed: Measurement) -> Measurement:
         """With what the node knows of it: its devices, the model's other worker."""
-        variant = self._package.manifest.variant(closed.candidate.variant)
-        on_fpga = self._kinds[closed.candidate.device] == "fpga"
         return replace(
             profile.beside(closed, self._running),
             parts=tuple((self._device_of(kind, closed.candidate), ms) for kind, ms in closed.parts),
-            overlay=variant.overlay if on_fpga else None,
+            overlay=self._overlay_of(closed.candidate),
         )
+
+    def _overlay_of(self, candidate: Candidate) -> OverlayRef | None:
+        """What it needs on an FPGA."""
+        on_fpga = self._kinds[candidate.device] == "fpga"
+        return self._package.manifest.variant(candidate.variant).overlay if on_fpga else None
 
     def _gate(self) -> profile.Gate:
         return profile.Gate(self._quiet, self._res.settings.profile_s)

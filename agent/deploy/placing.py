@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 
 from agent.deploy import demands
-from agent.deploy.measuring import Progress, measure_all, measure_batches
+from agent.deploy.claims import Claim
+from agent.deploy.measuring import UNMEASURED, Progress, measure_all, measure_batches
 from agent.deploy.resources import Resources
 from agent.errors import GoldenMismatch, NoFeasibleCandidate, OverlaidError, OverlayLoadError, one_line
 from agent.package.verify import VerifiedPackage
@@ -35,6 +36,7 @@ async def measured(
     running: Placement | None,
     admit: Admit,
     quiet: Callable[[], bool],
+    claim: Claim,
     progress: Progress,
 ) -> Measured:
     """PROFILING: every candidate in a worker; of the one that is likely to be chosen, whether runs that answer several
@@ -43,7 +45,9 @@ async def measured(
     ``running``: the model's placement so far, whose worker is loaded meanwhile. Raises GoldenMismatch when no candidate
     computes what the packer promised: the package or the runtimes are broken.
     """
-    found, failed, errors = await measure_all(res, package, budget, running, progress, quiet=quiet)
+    found, failed, errors = await measure_all(
+        res, package, budget, running, progress, quiet=quiet, claim=claim
+    )
     if not found and errors and all(isinstance(error, GoldenMismatch) for error in errors):
         raise GoldenMismatch(one_line(errors[0]))
     name, incumbent = package.manifest.name, incumbent_of(running)
@@ -51,7 +55,7 @@ async def measured(
     planned = admit(newcomer)
     likely = planned.of(name)
     if likely.measurement is not None and not likely.missed and not _beside_others(res, planned, name):
-        batched = await measure_batches(res, package, budget, likely.measurement)
+        batched = await measure_batches(res, package, budget, likely.measurement, claim)
         measurements = (batched if m is likely.measurement else m for m in newcomer.measurements)
         newcomer = replace(newcomer, measurements=tuple(measurements))
     return Measured(newcomer, tuple(errors))
@@ -113,6 +117,10 @@ def place(
 def _nothing_fits(placed: Placed, errors: Iterable[OverlaidError]) -> OverlaidError:
     """An error that may heal where a device was away or an overlay is missing; NoFeasibleCandidate otherwise."""
     reason = placed.reason.replace("shed: ", "no candidate fits beside what runs; the closest is ", 1)
+    for verdict in placed.verdicts:
+        if verdict.reason.startswith(UNMEASURED) and verdict.reason not in reason:
+            untried, why = verdict.candidate, verdict.reason[len(UNMEASURED) :]
+            reason += f"; {untried.variant} on {untried.device} was not measured: {why}"
     away = next((error for error in errors if isinstance(error, UNWELL)), None)
     if away is not None:
         return type(away)(f"{away}; {reason}")

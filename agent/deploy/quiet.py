@@ -29,7 +29,7 @@ class Quiet:
     def __init__(
         self, pool: Statuses, budgets: Mapping[str, Budget], clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._pool, self._budgets, self._clock = pool, budgets, clock
+        self._pool, self._budgets, self._clock = pool, dict(budgets), clock
         shares = {model: _late_share(pool.status(model), budget) for model, budget in budgets.items()}
         self._allowed = {
             model: max(ALLOWED, min(2 * share, (1 + share) / 2)) for model, share in shares.items()
@@ -37,6 +37,10 @@ class Quiet:
 
     def __call__(self) -> bool:
         return not any(self._late(model, budget) for model, budget in self._budgets.items())
+
+    def excuse(self, model: str) -> None:
+        """It is late for another reason from now on, and no witness any more."""
+        self._budgets.pop(model, None)
 
     def _late(self, model: str, budget: Budget) -> bool:
         status = self._pool.status(model)

@@ -108,10 +108,11 @@ class _Restoring:
         await self._res.pool.hold(spec, why)
 
     async def _anew(self, package: VerifiedPackage, old: Placement, origin: str) -> Placement:
-        res, admit = self._res, self._adaptation.admit
-        measured = await placing.measured(
-            res, package, old.budget, old.instances, None, admit, self._adaptation.quiet(), lambda _: None
-        )
+        res, admit, quiet = self._res, self._adaptation.admit, self._adaptation.quiet()
+        async with self._adaptation.claiming(old.model, old.budget, quiet) as claim:
+            measured = await placing.measured(
+                res, package, old.budget, old.instances, None, admit, quiet, claim, lambda _: None
+            )
         placement = placing.place(
             package, measured, None, admit, self._adaptation.pushed, self._power_cap_w()
         )

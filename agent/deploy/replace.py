@@ -111,13 +111,38 @@ class Replacer:
         ]
         for name in sorted(there, key=lambda name: name != model):
             if name == model:
-                await self._bridge(name, device, overlay)
+                await self.bridge(name, device, overlay)
             elif not self._changes(name) or self._turns[name].locked():
                 holds = overlay_on(self._services[name].placement, device)
                 raise DeployError(f"{device} still holds {holds} for {name}")
             else:
                 async with self._turns[name]:
-                    await self._bridge(name, device, overlay)
+                    await self.bridge(name, device, overlay)
+
+    async def bridge(self, name: str, device: str, overlay: OverlayRef) -> None:
+        """The model, whose turn is held, serves elsewhere while its FPGA takes another overlay; where nothing else can
+        run it, its requests wait for reloads until it is its turn."""
+        old, placed = self._services[name].placement, self._elsewhere(name, device)
+        if placed is None or placed.candidate is None:
+            log.info("%s: nothing else can run it while %s takes %s", name, device, overlay)
+            return
+        text = f"bridged by {placed.candidate} while {device} takes {overlay}"
+        new = replace(replaced(old, placed, time.time()), reason=text)
+        try:
+            worker = await self._started(new)
+        except UNWELL as error:  # which says nothing of the device that another overlay is wanted on
+            self._lost.lose(new.candidate.device, error)
+            raise DeployError(f"{name} could not be bridged: {error.name}: {one_line(error)}") from error
+        self._persist(name, new)
+        try:
+            before = await self._res.pool.route(name, worker)
+        except OverlaidError:
+            self._persist(name, old)
+            await self._res.pool.stop(worker)
+            raise
+        self._moved(name, old, new, "overlay")
+        if before is not None:
+            await self._res.pool.stop(before)
 
     def keep(self, name: str, placement: Placement) -> None:
         """The model's placement from now on; on the disk first."""
@@ -246,31 +271,6 @@ class Replacer:
             await pool.restart(name)
         self._lost.stale.discard(name)
         self.keep(name, placement)
-
-    async def _bridge(self, name: str, device: str, overlay: OverlayRef) -> None:
-        """The model serves elsewhere while its FPGA takes another overlay; where nothing else can run it, its requests
-        wait for reloads until it is its turn."""
-        old, placed = self._services[name].placement, self._elsewhere(name, device)
-        if placed is None or placed.candidate is None:
-            log.info("%s: nothing else can run it while %s takes %s", name, device, overlay)
-            return
-        text = f"bridged by {placed.candidate} while {device} takes {overlay}"
-        new = replace(replaced(old, placed, time.time()), reason=text)
-        try:
-            worker = await self._started(new)
-        except UNWELL as error:  # which says nothing of the device that another overlay is wanted on
-            self._lost.lose(new.candidate.device, error)
-            raise DeployError(f"{name} could not be bridged: {error.name}: {one_line(error)}") from error
-        self._persist(name, new)
-        try:
-            before = await self._res.pool.route(name, worker)
-        except OverlaidError:
-            self._persist(name, old)
-            await self._res.pool.stop(worker)
-            raise
-        self._moved(name, old, new, "overlay")
-        if before is not None:
-            await self._res.pool.stop(before)
 
     async def _started(self, placement: Placement) -> Worker:
         package = phases.installed_package(self._res, placement.digest)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from agent.deploy import adaptation, placing
+from agent.deploy import adaptation, measuring, placing
 from agent.errors import DeviceLost, ModelLoadError
 from agent.types import (
     BackendInfo,
@@ -195,6 +196,93 @@ def test_models_that_change_to_the_newcomers_overlay_are_bridged_and_come_back(t
         assert len(rig.pool.alive) == 3
 
     play(tmp_path, scenario, Source([EITHER, TWIN, SECOND]), board=BOARD)
+
+
+ONLY_FPGA = Budget(3.0, 10.0)
+HELD = "fpga holds npu for one, whose priority is no lower"
+
+
+def test_who_runs_is_not_disturbed_by_measuring_a_newcomer_of_its_priority(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "measure_all", measuring.measure_all)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, (FIRST, ONLY_FPGA))
+        await rig.settled()
+        assert devices(rig) == {"one": "fpga"}
+        told = watch(rig)
+        want(rig, (FIRST, ONLY_FPGA), (SECOND, ONLY_FPGA))
+        await rig.settled()
+        two = next(status for status in rig.manager.statuses() if status.name == "two")
+        assert two.state is State.REJECTED and f"; v on fpga was not measured: {HELD}" in two.why
+        want(rig, (FIRST, ONLY_FPGA), (SECOND, EASY))
+        await rig.settled()
+        assert devices(rig) == {"one": "fpga", "two": "cpu"}
+        benched = await rig.manager.bench("two")
+        [fpga] = [v for v in benched["verdicts"] if v["candidate"]["device"] == "fpga"]
+        assert fpga["reason"] == "not measured: fpga holds npu for one" and fpga["measurement"] is None
+        assert not [text for text in told if " on fpga" in text]
+
+    play(tmp_path, scenario, Source([FIRST, SECOND]), board=BOARD)
+
+
+def test_who_has_less_priority_is_bridged_before_a_newcomer_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "measure_all", measuring.measure_all)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, (FIRST, ONLY_FPGA))
+        await rig.settled()
+        told = watch(rig)
+        want(rig, (FIRST, ONLY_FPGA), (SECOND, replace(ONLY_FPGA, priority=1)))
+        await rig.settled()
+        assert devices(rig) == {"one": "cpu", "two": "fpga"}
+        on_fpga = [text for text in told if " on fpga" in text]
+        assert on_fpga == ["two 1.0.0 on fpga beside nobody"] * 2  # to measure, to serve
+        assert [text for kind, text in rig.events() if kind == "replaced" and "bridged by v on cpu" in text]
+
+    play(tmp_path, scenario, Source([FIRST, SECOND]), board=BOARD)
+
+
+def test_a_newcomer_that_is_taken_back_meanwhile_leaves_no_half_bridge(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(placing, "measure_all", measuring.measure_all)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, (FIRST, ONLY_FPGA))
+        await rig.settled()
+        rig.pool.slow_s = 0.1  # flips and ends take their time
+        want(rig, (FIRST, ONLY_FPGA), (SECOND, replace(ONLY_FPGA, priority=1)))
+        while rig.pool.routes["one"].spec.candidate.device == "fpga":
+            await asyncio.sleep(0.005)
+        want(rig, (FIRST, ONLY_FPGA))
+        await rig.settled()
+        [status] = rig.manager.statuses()
+        serving = rig.pool.routes["one"]
+        assert rig.pool.alive == [serving] and status.candidate == serving.spec.candidate
+
+    play(tmp_path, scenario, Source([FIRST, SECOND]), board=BOARD)
+
+
+def test_who_was_bridged_for_nothing_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(placing, "measure_all", measuring.measure_all)
+
+    async def scenario(rig: Rig) -> None:
+        want(rig, (FIRST, ONLY_FPGA))
+        await rig.settled()
+        want(rig, (FIRST, ONLY_FPGA), (SECOND, Budget(0.5, 10.0, priority=1)))  # nothing is so quick
+        await rig.settled()
+        for _ in range(500):
+            if devices(rig) == {"one": "fpga"}:
+                break
+            rig.serves(5, 0.004, "one")  # late, on the CPU
+            await asyncio.sleep(0.01)
+        assert devices(rig) == {"one": "fpga"} and len(rig.pool.alive) == 1
+
+    play(tmp_path, scenario, Source([FIRST, SECOND]), board=BOARD)
 
 
 EITHER = make_package("1.0.0", "npu", model="one", devices=("cpu", "fpga"), overlay=ONE, more={"w": TWO})

@@ -28,6 +28,7 @@ from agent.types import (
     DesiredModel,
     DeviceInfo,
     Measurement,
+    OverlayRef,
     Placement,
     Verdict,
 )
@@ -43,6 +44,14 @@ BOARD = BoardInfo(
 )
 BUDGET = Budget(20.0, 10.0)
 V1, V2 = (make_package(version, devices=("cpu", "gpu")) for version in ("1.0.0", "1.1.0"))
+SMALL = OverlayRef("npu-small", 1, 8)
+PROGRAM = make_package("1.1.0", "npu", devices=("cpu", "fpga"), overlay=SMALL)
+NPU = (BackendInfo("npu", "1", ("npu",)),)
+WITH_FPGA = BoardInfo(
+    "kv260",
+    False,
+    (DeviceInfo("cpu", "cpu", "A53", NPU), DeviceInfo("fpga", "fpga", "logic", NPU, overlays=(SMALL,))),
+)
 Found = tuple[list[Measurement], list[Verdict], list[OverlaidError]]
 
 
@@ -112,7 +121,7 @@ class Node:
             raise AssertionError
 
         model = DesiredModel("digits", package_version(package), package.digest, BUDGET)
-        found = await phases.download(self.res, Source([V1, V2]), model, no_room, lambda _: None)
+        found = await phases.download(self.res, Source([V1, V2, PROGRAM]), model, no_room, lambda _: None)
         await phases.assemble(self.res, found, lambda _: None)
         return found
 
@@ -318,6 +327,62 @@ def test_a_model_in_service_that_gets_late_costs_samples(node: Node) -> None:
         assert [m.confidence for m in found] == pytest.approx([0.0199, 0.0199])
         found, _, _ = await node.measure()
         assert all(m.runs > 100 for m in found)  # nobody is late any more: it was not kept
+
+    play(scenario)
+
+
+@pytest.mark.parametrize(("runs", "kept"), [(4, 0), (5, 2)])
+def test_a_handful_of_runs_that_no_meter_told_of_is_not_kept(
+    node: Node, monkeypatch: pytest.MonkeyPatch, runs: int, kept: int
+) -> None:
+    async def measure(_res: Any, _package: Any, candidate: Candidate, *_: Any) -> Profile:
+        return Profile(Measurement(candidate, runs, 900, 900, 990, 0.1, 0.1, 1, None))
+
+    async def scenario() -> None:
+        monkeypatch.setattr(measuring, "_measure", measure)
+        node.meters = (Meter(),)
+        found, failed, errors = await node.measure()
+        assert [m.runs for m in found] == [runs, runs] and (failed, errors) == ([], [])
+        assert len(node.journal.profiles.of("digits")) == kept
+
+    play(scenario)
+
+
+def test_what_would_take_an_fpga_from_who_runs_is_not_started(node: Node) -> None:
+    asked: list[tuple[str, OverlayRef]] = []
+
+    async def refuse(device: str, overlay: OverlayRef) -> str:
+        asked.append((device, overlay))
+        return "fpga holds npu for faces"
+
+    async def scenario() -> None:
+        node.board = WITH_FPGA
+        for again in (False, True):
+            found, failed, errors = await node.measure(PROGRAM, claim=refuse, again=again)
+            assert [m.candidate.device for m in found] == ["cpu"] == node.started and errors == []
+            assert [(v.candidate.device, v.reason) for v in failed] == [
+                ("fpga", "not measured: fpga holds npu for faces")
+            ]
+            assert asked == [("fpga", SMALL)]
+            asked.clear()
+
+    play(scenario)
+
+
+def test_what_is_known_of_it_counts_and_is_not_completed(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any) -> str:
+        return "fpga holds npu for faces"
+
+    async def scenario() -> None:
+        node.board = WITH_FPGA
+        known, failed, _ = await node.measure(PROGRAM, Budget(20.0, 400.0))
+        assert len(known) == 2 and {m.overlay for m in known} == {None, SMALL} and failed == []
+        monkeypatch.setattr(cache, "AGAIN_S", 0.0)
+        node.meters = (Meter(),)  # energy is missing
+        found, failed, _ = await node.measure(PROGRAM, Budget(20.0, 600.0), claim=refuse)
+        assert node.started == ["cpu"] and failed == []
+        [fpga] = [m for m in found if m.candidate.device == "fpga"]
+        assert fpga.runs > 100 and fpga.overlay == SMALL and fpga.open_p99_ms is None  # of another rate
 
     play(scenario)
 

@@ -78,3 +78,15 @@ def test_late_answers_within_the_budget_disturb_nobody() -> None:
     assert quiet()  # of a thousand, ten may be late
     pool.late = 6
     assert not quiet()
+
+
+def test_who_was_moved_for_the_measuring_is_no_witness_of_it() -> None:
+    pool = Pool(late=10, digits=(99.5, 50.0), faces=(99.5, 5.0))
+    budgets = {"digits": BUDGET, "faces": BUDGET}
+    quiet = Quiet(pool, budgets, lambda: 100.0)
+    pool.late = 900
+    assert not quiet()
+    quiet.excuse("digits")
+    assert quiet() and set(budgets) == {"digits", "faces"}
+    pool.told["faces"] = (100.0, 21.0)
+    assert not quiet()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.placement.profile import OpenLoop, Profile
-from agent.placement.profile.cache import Key, lacks_energy, opens_anew, trouble_with
+from agent.placement.profile.cache import Key, lacks_energy, opens_anew, trouble_with, worth_keeping
 from agent.types import BackendInfo, BoardInfo, Candidate, DeviceInfo, Measurement
 
 CPU = DeviceInfo("cpu", "cpu", "Cortex-A53", (BackendInfo("onnxruntime", "1.20", ("onnx",)),))
@@ -102,6 +102,13 @@ def test_energy_is_missed_only_where_it_can_be_measured_now() -> None:
     missing = replace(MEASURED, energy="missing")
     assert lacks_energy(missing, True, 2e9)
     assert not lacks_energy(missing, False, 2e9) and not lacks_energy(MEASURED, True, 2e9)
+
+
+def test_a_handful_of_runs_without_the_energy_that_meters_could_tell_is_not_worth_keeping() -> None:
+    four, five = (replace(MEASURED, runs=runs, energy="missing") for runs in (4, 5))
+    assert not worth_keeping(four, True)
+    assert worth_keeping(five, True) and worth_keeping(four, False)
+    assert worth_keeping(replace(four, energy="measured"), True)
 
 
 def test_energy_that_could_not_be_measured_is_not_tried_again_at_once() -> None:
