@@ -55,7 +55,7 @@ def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
             os.umask(umask)
 
 
-def test_versions_share_an_overlay(it: Stage) -> None:
+def test_a_shared_overlay(it: Stage) -> None:
     [node] = it.nodes
     wait_until("the board", lambda: node.run("devices", check=False).returncode == 0)
     board = json.loads(node.run("devices", "--json").stdout)

@@ -136,7 +136,7 @@ def test_a_cap_that_falls_moves_several_models_one_after_another(tmp_path: Path)
         budgets = dict.fromkeys(MANY, QUICK)
         want(rig, budgets)
         await rig.settled()
-        assert devices(rig) == dict.fromkeys(MANY, "gpu")
+        assert devices(rig) == dict.fromkeys(MANY, "gpu"), [why(rig, name) for name in MANY]
         at_once, most = 0, 0
         start = rig.pool.start
 
