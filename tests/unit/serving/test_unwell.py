@@ -165,7 +165,7 @@ def test_who_was_asking_a_lost_device_is_answered_by_the_next_worker(tmp_path: P
         old = await node.serve()
         device.error = DeviceLost("it is gone")
         waiting = [asyncio.create_task(node.ask()) for _ in range(3)]
-        await until(lambda: bool(node.events))
+        await until(lambda: bool(node.events) and device.failed == len(waiting))
         assert node.told() == [("unwell", "DeviceLost: it is gone")] and not any(t.done() for t in waiting)
         lost, device.error = device.error, None
         await node.serve()
