@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import workers
+from agent.deploy import placing, workers
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, one_line
@@ -36,6 +36,12 @@ def measurement(
 def short_bars(monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is tried again soon."""
     monkeypatch.setattr(bars, "FIRST_S", 0.05)
+
+
+def known(monkeypatch: pytest.MonkeyPatch, figures: Figures) -> None:
+    """Candidates measure, and fresh workers run, as the figures say."""
+    monkeypatch.setattr(placing, "measure_all", by_the(figures))
+    monkeypatch.setattr(StandInWorker, "profile", runs_of(figures))
 
 
 def of(figures: Figures, candidate: Candidate) -> tuple[float, float, float]:

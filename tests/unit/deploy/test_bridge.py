@@ -21,8 +21,8 @@ from agent.types import (
     OverlayRef,
     State,
 )
-from tests.unit.deploy.figures import by_the, runs_of
-from tests.unit.deploy.rig import Package, Rig, Source, StandInWorker, make_package, play
+from tests.unit.deploy.figures import known
+from tests.unit.deploy.rig import Package, Rig, Source, make_package, play
 
 ONE, TWO = OverlayRef("npu", 1, 16), OverlayRef("npu-small", 1, 8)
 NPU = (BackendInfo("npu", "1", ("npu",)),)
@@ -52,8 +52,7 @@ NEWER = program("one", "1.1.0", TWO)
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures; looks are frequent."""
-    monkeypatch.setattr(placing, "measure_all", by_the(FIGURES))
-    monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
+    known(monkeypatch, FIGURES)
     monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
     monkeypatch.setattr(adaptation, "ROOM_S", 0.3)
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import adaptation, bench, placing
+from agent.deploy import adaptation, bench
 from agent.errors import UsageError
 from agent.types import Budget
-from tests.unit.deploy.figures import REST_W, by_the, runs_of
-from tests.unit.deploy.rig import Rig, StandInWorker
+from tests.unit.deploy.figures import REST_W, by_the, known
+from tests.unit.deploy.rig import Rig
 from tests.unit.deploy.test_joint import FIGURES, QUICK, devices, run, want
 
 A, B = "a", "b"
@@ -23,8 +23,7 @@ A, B = "a", "b"
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures."""
-    monkeypatch.setattr(placing, "measure_all", by_the(FIGURES))
-    monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
+    known(monkeypatch, FIGURES)
 
 
 def test_a_decision_is_explained_among_the_others(tmp_path: Path) -> None:

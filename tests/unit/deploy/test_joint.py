@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import adaptation, lost, placing
+from agent.deploy import adaptation, lost
 from agent.errors import ModelLoadError
 from agent.types import (
     BackendInfo,
@@ -20,8 +20,8 @@ from agent.types import (
     DeviceInfo,
     State,
 )
-from tests.unit.deploy.figures import REST_W, by_the, runs_of, short_bars
-from tests.unit.deploy.rig import Package, Rig, Source, StandInPool, StandInWorker, make_package, play
+from tests.unit.deploy.figures import REST_W, known, short_bars
+from tests.unit.deploy.rig import Package, Rig, Source, StandInPool, make_package, play
 
 ONNX = (BackendInfo("onnxruntime", "1", ("onnx",)),)
 BOARD = BoardInfo(
@@ -38,8 +38,7 @@ PACKAGES = {name: make_package("1.0.0", model=name, devices=("cpu", "gpu")) for 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures; looks and probes are frequent."""
-    monkeypatch.setattr(placing, "measure_all", by_the(FIGURES))
-    monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
+    known(monkeypatch, FIGURES)
     monkeypatch.setattr(lost, "PROBE_S", 0.03)
     monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
     short_bars(monkeypatch)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import adaptation, ledger, lost, placing
+from agent.deploy import adaptation, ledger, lost
 from agent.errors import DeviceLost, DmaTimeout, OverlayLoadError
 from agent.types import (
     BackendInfo,
@@ -24,8 +24,8 @@ from agent.types import (
     Placement,
     State,
 )
-from tests.unit.deploy.figures import by_the, runs_of, short_bars
-from tests.unit.deploy.rig import Rig, Source, StandInPool, StandInWorker, make_package, play
+from tests.unit.deploy.figures import known, short_bars
+from tests.unit.deploy.rig import Rig, Source, StandInPool, make_package, play
 
 ONNX = (BackendInfo("onnxruntime", "1", ("onnx",)),)
 BOARD = BoardInfo(
@@ -46,8 +46,7 @@ FIGURES = {"gpu": (1.0, 0.01, 2.0), "cpu": (3.1, 0.005, 0.0)}  # p99 ms, J a run
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Candidates have known figures, lost devices are probed often."""
 
-    monkeypatch.setattr(placing, "measure_all", by_the(FIGURES))
-    monkeypatch.setattr(StandInWorker, "profile", runs_of(FIGURES))
+    known(monkeypatch, FIGURES)
     monkeypatch.setattr(lost, "PROBE_S", 0.03)
     monkeypatch.setattr(adaptation, "LOOK_S", 0.02)
     short_bars(monkeypatch)

@@ -9,14 +9,14 @@ from typing import Any
 
 import pytest
 
-from agent.deploy import adaptation, placing
+from agent.deploy import adaptation
 from agent.deploy.adaptation import Adaptation
 from agent.placement.adapting import adapt
 from agent.types import Budget, State
 from tests.unit.deploy import test_bridge as bridge
 from tests.unit.deploy import test_joint as joint
-from tests.unit.deploy.figures import Figures, by_the, runs_of
-from tests.unit.deploy.rig import Rig, Source, StandInWorker, play
+from tests.unit.deploy.figures import Figures, known
+from tests.unit.deploy.rig import Rig, Source, play
 from tests.unit.deploy.test_joint import QUICK, devices, run, until, want, why
 
 BUSY = Budget(1.5, 1000.0)  # half of the GPU
@@ -30,8 +30,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def with_figures(monkeypatch: pytest.MonkeyPatch, figures: Figures) -> None:
-    monkeypatch.setattr(placing, "measure_all", by_the(figures))
-    monkeypatch.setattr(StandInWorker, "profile", runs_of(figures))
+    known(monkeypatch, figures)
 
 
 async def for_ever(*_: Any) -> Any:
