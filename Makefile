@@ -1,5 +1,6 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
-.PHONY: help demo test test-slow test-pynq test-peers soak lint bench area ci lock lock-pynq lock-peers clean debian peers
+.PHONY: help demo test test-slow test-pynq test-peers test-gpu soak lint bench area ci lock lock-pynq lock-peers lock-gpu \
+  clean debian peers gpu
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SECONDS ?= 25
@@ -9,6 +10,8 @@ PYNQ_BIN := .venv-pynq/bin
 PYNQ_STAMP := .venv-pynq/.installed
 PEERS_BIN := .venv-peers/bin
 PEERS_STAMP := .venv-peers/.installed
+GPU_BIN := .venv-gpu/bin
+GPU_STAMP := .venv-gpu/.installed
 
 help:            ## show the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 14
@@ -39,6 +42,17 @@ $(PEERS_STAMP): requirements-peers.lock | $(STAMP)
 	  -r $(CURDIR)/requirements-peers.lock
 	@touch $@
 
+# OpenVINO's onnxruntime takes the place of the other one. From / for PYNQ's reason.
+$(GPU_STAMP): requirements-gpu.lock pyproject.toml | $(STAMP)
+	@echo "== creating .venv-gpu from requirements-gpu.lock (hash-checked)"
+	@test -x $(GPU_BIN)/python || $(PYTHON) -m venv .venv-gpu
+	@cd / && $(CURDIR)/$(BIN)/uv pip install --quiet --python $(CURDIR)/$(GPU_BIN)/python --require-hashes \
+	  -r $(CURDIR)/requirements-gpu.lock
+	@$(BIN)/uv pip install --quiet --python $(GPU_BIN)/python --no-deps --no-build-isolation -e .
+	@touch $@
+
+gpu: $(GPU_STAMP)  ## an environment with Intel's OpenCL and OpenVINO, for test-gpu and the bench (900 MB)
+
 peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
 
 debian:
@@ -58,6 +72,10 @@ test-slow: $(STAMP)  ## what takes minutes: the planner against HiGHS on 10,000 
 test-pynq: $(PYNQ_STAMP)  ## unmodified PYNQ drives the simulated FPGA
 	@echo "== tests of the PYNQ path"
 	@$(PYNQ_BIN)/python -m pytest tests/pynq
+
+test-gpu: $(GPU_STAMP)  ## overlay programs on Intel's OpenCL; OpenVINO's execution provider
+	@echo "== tests on Intel's OpenCL and OpenVINO"
+	@$(GPU_BIN)/python -m pytest tests/gpu
 
 # Triton needs a libpython: of its own Python, or Debian's.
 test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of Triton and KServe
@@ -81,11 +99,11 @@ area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by 
 	@tests/debian-packages yosys
 	@$(BIN)/python -m bitstreams.area
 
-ci: lint test test-pynq test-peers soak  ## what .ci/run runs
+ci: lint test test-pynq test-gpu test-peers soak  ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \
-	  --extra onnx --extra litert --extra fleet --extra plot --extra sim --extra rtl \
+	  --extra onnx --extra litert --extra opencl --extra fleet --extra plot --extra sim --extra rtl \
 	  --group dev --no-header --no-annotate --quiet --output-file requirements.lock
 
 lock-pynq: $(STAMP)  ## remake requirements-pynq.lock
@@ -97,5 +115,9 @@ lock-peers: $(STAMP)  ## remake requirements-peers.lock
 	@$(BIN)/uv pip compile --group pyproject.toml:peers --universal --python-version 3.10 --generate-hashes --no-header \
 	  --no-annotate --quiet --output-file requirements-peers.lock
 
+lock-gpu: $(STAMP)  ## remake requirements-gpu.lock
+	@$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:gpu --universal --python-version 3.11 --generate-hashes \
+	  --extra opencl --no-header --no-annotate --quiet --output-file requirements-gpu.lock
+
 clean:           ## remove the virtual environment and caches
-	rm -rf .venv .venv-pynq .venv-peers .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-pynq .venv-peers .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

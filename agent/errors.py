@@ -24,6 +24,8 @@ OverlaidError
 │   ├── InferenceError
 │   ├── DeviceMismatch     the device that ran is not the one that was chosen
 │   ├── DeviceLost         it was there and answers no more
+│   ├── OutOfDeviceMemory  a GPU's own memory does not hold the model or its tensors
+│   ├── KernelBuildFailed  an OpenCL driver does not compile the kernels, or not take their binary
 │   ├── OverlayLoadError   the FPGA does not take the bitstream
 │   ├── OverlayFault       the overlay ended with an error status
 │   ├── OverlayTaken       another process ran on the overlay: what was on the chip is gone
@@ -130,6 +132,12 @@ class DeviceMismatch(DeviceError): ...
 
 
 class DeviceLost(DeviceError): ...
+
+
+class OutOfDeviceMemory(DeviceError): ...
+
+
+class KernelBuildFailed(DeviceError): ...
 
 
 class OverlayLoadError(DeviceError): ...

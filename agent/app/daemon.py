@@ -165,6 +165,7 @@ class Daemon:
             profile_s=config.deploy.profile_s,
             download_timeout_s=config.deploy.download_timeout_s,
             phase_timeout_s=config.deploy.phase_timeout_s,
+            engines=config.paths.state / "engines",
         )
         keys = keyring(PublicKey.parse(text) for text in config.trust.package_keys)
         resources = Resources(

@@ -52,7 +52,8 @@ class FolderSource:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Deadlines in seconds and limits of deployments (config sections deploy and serving)."""
+    """Deadlines in seconds and limits of deployments (config sections deploy and serving). ``engines``: where runtimes
+    keep what they built for this machine; None: nowhere."""
 
     board: str
     board_folder: Path
@@ -63,6 +64,7 @@ class Settings:
     profile_s: float
     download_timeout_s: float
     phase_timeout_s: float
+    engines: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

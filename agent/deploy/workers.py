@@ -42,6 +42,7 @@ def worker_spec(
             manifest.outputs,
             res.settings.threads,
             overlays.delivered(res).get(variant.overlay) if variant.overlay else None,
+            res.settings.engines,
         ),
         golden=Golden(
             manifest.golden.count,

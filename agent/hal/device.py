@@ -23,7 +23,8 @@ class ModelFile:
     """One variant on disk. ``inputs``/``outputs``: what the manifest promises.
 
     ``format``: onnx, tflite, npu (a program for an FPGA overlay) or overlay (an overlay with its self-test).
-    ``overlay``: the delivered overlay that an npu program needs; None for one that ships with the agent.
+    ``overlay``: the delivered overlay that an npu program needs; None for one that ships with the agent. ``cache``:
+    where a runtime may keep what it built for this machine (a GPU's engines and kernels); None: nowhere.
     """
 
     path: Path
@@ -32,6 +33,7 @@ class ModelFile:
     outputs: tuple[TensorSpec, ...]
     threads: int = 1
     overlay: Path | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,6 +64,7 @@ class WorkerSpec:
             file=ModelFile(
                 path=Path(file.pop("path")),
                 overlay=Path(overlay) if (overlay := file.pop("overlay")) else None,
+                cache=Path(cache) if (cache := file.pop("cache")) else None,
                 inputs=_tensors(file.pop("inputs")),
                 outputs=_tensors(file.pop("outputs")),
                 **file,
