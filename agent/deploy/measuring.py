@@ -17,7 +17,7 @@ from agent.placement import batching, profile
 from agent.placement.planning.candidates import VariantInfo, candidates_for
 from agent.placement.profile import Profile, cache, priors
 from agent.placement.profile.cache import Key
-from agent.types import Budget, Candidate, Measurement, OverlayRef, Placement, Verdict
+from agent.types import PROGRAMS, Budget, Candidate, Measurement, OverlayRef, Placement, Verdict
 
 log = logging.getLogger("deploy")
 Progress = Callable[[float], None]
@@ -221,9 +221,9 @@ class _Measuring:
         )
 
     def _overlay_of(self, candidate: Candidate) -> OverlayRef | None:
-        """What it needs on an FPGA."""
-        on_fpga = self._kinds[candidate.device] == "fpga"
-        return self._package.manifest.variant(candidate.variant).overlay if on_fpga else None
+        """What must be on the FPGA for it."""
+        its = self._package.manifest.variant(candidate.variant)
+        return its.overlay if candidate.backend == PROGRAMS else None
 
     def _gate(self) -> profile.Gate:
         return profile.Gate(self._quiet, self._res.settings.profile_s)

@@ -9,10 +9,9 @@ from agent.deploy.resources import Resources
 from agent.deploy.service import Service
 from agent.errors import PackageError, TrustError
 from agent.package.verify import verify_package
-from agent.types import OverlayRef, Placement
+from agent.types import PROGRAMS, OverlayRef, Placement
 
 FORMAT = "overlay"
-PROGRAMS = "npu"  # the backend that runs programs on an overlay
 
 
 def delivered(res: Resources) -> Mapping[OverlayRef, Path]:

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from agent.errors import ModelLoadError, RuntimeUnavailable, one_line
 from agent.hal import ModelFile, Session
-from agent.types import SELF_TEST, BackendInfo, DeviceInfo, OverlayRef
+from agent.types import PROGRAMS, SELF_TEST, BackendInfo, DeviceInfo, OverlayRef
 
 if TYPE_CHECKING:
     from agent.devices.slot import Slot
     from agent.overlay.program import Program
 
-FPGA_BACKENDS = (BackendInfo("npu", "1", ("npu",)), BackendInfo(SELF_TEST, "1", ("overlay",)))
+FPGA_BACKENDS = (BackendInfo(PROGRAMS, "1", ("npu",)), BackendInfo(SELF_TEST, "1", ("overlay",)))
 
 
 def shipped_overlays(names: Iterable[str]) -> tuple[OverlayRef, ...]:

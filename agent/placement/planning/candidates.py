@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 
-from agent.types import BoardInfo, Candidate, DeviceInfo, OverlayRef, Verdict
+from agent.types import PROGRAMS, BoardInfo, Candidate, DeviceInfo, OverlayRef, Verdict
 
 NO_BACKEND = "none"
 NEEDS_OVERLAY = "needs overlay"
@@ -14,7 +14,7 @@ NEEDS_OVERLAY = "needs overlay"
 @dataclass(frozen=True, slots=True)
 class VariantInfo:
     """What placement needs to know of a package's variant. ``devices``: kinds that it was made for; ``overlay``: what
-    it needs on an FPGA."""
+    its program was made for, which the backend ``PROGRAMS`` needs."""
 
     name: str
     format: str
@@ -35,8 +35,8 @@ def candidates_for(
     verdicts: list[Verdict] = []
     for variant in variants:
         for device in board.devices:
-            backends = [b.name for b in device.backends if variant.format in b.formats]
-            if backends and device.kind in variant.devices and _has_overlay(variant, device, delivered):
+            backends = _backends(variant, device, delivered) if device.kind in variant.devices else []
+            if backends:
                 candidates += [Candidate(variant.name, backend, device.id) for backend in backends]
             else:
                 nowhere = Candidate(variant.name, NO_BACKEND, device.id)
@@ -49,9 +49,10 @@ def in_order(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     return tuple(sorted(verdicts, key=lambda verdict: (not verdict.chosen, str(verdict.candidate))))
 
 
-def _has_overlay(variant: VariantInfo, device: DeviceInfo, delivered: Container[OverlayRef]) -> bool:
-    needs = variant.overlay if variant.format == "npu" and device.kind == "fpga" else None
-    return needs is None or needs in device.overlays or needs in delivered
+def _backends(variant: VariantInfo, device: DeviceInfo, delivered: Container[OverlayRef]) -> list[str]:
+    """Those that open the variant. Only an FPGA's own overlay has to be there: OpenCL and numpy run any program."""
+    ready = variant.overlay is None or variant.overlay in device.overlays or variant.overlay in delivered
+    return [b.name for b in device.backends if variant.format in b.formats and (ready or b.name != PROGRAMS)]
 
 
 def _why_not(variant: VariantInfo, device: DeviceInfo) -> str:

@@ -50,7 +50,10 @@ NPU = (BackendInfo("npu", "1", ("npu",)),)
 WITH_FPGA = BoardInfo(
     "kv260",
     False,
-    (DeviceInfo("cpu", "cpu", "A53", NPU), DeviceInfo("fpga", "fpga", "logic", NPU, overlays=(SMALL,))),
+    (
+        DeviceInfo("cpu", "cpu", "A53", (BackendInfo("program", "1", ("npu",)),)),
+        DeviceInfo("fpga", "fpga", "logic", NPU, overlays=(SMALL,)),
+    ),
 )
 Found = tuple[list[Measurement], list[Verdict], list[OverlaidError]]
 
@@ -383,6 +386,21 @@ def test_what_is_known_of_it_counts_and_is_not_completed(node: Node, monkeypatch
         assert node.started == ["cpu"] and failed == []
         [fpga] = [m for m in found if m.candidate.device == "fpga"]
         assert fpga.runs > 100 and fpga.overlay == SMALL and fpga.open_p99_ms is None  # of another rate
+
+    play(scenario)
+
+
+def test_an_fpga_card_holds_no_overlay(node: Node) -> None:
+    """OpenCL's kernels run the programs of every overlay: nobody is asked to make way."""
+
+    async def refuse(device: str, overlay: OverlayRef) -> str:
+        raise AssertionError(f"{device} does not take {overlay}")
+
+    async def scenario() -> None:
+        opencl = (BackendInfo("opencl", "OpenCL 3.0", ("npu",)),)
+        node.board = BoardInfo("local", False, (DeviceInfo("card", "fpga", "a card", opencl),))
+        [card], failed, _ = await node.measure(PROGRAM, claim=refuse)
+        assert (str(card.candidate), card.overlay, failed) == ("v on card (opencl)", None, [])
 
     play(scenario)
 

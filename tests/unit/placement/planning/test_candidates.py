@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from agent.placement.planning.candidates import VariantInfo, candidates_for
-from agent.types import BackendInfo, BoardInfo, Candidate, DeviceInfo, OverlayRef
+from agent.types import PROGRAMS, BackendInfo, BoardInfo, Candidate, DeviceInfo, OverlayRef
 
 FP32, INT8 = Candidate("fp32", "onnxruntime", "cpu"), Candidate("int8", "onnxruntime", "cpu")
 
@@ -39,7 +39,7 @@ def test_a_missing_runtime_is_named() -> None:
 
 def test_an_overlay_that_is_not_here_is_named_until_it_is_delivered() -> None:
     shipped, other = OverlayRef("npu", 1, 16), OverlayRef("npu-small", 1, 8)
-    backends = (BackendInfo("overlay", "1", ("npu",)),)
+    backends = (BackendInfo(PROGRAMS, "1", ("npu",)),)
     board = BoardInfo("b", False, (DeviceInfo("fpga", "fpga", "Zynq", backends, overlays=(shipped,)),))
     variant = VariantInfo("int8", "npu", "int8", ("fpga",), None, other)
     none, (verdict,) = candidates_for([variant], board)
@@ -47,4 +47,13 @@ def test_an_overlay_that_is_not_here_is_named_until_it_is_delivered() -> None:
         "needs overlay npu-small version 1 (8 x 8 MAC); fpga has npu version 1 (16 x 16 MAC): "
         "deploy a package of that overlay first"
     )
-    assert candidates_for([variant], board, {other})[0] == (Candidate("int8", "overlay", "fpga"),)
+    assert candidates_for([variant], board, {other})[0] == (Candidate("int8", PROGRAMS, "fpga"),)
+
+
+def test_opencl_runs_programs_of_any_overlay() -> None:
+    opencl = (BackendInfo("opencl", "3.0", ("npu",)),)
+    devices = [DeviceInfo(kind, kind, "a device", opencl) for kind in ("fpga", "gpu", "cpu")]
+    variant = VariantInfo("npu", "npu", "int8", ("fpga", "gpu", "cpu"), None, OverlayRef("mine", 7, 8))
+    found, verdicts = candidates_for([variant], BoardInfo("b", False, tuple(devices)))
+    assert {str(each) for each in found} == {f"npu on {kind} (opencl)" for kind in ("fpga", "gpu", "cpu")}
+    assert verdicts == ()
