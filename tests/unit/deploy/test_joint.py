@@ -165,7 +165,8 @@ def test_a_cap_below_the_rest_sheds_nobody_and_everybody_draws_least(tmp_path: P
         want(rig, budgets, cap_w=1.0)
         await rig.settled()
         assert devices(rig) == dict.fromkeys(MANY, "cpu") and not rig.pool.held
-        assert all("below its rest of 4 W" in why(rig, name)[1] for name in MANY)
+        reasons = [why(rig, name)[1] for name in MANY]
+        assert all("below its rest of 4 W" in reason for reason in reasons), reasons
         want(rig, {**budgets, "d": QUICK}, cap_w=1.0, d=LAST)
         await rig.settled()
         assert why(rig, "d")[0] is State.REJECTED
