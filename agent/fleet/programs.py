@@ -65,7 +65,7 @@ def _compiled(
     update = {
         "name": spec.id,
         "format": "npu",
-        "devices": ("fpga", "cpu"),
+        "devices": ("fpga", "gpu", "cpu"),
         "file": path.name,
         "accuracy": source.accuracy if source.format == "onnx" else None,
         "overlay": OverlayRef(spec.id, spec.version, spec.lanes),

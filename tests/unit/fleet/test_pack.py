@@ -104,6 +104,12 @@ def test_the_committed_model_packs(tmp_path: Path) -> None:
     assert set(packed.agreements) == {"fp32", "int8"}
 
 
+def test_a_program_is_made_for_every_kind_and_checked_in_numpy(tmp_path: Path) -> None:
+    packed = pack(DIGITS, tmp_path / "out", KEY, overlays=("npu-small",))
+    assert packed.manifest.variant("npu-small").devices == ("fpga", "gpu", "cpu")
+    assert packed.agreements["npu-small"].backend == "program"
+
+
 def test_golden_vectors_that_disagree(tmp_path: Path) -> None:
     y = np.ones((3, 32), np.float32)
     refused(tmp_path, GoldenMismatch, "variant fp32: sample 0, output 'y:0': 32 of 32 values differ", y=y)
