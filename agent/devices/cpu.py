@@ -1,8 +1,7 @@
 """The CPU as a device: which runtimes work here, and sessions on them.
 
 This module is light; a runtime is imported when a model is opened. ``python -m agent.devices.cpu BACKEND`` proves one
-backend in a process of its own, so that a runtime that crashes on import (a wheel built for newer instructions) takes
-nothing else with it.
+backend (``proving``).
 """
 
 from __future__ import annotations
@@ -11,22 +10,17 @@ import contextlib
 import functools
 import importlib
 import importlib.util
-import json
 import os
-import signal
-import subprocess
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from agent.devices.machine import memory_mb, usable_cores
+from agent.devices.proving import PROOF_TIMEOUT_S, Outcome, prove_in_processes, tell_outcome
 from agent.errors import RuntimeUnavailable, one_line
 from agent.hal import ModelFile, Session
 from agent.types import BackendInfo, DeviceInfo
-
-PROOF_TIMEOUT_S = 20.0
 
 
 def _open_onnx(model: ModelFile) -> Session:
@@ -87,7 +81,8 @@ def _warm_program() -> None:
 class Backend:
     """A runtime: what it opens, the packages that can provide it and the extra that installs them.
 
-    ``warm`` imports what ``open`` needs, and neither opens a model nor starts a thread.
+    ``prove`` gives the version, or "" where the machine offers nothing and nothing is wrong with that. ``warm`` imports
+    what ``open`` needs, and neither opens a model nor starts a thread. ``optional``: nobody misses it.
     """
 
     formats: tuple[str, ...]
@@ -96,6 +91,7 @@ class Backend:
     warm: Callable[[], None]
     packages: tuple[str, ...]
     extra: str
+    optional: bool = False
 
 
 BACKENDS = {
@@ -148,46 +144,22 @@ class CpuDevice:
 
 def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
     """Try every backend, all at the same time, each in its own process; ``timeout_s`` is for all together."""
-    deadline = time.monotonic() + timeout_s
-    running: dict[str, subprocess.Popen[str]] = {}
-    found: list[BackendInfo] = []
-    problems: list[str] = []
+    installed = [
+        name
+        for name, backend in BACKENDS.items()
+        if any(importlib.util.find_spec(package) for package in backend.packages)
+    ]
+    outcomes = prove_in_processes({name: ("agent.devices.cpu", name) for name in installed}, timeout_s)
     for name, backend in BACKENDS.items():
-        if any(importlib.util.find_spec(package) for package in backend.packages):
-            running[name] = subprocess.Popen(
-                [sys.executable, "-m", "agent.devices.cpu", name],
-                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True,
-            )  # fmt: skip
-        else:
-            problems.append(f"{name}: not installed; pip install 'overlaid[{backend.extra}]'")
-    for name, process in running.items():
-        version, problem = _outcome(process, max(deadline - time.monotonic(), 0.0))
-        if problem:
-            problems.append(f"{name}: {problem}")
-        else:
-            found.append(BackendInfo(name, version, BACKENDS[name].formats))
-    return Proof(tuple(found), tuple(problems))
-
-
-def _outcome(process: subprocess.Popen[str], timeout_s: float) -> tuple[str, str]:
-    """(version, "") or ("", problem)."""
-    with process:
-        try:
-            output, _ = process.communicate(timeout=timeout_s)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return (
-                "",
-                "took too long to load a tiny model; is the machine overloaded, or the runtime hanging?",
-            )
-    if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
-        return "", f"crashed with {name} while loading a tiny model; its wheel may be built for another CPU"
-    try:
-        answer = json.loads(output)
-        return str(answer["version"]), str(answer["problem"])
-    except (ValueError, TypeError, KeyError):
-        return "", f"ended with exit code {process.returncode} while loading a tiny model"
+        if name not in outcomes and not backend.optional:
+            outcomes[name] = Outcome(problem=f"not installed; pip install 'overlaid[{backend.extra}]'")
+    found = [(name, outcomes[name]) for name in BACKENDS if name in outcomes]
+    return Proof(
+        tuple(
+            BackendInfo(name, each.version, BACKENDS[name].formats) for name, each in found if each.version
+        ),
+        tuple(f"{name}: {each.problem}" for name, each in found if each.problem),
+    )
 
 
 def cpu_name(proc: Path = Path("/proc")) -> str:
@@ -212,14 +184,5 @@ def _text(path: Path) -> str:
         return ""
 
 
-def main(backend: str) -> None:
-    """Print {"version", "problem"} of one backend as JSON."""
-    try:
-        answer = {"version": BACKENDS[backend].prove(), "problem": ""}
-    except Exception as error:
-        answer = {"version": "", "problem": one_line(error)}
-    print(json.dumps(answer))
-
-
 if __name__ == "__main__":
-    main(sys.argv[1])
+    tell_outcome(BACKENDS[sys.argv[1]].prove)

@@ -97,7 +97,7 @@ def examine(platforms: Sequence[Any], query: Query) -> tuple[list[ClDevice], lis
 
 
 def handle(device: ClDevice) -> pyopencl.Device:
-    """What pyopencl calls the device. Raises DeviceLost, of a CPU RuntimeUnavailable, where it is not there any more."""
+    """What pyopencl calls the device. Raises DeviceLost, of a CPU RuntimeUnavailable, when it is there no more."""
     matches = []
     for index, found in _handles():
         with contextlib.suppress(Exception):
@@ -149,9 +149,10 @@ def _platforms() -> Sequence[Any]:
     except Exception as error:
         raise RuntimeUnavailable(f"pyopencl cannot be imported: {one_line(error)}") from error
     try:
-        return pyopencl.get_platforms()
+        found: Sequence[Any] = pyopencl.get_platforms()
     except Exception:  # how it says that there are none; opencl_problems() knows why
         return []
+    return found
 
 
 def _handles() -> Iterator[tuple[tuple[int, int], Any]]:

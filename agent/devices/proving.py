@@ -1,0 +1,72 @@
+"""Prove runtimes by loading a tiny model, each in a process of its own.
+
+A runtime that crashes on import (a wheel built for newer instructions), or a driver that hangs, takes nothing else along.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from agent.errors import one_line
+
+PROOF_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """``version`` of a runtime that works, or the ``problem``; neither where there is nothing to prove."""
+
+    version: str = ""
+    problem: str = ""
+
+
+def prove_in_processes(commands: Mapping[str, Sequence[str]], timeout_s: float) -> dict[str, Outcome]:
+    """Run every command, all at the same time; ``timeout_s`` is for all together.
+
+    A command: what follows ``python -m``. Its process ends with ``tell_outcome``.
+    """
+    deadline = time.monotonic() + timeout_s
+    running = {
+        name: subprocess.Popen(
+            [sys.executable, "-m", *command],
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, errors="replace",
+        )
+        for name, command in commands.items()
+    }  # fmt: skip
+    return {name: _outcome(process, deadline) for name, process in running.items()}
+
+
+def tell_outcome(prove: Callable[[], str]) -> None:
+    """In the process: run ``prove`` (version of a runtime, "" where there is none to prove), print what came of it."""
+    try:
+        answer = {"version": prove(), "problem": ""}
+    except Exception as error:
+        answer = {"version": "", "problem": one_line(error)}
+    print(f"\n{json.dumps(answer)}")  # runtimes print, too, and not always whole lines
+
+
+def _outcome(process: subprocess.Popen[str], deadline: float) -> Outcome:
+    with process:
+        try:
+            output, _ = process.communicate(timeout=max(deadline - time.monotonic(), 0.0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            return Outcome(
+                problem="took too long to load a tiny model; is the machine overloaded, or the runtime hanging?"
+            )
+    if process.returncode < 0:
+        name = signal.Signals(-process.returncode).name
+        return Outcome(
+            problem=f"crashed with {name} while loading a tiny model; its wheel may be built for another CPU"
+        )
+    try:
+        answer = json.loads(output.strip().splitlines()[-1])
+        return Outcome(str(answer["version"]), str(answer["problem"]))
+    except (ValueError, TypeError, KeyError, IndexError):
+        return Outcome(problem=f"ended with exit code {process.returncode} while loading a tiny model")
