@@ -17,10 +17,9 @@ from agent.hal import ModelFile, Run
 from agent.hal.device import Tensors
 from agent.overlay.execute import RunPart, execute
 from agent.overlay.functional import Layers, from_planes, to_planes
-from agent.overlay.graph import Add, Conv, Pool
 from agent.overlay.program import Part, Program, Segment
 from agent.overlay.programfile import read_program
-from agent.overlay.selftest import INPUT, OUTPUT, self_test_graph
+from agent.overlay.selftest import INPUT, OUTPUT, self_test_program
 from agent.overlay.spec import Overlay
 from agent.types import TensorSpec
 
@@ -148,17 +147,30 @@ def open_functional(model: ModelFile) -> ProgramSession:
 
 def prove() -> str:
     """The version of numpy, once the golden model has answered the overlays' self-test; any exception otherwise."""
-    graph = self_test_graph()
-    source = graph.tensors[INPUT]
-    pixels = np.arange(source.channels * source.height * source.width) * 37 % 256 - 128
-    planes = pixels.astype(np.int8).reshape(source.channels, source.height, source.width)
-    layers = [step for step in graph.steps if isinstance(step, Conv | Pool | Add)]
-    found = Layers(layers).run({INPUT: planes})[OUTPUT].ravel().tolist()
-    if found != SELF_TEST_ANSWER:
-        raise InferenceError(
-            f"numpy {np.__version__} computes the self-test wrongly: {found}; install another"
-        )
+    try:
+        self_test(FunctionalEngine)
+    except InferenceError as error:
+        raise InferenceError(f"numpy {np.__version__} {one_line(error)}; install another") from error
     return str(np.__version__)
+
+
+def self_test(open_engine: Callable[[Program], Engine]) -> None:
+    """Raises InferenceError when the engine answers the overlays' self-test wrongly, and what the engine raises."""
+    program = self_test_program()
+    (source,) = program.inputs
+    pixels = np.arange(source.nbytes()) * 37 % 256 - 128
+    engine = open_engine(program)
+    try:
+        done = engine.execute([{INPUT: pixels.astype(np.int8).reshape(source.shape)}], _no_part)
+    finally:
+        engine.close()
+    found = done.outputs[0][OUTPUT].ravel().tolist()
+    if found != SELF_TEST_ANSWER:
+        raise InferenceError(f"computes the self-test wrongly: {found}")
+
+
+def _no_part(_part: Part, given: Arrays) -> Arrays:
+    return given  # the self-test has no CPU segments
 
 
 def _read(model: ModelFile, spec: Overlay | None) -> Program:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from agent.overlay.graph import Add, Conv, Graph, Layer, Pair, Pool, Tensor
+from agent.overlay.program import Binding, Program, Segment
 from agent.types import TensorSpec
 
 SIZE = 16  # pixels a side of the input
@@ -47,6 +48,15 @@ def self_test_graph() -> Graph:
     )
     specs = [TensorSpec(INPUT, "INT8", (1, 3, SIZE, SIZE)), TensorSpec(OUTPUT, "INT8", (1, 10))]
     return Graph("selftest", (specs[0],), (specs[1],), tensors, layers)
+
+
+def self_test_program() -> Program:
+    """The network as a program of no overlay: for what runs layers (numpy, OpenCL), without the chains of one."""
+    graph = self_test_graph()
+    layers = tuple(step for step in graph.steps if isinstance(step, Layer))
+    source, target = (Binding(graph.tensors[name], 0, 0) for name in (INPUT, OUTPUT))
+    segment = Segment(layers, (source,), (target,), b"", None, 0, 0, 0, 0, ())
+    return Program(graph.name, "", 0, 0, graph.inputs, graph.outputs, dict(graph.tensors), (segment,))
 
 
 def _planes(name: str, channels: int, size: int, zero_point: int) -> Tensor:

@@ -24,6 +24,7 @@ Query = Callable[[Any, int, int], bytes]  # (device, parameter, most bytes) -> v
 
 MAX_PLATFORMS, MAX_DEVICES = 16, 64  # of one platform
 NO_PYOPENCL = "pyopencl is not installed; pip install 'overlaid[opencl]'"
+SHORT = {"Portable Computing Language": "PoCL"}
 # cl.h: cl_device_type, cl_device_fp_config
 KINDS: dict[int, Kind] = {4: "gpu", 8: "accelerator", 2: "cpu"}
 ROUND_TO_NEAREST = 1 << 2
@@ -61,6 +62,11 @@ class ClDevice:
     def label(self) -> str:
         """For people; tells apart what two drivers offer, and equal cards."""
         return f"{self.name} ({self.platform}{f', {self.pci}' if self.pci else ''})"
+
+    @property
+    def runtime(self) -> str:
+        """The driver and its version, e.g. "PoCL 3.0-rc2"."""
+        return f"{SHORT.get(self.platform, self.platform)} {self.driver}"
 
 
 def find_devices() -> tuple[list[ClDevice], list[str]]:
