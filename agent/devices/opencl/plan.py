@@ -53,7 +53,8 @@ class Launch:
 
 @dataclass(frozen=True, slots=True)
 class Crossing:
-    """A tensor between host and device: its bytes as the source model holds them, in slot ``slot``."""
+    """A tensor between host and device: its bytes as the source model holds them, in slot ``slot``, which no other
+    tensor shares: one batch's can be filled or read while the kernels work on another's."""
 
     name: str
     slot: int
