@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from agent.devices.opencl.icds import opencl_problems
+from agent.devices.opencl.icds import NO_PYOPENCL, opencl_problems
 from agent.devices.opencl.plan import Traits
 from agent.errors import DeviceLost, RuntimeUnavailable, one_line
 
@@ -23,7 +23,6 @@ Kind = Literal["cpu", "gpu", "accelerator"]
 Query = Callable[[Any, int, int], bytes]  # (device, parameter, most bytes) -> value, b"" where it has none
 
 MAX_PLATFORMS, MAX_DEVICES = 16, 64  # of one platform
-NO_PYOPENCL = "pyopencl is not installed; pip install 'overlaid[opencl]'"
 SHORT = {"Portable Computing Language": "PoCL"}
 # cl.h: cl_device_type, cl_device_fp_config
 KINDS: dict[int, Kind] = {4: "gpu", 8: "accelerator", 2: "cpu"}
@@ -72,10 +71,9 @@ class ClDevice:
 def find_devices() -> tuple[list[ClDevice], list[str]]:
     """Every device that can run the kernels, and why others cannot, or why there is none. Raises nothing."""
     try:
-        platforms = _platforms()
+        devices, problems = examine(_platforms(), raw_info)
     except RuntimeUnavailable as error:
         return [], [str(error)]
-    devices, problems = examine(platforms, raw_info)
     return devices, problems if devices else [*problems, *opencl_problems()]
 
 
