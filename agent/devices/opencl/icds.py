@@ -126,7 +126,7 @@ def _of_gpu(vendor: Vendor, found: Findings) -> list[str]:
         return [f"no OpenCL driver for the {vendor.name} GPU in {found.vendors}: {vendor.install}"]
     if vendor.rusticl not in found.rusticl:
         return [
-            f"Mesa's OpenCL leaves the {vendor.name} GPU out where it was not asked for: set RUSTICL_ENABLE={vendor.rusticl}"
+            f"Mesa's OpenCL may leave the {vendor.name} GPU out unless asked: set RUSTICL_ENABLE={vendor.rusticl}"
         ]
     return []
 
