@@ -96,21 +96,23 @@ def problems(found: Findings) -> list[str]:
     """Why there may be no device."""
     if not found.pyopencl:
         return [NO_PYOPENCL]
-    vendors = list(dict.fromkeys(gpu.vendor for gpu in found.gpus if gpu.vendor in GPU_VENDORS))
-    lines = broken_drivers(found) + [
-        line for vendor in vendors for line in _of_gpu(GPU_VENDORS[vendor], found)
-    ]
+    lines = driver_problems(found)
     if not (lines or found.icds):
-        return [
-            f"no OpenCL driver is installed: {found.vendors} names none; for this CPU: sudo apt install pocl-opencl-icd"
-        ]
+        return [f"no OpenCL driver in {found.vendors}; for this CPU: sudo apt install pocl-opencl-icd"]
     return lines
+
+
+def driver_problems(found: Findings) -> list[str]:
+    """Drivers that are broken, and GPUs for which there is none."""
+    vendors = dict.fromkeys(gpu.vendor for gpu in found.gpus if gpu.vendor in GPU_VENDORS)
+    gpus = [line for vendor in vendors for line in _of_gpu(GPU_VENDORS[vendor], found)]
+    return [*broken_drivers(found), *gpus]
 
 
 def broken_drivers(found: Findings) -> list[str]:
     """The drivers that are installed and do not load."""
     return [
-        f"{icd.path} names {icd.library}, which does not load ({icd.problem}); install its package again, or "
+        f"{icd.path} names {icd.library[:200]}, which does not load ({icd.problem}); install its package again, or "
         f"delete {icd.path}"
         if icd.library
         else f"{icd.path} {icd.problem}; delete it, or install its package again"
@@ -180,5 +182,5 @@ def _icd(path: Path, load: Callable[[str], str]) -> Icd:
             lines = file.read(MAX_ICD_BYTES).decode(errors="replace").splitlines()
     except OSError as error:
         return Icd(str(path), "", f"cannot be read ({error.strerror})")
-    library = lines[0].strip().replace("\0", "") if lines else ""
+    library = "".join(filter(str.isprintable, lines[0])).strip() if lines else ""
     return Icd(str(path), library, load(library) if library else "names no library")

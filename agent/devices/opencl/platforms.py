@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from agent.devices.opencl.icds import NO_PYOPENCL, opencl_problems
+from agent.devices.opencl import icds
 from agent.devices.opencl.plan import Traits
 from agent.errors import DeviceLost, RuntimeUnavailable, one_line
 
@@ -74,7 +74,11 @@ def find_devices() -> tuple[list[ClDevice], list[str]]:
         devices, problems = examine(_platforms(), raw_info)
     except RuntimeUnavailable as error:
         return [], [str(error)]
-    return devices, problems if devices else [*problems, *opencl_problems()]
+    if not devices:
+        return [], [*problems, *icds.problems(icds.look())]
+    if not any(device.kind == "gpu" for device in devices):
+        problems += icds.driver_problems(icds.look())
+    return devices, problems
 
 
 def examine(platforms: Sequence[Any], query: Query) -> tuple[list[ClDevice], list[str]]:
@@ -149,7 +153,7 @@ def _platforms() -> Sequence[Any]:
     except ModuleNotFoundError as error:
         if error.name != "pyopencl":
             raise RuntimeUnavailable(f"pyopencl cannot be imported: {one_line(error)}") from error
-        raise RuntimeUnavailable(NO_PYOPENCL) from error
+        raise RuntimeUnavailable(icds.NO_PYOPENCL) from error
     except Exception as error:
         raise RuntimeUnavailable(f"pyopencl cannot be imported: {one_line(error)}") from error
     try:
