@@ -94,11 +94,10 @@ def examine(platforms: Sequence[Any], query: Query) -> tuple[list[ClDevice], lis
             problems.append(f"OpenCL platform {number} does not answer: {one_line(error)}; update its driver")
             continue
         for position, handle in enumerate(handles):
-            if handle.int_ptr in seen:
-                continue
-            seen.add(handle.int_ptr)
             try:
-                devices.append(_describe(name, handle, (number, position), query))
+                if handle.int_ptr not in seen:
+                    seen.add(handle.int_ptr)
+                    devices.append(_describe(name, handle, (number, position), query))
             except Exception as error:
                 problems.append(f"OpenCL device {position} of {name} is not usable: {one_line(error)}")
     return devices, problems
