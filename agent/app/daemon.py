@@ -170,7 +170,7 @@ class Daemon:
         keys = keyring(PublicKey.parse(text) for text in config.trust.package_keys)
         resources = Resources(
             self.store, self.pool, self.journal, self.telemetry, keys, board, tuple(meters), settings,
-            power_mode if board.name == "local" else None,
+            None if board.simulated else power_mode,
         )  # fmt: skip
         return Manager(
             resources,

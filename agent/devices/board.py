@@ -6,6 +6,7 @@ import functools
 import platform
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -20,6 +21,7 @@ from agent.hal import Board, Device, PowerMeter
 from agent.types import BoardInfo, DeviceInfo
 
 GROUP = "overlaid.boards"
+SOFTWARE_GPU = "software-gpu"
 FPGA_MANAGER = Path("/sys/class/fpga_manager/fpga0")  # of Linux, where there is an FPGA that it can configure
 
 
@@ -48,38 +50,67 @@ def installed_boards() -> Mapping[str, EntryPoint]:
 
 
 class LocalBoard:
-    """This machine: its CPU, the FPGA that overlaid-fpga.service lends, and its power sensors.
+    """This machine: its CPU, GPUs, FPGA cards, the FPGA that overlaid-fpga.service lends, and its power sensors.
 
+    ``argument``: empty, or "software-gpu" for one whose GPU is played by the CPU, to try what runs on GPUs without one.
     Overlays that were delivered are unpacked in its folder, where that service sees them.
     """
 
     def __init__(self, argument: str, folder: Path) -> None:
-        if argument:
-            raise RuntimeUnavailable(f"board local takes no argument, not {argument!r}: set board to local")
+        if argument not in ("", SOFTWARE_GPU):
+            raise RuntimeUnavailable(
+                f"there is no board local:{argument}; set board to local or local:{SOFTWARE_GPU}"
+            )
+        self._name = f"local:{argument}" if argument else "local"
+        self._software = argument == SOFTWARE_GPU
         self._cpu = CpuDevice()
         self._folder = folder
 
     def describe(self) -> BoardInfo:
         """See ``hal.Board.describe``."""
+        from agent.devices.gpu.device import local_gpus
+        from agent.devices.gpu.probing import probe_gpus
+        from agent.devices.opencl.cards import find_cards
+
+        with ThreadPoolExecutor(2) as beside:
+            probing = beside.submit(lambda: probe_gpus(local_gpus(self._software)))
+            looking = beside.submit(find_cards)
+            cpu, proof = self._cpu.info, self._cpu.proof
+        gpus, (cards, card_problems) = probing.result(), looking.result()
         meters, power_problems = open_meters()
         fpga, fpga_problems = self._look_for_fpga()
         return BoardInfo(
-            name="local",
+            name=self._name,
             simulated=False,
-            devices=(self._cpu.info, *fpga),
+            devices=(cpu, *gpus.devices, *cards, *fpga),
             meters=tuple(meter.rail for meter in meters),
-            problems=(*self._cpu.proof.problems, *fpga_problems, *power_problems),
+            problems=(
+                *proof.problems,
+                *gpus.problems,
+                *card_problems,
+                *fpga_problems,
+                *power_problems,
+            ),
             power_mode=power_mode(),
         )
 
     def device(self, device_id: str) -> Device:
         """See ``hal.Board.device``."""
+        if device_id == "cpu":
+            return self._cpu
         if device_id == "fpga":
             return self._fpga()
-        if device_id != "cpu":
-            there = ", ".join(info.id for info in (self._cpu.info, *self._look_for_fpga()[0]))
-            raise RuntimeUnavailable(f"there is no device {device_id!r} on this board; it has: {there}")
-        return self._cpu
+        if device_id.startswith("card"):
+            from agent.devices.opencl.cards import open_card
+
+            return open_card(device_id)
+        from agent.devices.gpu.device import GpuDevice, local_gpus
+
+        gpus = {gpu.id: gpu for gpu in local_gpus(self._software)}
+        if device_id in gpus:
+            return GpuDevice(gpus[device_id])
+        there = ", ".join(("cpu", *gpus, *(info.id for info in self._look_for_fpga()[0])))
+        raise RuntimeUnavailable(f"there is no device {device_id!r} on this board; it has: {there}")
 
     def _fpga(self) -> FpgaDevice:
         """Raises DeviceError when nobody lends one."""

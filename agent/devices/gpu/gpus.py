@@ -1,9 +1,9 @@
 """The GPUs of this machine, as the kernel shows them. Standard library only: a worker asks, too.
 
 Sources: Documentation/ABI/testing/sysfs-bus-pci and the PCI Code and ID Assignment (class codes) for cards; the
-kernel's bindings gpu/arm,mali-*.yaml, gpu/brcm,bcm-v3d.yaml and display/msm/gpu.yaml for chips; for vendors' own drivers
-what they put into sysfs: Arm's kbase (class/misc/mali0), Qualcomm's KGSL (class/kgsl), NVIDIA's (/proc/driver/nvidia,
-from its driver's README) and its nvgpu for Tegra.
+kernel's bindings gpu/arm,mali-*.yaml, gpu/brcm,bcm-v3d.yaml and display/msm/gpu.yaml for chips; for vendors' own
+drivers what they put into sysfs: Arm's kbase (class/misc/mali0), Qualcomm's KGSL (class/kgsl), NVIDIA's
+(/proc/driver/nvidia, from its driver's README) and its nvgpu for Tegra.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 
 MAX_GPUS = 64
 MAX_TEXT = 4096
-DISPLAY, ACCELERATOR = "0x03", "0x1200"  # classes; newer AMD Instincts call themselves processing accelerators
+# Classes. Newer AMD Instincts call themselves processing accelerators.
+DISPLAY, ACCELERATOR = "0x03", "0x1200"
 # Whoever else shows a display controller makes one without compute: a server's BMC, a virtual machine's frame buffer.
 PCI_VENDORS = {"0x10de": ("nvidia", "NVIDIA"), "0x1002": ("amd", "AMD"), "0x8086": ("intel", "Intel")}
 # Kernel drivers of GPUs that are part of a chip and compute. Not vc4 and lima, whose GPUs draw only.
@@ -61,10 +62,10 @@ class Gpu:
 def find_gpus(root: Path = Path("/"), software: bool = False) -> tuple[Gpu, ...]:
     """Physical GPUs, cards by PCI address and then the chip's own; with ``software`` one that this CPU plays instead.
 
-    ``root``: another system's files. Some GPUs are missing where sysfs is: see ``routes.look_for_gpus``.
+    ``root``: another system's files. Some GPUs are missing where sysfs is: see ``device.local_gpus``.
     """
     if software:
-        return (Gpu("gpu", "a software renderer", software=True),)
+        return (Gpu("gpu", "software renderer", software=True),)
     return number(_given([*_cards(root), *_chips(root)], root)[:MAX_GPUS])
 
 
@@ -88,9 +89,7 @@ def _given(gpus: Sequence[Gpu], root: Path) -> list[Gpu]:
     """Those that are ours: sysfs shows a container all GPUs of its host, /dev the ones that it may use."""
     there = [any((root / node.lstrip("/")).exists() for node in _own_nodes(gpu)) for gpu in gpus]
     sharing = {gpu.vendor for gpu, is_there in zip(gpus, there, strict=True) if is_there}
-    return [
-        gpu for gpu, is_there in zip(gpus, there, strict=True) if is_there or gpu.vendor not in sharing
-    ]
+    return [gpu for gpu, is_there in zip(gpus, there, strict=True) if is_there or gpu.vendor not in sharing]
 
 
 def _own_nodes(gpu: Gpu) -> list[str]:

@@ -57,7 +57,7 @@ def test_the_part_after_the_colon_goes_to_the_factory(named: None) -> None:
     [
         ("zedboard", "no board 'zedboard'; set board to one of: local, lost, named"),
         ("", "no board ''"),
-        ("local:x", "board local takes no argument, not 'x'"),
+        ("local:x", "no board local:x; set board to local or local:software-gpu"),
         ("lost", "No module named 'agent.devices.nowhere'"),
     ],
 )
