@@ -23,7 +23,19 @@ def pocl_vendors(folder: Path) -> str:
     library = folder / "libname-cpus.so"
     folder.mkdir(parents=True, exist_ok=True)
     subprocess.run(
-        ["g++", "-x", "c", "-O1", "-shared", "-fPIC", f'-DPOCL="{found[0]}"', str(SOURCE), "-o", str(library), "-ldl"],
+        [
+            "g++",
+            "-x",
+            "c",
+            "-O1",
+            "-shared",
+            "-fPIC",
+            f'-DPOCL="{found[0]}"',
+            str(SOURCE),
+            "-o",
+            str(library),
+            "-ldl",
+        ],
         check=True,
         timeout=60,
     )

@@ -1,0 +1,87 @@
+"""What pyopencl raises as errors of this project, which say what to do next."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pyopencl as cl
+
+from agent.devices.opencl.platforms import ClDevice
+from agent.errors import (
+    DeviceError,
+    DeviceLost,
+    InferenceError,
+    OutOfDeviceMemory,
+    OverlaidError,
+    one_line,
+)
+
+# OpenCL 3.0 specification, appendix F (cl.h)
+DEVICE_NOT_AVAILABLE = -2
+MEM_OBJECT_ALLOCATION_FAILURE = -4
+OUT_OF_RESOURCES = -5
+FAILED_EVENT = -14  # EXEC_STATUS_ERROR_FOR_EVENTS_IN_WAIT_LIST
+INVALID_DEVICE, INVALID_CONTEXT, INVALID_COMMAND_QUEUE = -33, -34, -36
+INVALID_BUFFER_SIZE = -61
+NVIDIA_FAULT = -9999  # NVIDIA's driver: a kernel left its memory, after which the context is useless
+GONE = {DEVICE_NOT_AVAILABLE, INVALID_DEVICE, INVALID_CONTEXT, INVALID_COMMAND_QUEUE, NVIDIA_FAULT}
+MB = 10**6
+
+
+def classify(code: int, kind: str, *, allocating: bool) -> type[DeviceError]:
+    """Which error an OpenCL status code is on a device of this kind.
+
+    OUT_OF_RESOURCES is a lack of memory where something is allocated; in a run, GPUs' drivers say it of a device that
+    failed, and a command that failed is another sign of that. A CPU is never lost.
+    """
+    if code in (MEM_OBJECT_ALLOCATION_FAILURE, INVALID_BUFFER_SIZE) or (
+        code == OUT_OF_RESOURCES and allocating
+    ):
+        return OutOfDeviceMemory
+    if kind != "cpu" and (code in GONE or (code in (OUT_OF_RESOURCES, FAILED_EVENT) and not allocating)):
+        return DeviceLost
+    return InferenceError
+
+
+def describe(error: cl.Error, device: ClDevice, *, allocating: bool) -> DeviceError:
+    """The error to raise for one of pyopencl's."""
+    found = classify(error.code, device.kind, allocating=allocating)
+    said = f"{error.routine or 'OpenCL'} says {cl.status_code.to_string(error.code, '%d')}"
+    advice = {
+        OutOfDeviceMemory: f"has no memory left ({device.memory_bytes / MB:.0f} MB in all; {said}); remove another "
+        "model from it, or send smaller batches",
+        DeviceLost: f"is lost ({said}); see the kernel's log (dmesg) for what its driver met, restart the machine if "
+        "it does not come back",
+    }
+    return found(
+        f"{device.label} {advice.get(found, f'failed: {said}; {one_line(error)}; update its driver')}"
+    )
+
+
+@contextmanager
+def named(device: ClDevice, *, allocating: bool) -> Iterator[None]:
+    """Turns what pyopencl raises inside into DeviceLost, OutOfDeviceMemory or InferenceError."""
+    try:
+        yield
+    except OverlaidError:
+        raise
+    except cl.Error as error:
+        raise describe(error, device, allocating=allocating) from error
+
+
+def check_memory(needed: int, largest: int, device: ClDevice) -> None:
+    """OutOfDeviceMemory, with sizes, when a program cannot fit on the device even alone.
+
+    ``needed`` bytes in all, ``largest`` in one buffer.
+    """
+    if needed > device.memory_bytes:
+        raise OutOfDeviceMemory(
+            f"the program needs {needed / MB:.1f} MB of memory on {device.label}, which has "
+            f"{device.memory_bytes / MB:.1f} MB; use a device with more, or a smaller model"
+        )
+    if largest > device.max_alloc_bytes:
+        raise OutOfDeviceMemory(
+            f"the program needs a buffer of {largest / MB:.1f} MB on {device.label}, which gives "
+            f"{device.max_alloc_bytes / MB:.1f} MB at most; use another device, or a smaller model"
+        )
