@@ -77,8 +77,8 @@ class LiteRtSession:
                 "convert it again with built-in operators only and pack a new version"
             ) from error
         inputs, outputs = self._interpreter.get_input_details(), self._interpreter.get_output_details()
-        self.inputs = agree(model.inputs, [_found(detail) for detail in inputs], "input")
-        self.outputs = agree(model.outputs, [_found(detail) for detail in outputs], "output")
+        self.inputs = agree(model.inputs, [found(detail) for detail in inputs], "input")
+        self.outputs = agree(model.outputs, [found(detail) for detail in outputs], "output")
         self._input_ids = [(spec, detail["index"]) for spec, detail in zip(self.inputs, inputs, strict=True)]
         self._output_ids = [(detail["name"], detail["index"]) for detail in outputs]
         as_stored = all(
@@ -122,7 +122,8 @@ class LiteRtSession:
         self._interpreter = None
 
 
-def _found(detail: dict[str, Any]) -> Found:
+def found(detail: dict[str, Any]) -> Found:
+    """A tensor as the interpreter describes it; ModelLoadError for a type that cannot be served."""
     # Complex types have no place in the protocol's datatypes.
     kind = np.dtype(detail["dtype"])
     if kind.kind in "SO":
