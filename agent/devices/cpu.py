@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,18 +77,31 @@ def _warm_program() -> None:
     importlib.import_module("agent.devices.program")
 
 
+def _open_opencl(model: ModelFile) -> Session:
+    from agent.devices.opencl.session import open_on_cpu
+
+    return open_on_cpu(model)
+
+
+def _prove_opencl() -> str:
+    from agent.devices.opencl.session import prove_cpu
+
+    return prove_cpu()
+
+
 @dataclass(frozen=True, slots=True)
 class Backend:
     """A runtime: what it opens, the packages that can provide it and the extra that installs them.
 
     ``prove`` gives the version, or "" where the machine offers nothing and nothing is wrong with that. ``warm`` imports
-    what ``open`` needs, and neither opens a model nor starts a thread. ``optional``: nobody misses it.
+    what ``open`` needs, and neither opens a model nor starts a thread; None: drivers' threads do not survive a fork.
+    ``optional``: nobody misses it.
     """
 
     formats: tuple[str, ...]
     open: Callable[[ModelFile], Session]
     prove: Callable[[], str]
-    warm: Callable[[], None]
+    warm: Callable[[], None] | None
     packages: tuple[str, ...]
     extra: str
     optional: bool = False
@@ -100,6 +113,8 @@ BACKENDS = {
         ("tflite",), _open_litert, _prove_litert, _warm_litert, ("ai_edge_litert", "tflite_runtime"), "litert"
     ),
     "program": Backend(("npu",), _open_program, _prove_program, _warm_program, ("numpy",), "npu"),
+    # Last of those that open programs: the golden model is the first choice where any would do.
+    "opencl": Backend(("npu",), _open_opencl, _prove_opencl, None, ("pyopencl",), "opencl", optional=True),
 }
 
 
@@ -112,12 +127,20 @@ class Proof:
 
 
 class CpuDevice:
-    """The processor; see ``hal.Device``. ``info`` and ``proof`` take a second or two when first asked for."""
+    """The processor; see ``hal.Device``. ``info`` and ``proof`` take a second or two when first asked for.
+
+    ``names``: of the backends to have, where they work.
+    """
+
+    def __init__(self, names: Sequence[str] = tuple(BACKENDS)) -> None:
+        self._names = names
 
     def open(self, model: ModelFile, backend: str) -> Session:
         """See ``hal.Device.open``."""
-        if backend not in BACKENDS:
-            raise RuntimeUnavailable(f"the CPU has no backend {backend!r}; there are {', '.join(BACKENDS)}")
+        if backend not in self._names:
+            raise RuntimeUnavailable(
+                f"the CPU has no backend {backend!r}; there are {', '.join(self._names)}"
+            )
         if model.format not in BACKENDS[backend].formats:
             formats = ", ".join(BACKENDS[backend].formats)
             raise RuntimeUnavailable(f"{backend} opens {formats}, not {model.format}")
@@ -132,7 +155,7 @@ class CpuDevice:
     @functools.cached_property
     def proof(self) -> Proof:
         """Each backend tried once, in its own process."""
-        return prove_backends()
+        return prove_backends(self._names)
 
     @functools.cached_property
     def info(self) -> DeviceInfo:
@@ -142,24 +165,27 @@ class CpuDevice:
         )
 
 
-def prove_backends(timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
-    """Try every backend, all at the same time, each in its own process; ``timeout_s`` is for all together."""
-    installed = [
-        name
-        for name, backend in BACKENDS.items()
+def prove_backends(names: Sequence[str] = tuple(BACKENDS), timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
+    """Try these backends, all at the same time, each in its own process; ``timeout_s`` is for all together."""
+    wanted = {name: BACKENDS[name] for name in names}
+    commands = {
+        name: ("agent.devices.cpu", name)
+        for name, backend in wanted.items()
         if any(importlib.util.find_spec(package) for package in backend.packages)
-    ]
-    outcomes = prove_in_processes({name: ("agent.devices.cpu", name) for name in installed}, timeout_s)
-    for name, backend in BACKENDS.items():
-        if name not in outcomes and not backend.optional:
-            outcomes[name] = Outcome(problem=f"not installed; pip install 'overlaid[{backend.extra}]'")
-    found = [(name, outcomes[name]) for name in BACKENDS if name in outcomes]
-    return Proof(
-        tuple(
-            BackendInfo(name, each.version, BACKENDS[name].formats) for name, each in found if each.version
-        ),
-        tuple(f"{name}: {each.problem}" for name, each in found if each.problem),
-    )
+    }
+    outcomes = prove_in_processes(commands, timeout_s)
+    found: list[BackendInfo] = []
+    problems: list[str] = []
+    for name, backend in wanted.items():
+        missing = Outcome(
+            problem="" if backend.optional else f"not installed; pip install 'overlaid[{backend.extra}]'"
+        )
+        outcome = outcomes.get(name, missing)
+        if outcome.version:
+            found.append(BackendInfo(name, outcome.version, backend.formats))
+        elif outcome.problem:
+            problems.append(f"{name}: {outcome.problem}")
+    return Proof(tuple(found), tuple(problems))
 
 
 def cpu_name(proc: Path = Path("/proc")) -> str:

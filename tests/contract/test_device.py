@@ -41,9 +41,12 @@ class Case:
     device: str
     format: str
     event_time: bool = False  # a simulated board whose clock jumps, so that loading takes no time here
+    runtime: str = ""  # where the format's usual one is not meant
 
     @property
     def backend(self) -> str:
+        if self.runtime:
+            return self.runtime
         return "npu" if (self.format, self.device) == ("npu", "fpga") else BACKENDS[self.format]
 
     @property
@@ -68,6 +71,7 @@ CASES = [
     Case("local", "cpu", "onnx"),
     Case("local", "cpu", "tflite"),
     Case("local", "cpu", "npu"),
+    Case("local", "cpu", "npu", runtime="opencl"),
     # In real time, with the state that processes share: the device that loads in least time.
     Case("sim:x86-dgpu", "cpu", "onnx"),
     Case("sim:x86-dgpu", "cpu", "tflite"),

@@ -12,6 +12,7 @@ import sys
 import time
 from typing import Any
 
+from agent.devices.cpu import BACKENDS
 from agent.errors import OverlaidError, WorkerCrashed, WorkerError
 from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.restart import Backoff
@@ -53,7 +54,9 @@ class Nursery:
 def forkable(spec: WorkerSpec) -> bool:
     """A driver's state does not survive a fork, and numpy's threads cannot be made more after it."""
     numpy_threads = spec.candidate.backend == "program" and spec.file.threads > 1
-    return spec.candidate.device == "cpu" and not numpy_threads
+    backend = BACKENDS.get(spec.candidate.backend)
+    warms = backend is not None and backend.warm is not None
+    return spec.candidate.device == "cpu" and warms and not numpy_threads
 
 
 class Keeper:

@@ -124,7 +124,9 @@ def _import(backend: str) -> None:
     with contextlib.suppress(ImportError):
         importlib.import_module("uvloop")
     installed_boards()
-    BACKENDS[backend].warm()
+    warm = BACKENDS[backend].warm
+    assert warm is not None  # or nobody would ask for a zygote of it
+    warm()
 
 
 def _child(work: Callable[[], None]) -> int:

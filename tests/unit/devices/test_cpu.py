@@ -70,7 +70,7 @@ def test_a_runtime_that_breaks_does_not_hide_the_other(
 ) -> None:
     shadow("onnxruntime", code)
     proof = prove_backends()
-    assert [backend.name for backend in proof.backends] == ["litert", "program"]
+    assert [backend.name for backend in proof.backends] == ["litert", "program", "opencl"]
     (found,) = proof.problems
     assert found.startswith("onnxruntime: ")
     assert problem in found
@@ -80,10 +80,11 @@ def test_a_runtime_that_hangs_is_given_up(shadow: Callable[[str, str], None]) ->
     shadow("onnxruntime", "import time\ntime.sleep(600)")
     shadow("ai_edge_litert", "import time\ntime.sleep(600)")
     shadow("numpy", "import time\ntime.sleep(600)")
+    shadow("pyopencl", "import time\ntime.sleep(600)")
     proof = prove_backends(timeout_s=0.2)
     assert proof.backends == ()
     assert all("took too long" in problem for problem in proof.problems)
-    assert len(proof.problems) == 3
+    assert len(proof.problems) == 4
 
 
 def test_a_runtime_that_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:

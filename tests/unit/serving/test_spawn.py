@@ -119,6 +119,8 @@ def test_only_workers_on_the_cpu_whose_threads_are_their_own_are_forked(tmp_path
         and on("program", "cpu")
     )
     assert not on("program", "cpu", 2)
+    assert not on("opencl", "cpu")
+    assert not on("of another version", "cpu")
     assert not any(
         on(backend, device) for backend in ("onnxruntime", "npu") for device in ("gpu", "fpga", "opencl0")
     )
