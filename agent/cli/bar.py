@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -28,6 +29,24 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
                 shown[0].update(shown[1], description=text, completed=share)
 
         yield update
+
+
+@contextlib.contextmanager
+def meanwhile(progress: Callable[[str, float], None], text: str) -> Iterator[None]:
+    """Tell ``progress`` the text all the time, for work that tells nothing itself."""
+    done = threading.Event()
+
+    def tell() -> None:
+        while not done.wait(0.2):
+            progress(text, 0.0)
+
+    thread = threading.Thread(target=tell)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
 
 
 def _open(stack: contextlib.ExitStack) -> tuple[Progress, TaskID]:

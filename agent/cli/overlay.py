@@ -1,4 +1,4 @@
-"""``overlaid overlay``: compile, report, run."""
+"""``overlaid overlay``: compile, report, run, kernels."""
 
 from __future__ import annotations
 
@@ -46,8 +46,13 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     _add_overlay(report, default=None)
     add_json(report)
 
-    example = "overlaid overlay run resnet8.npu --input x.npy --output y.npy --on rtl --stats stats.json"
-    text = "run a program on the overlay's functional model or on its RTL, and count cycles"
+    _add_run(its)
+    _add_kernels(its)
+
+
+def _add_run(its: Commands[argparse.ArgumentParser]) -> None:
+    example = "overlaid overlay run resnet8.npu --input x.npy --output y.npy --on opencl --stats stats.json"
+    text = "run a program on the overlay's functional model, its RTL or an OpenCL device, and say what each layer took"
     run = add_command(its, "run", _run, text, example)
     run.add_argument("program", type=Path, metavar="PROG.npu", help="what overlaid overlay compile made")
     for option, what in (("--input", "read"), ("--output", "written")):
@@ -59,13 +64,46 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
             help=f"tensor that is {what}; with its name where the program has several",
         )
     run.add_argument(
-        "--on", default="functional", metavar="functional|rtl", help="what runs it (default: functional)"
+        "--on",
+        default="functional",
+        metavar="functional|rtl|opencl",
+        help="what runs it (default: functional)",
+    )
+    _add_device(run)
+    run.add_argument(
+        "--binary", type=Path, metavar="FILE.clbin", help="kernels as overlaid overlay kernels wrote them"
     )
     run.add_argument(
-        "--stats", type=Path, metavar="STATS.json", help="write cycles, stalls and utilisation there"
+        "--stats", type=Path, metavar="STATS.json", help="write there what each layer took: cycles or time"
     )
     _add_overlay(run, default=None)
     add_json(run)
+
+
+def _add_kernels(its: Commands[argparse.ArgumentParser]) -> None:
+    example = "overlaid overlay kernels --device u250 --pack kernels.xclbin -o u250.clbin"
+    text = "build OpenCL's kernels ahead: for this machine's device, or with an FPGA card's own compiler"
+    kernels = add_command(its, "kernels", _kernels, text, example)
+    kernels.add_argument("-o", "--output", type=Path, metavar="FILE.clbin", help="kernels to write")
+    _add_device(kernels)
+    how = kernels.add_mutually_exclusive_group()
+    how.add_argument(
+        "--source", type=Path, metavar="DIR", help="write source and options there for another compiler"
+    )
+    how.add_argument(
+        "--pack",
+        type=Path,
+        metavar="RAW",
+        help="what that compiler made (.xclbin, .aocx), to go into FILE.clbin",
+    )
+
+
+def _add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        metavar="NAME|N",
+        help="part of an OpenCL device's name, or its number (default: a GPU before an FPGA card before a CPU)",
+    )
 
 
 def _add_overlay(parser: argparse.ArgumentParser, default: str | None = SHIPPED) -> None:
@@ -202,3 +240,9 @@ def _run(args: argparse.Namespace) -> int:
     from agent.cli.overlay_run import run
 
     return run(args)
+
+
+def _kernels(args: argparse.Namespace) -> int:
+    from agent.cli.overlay_kernels import kernels
+
+    return kernels(args)

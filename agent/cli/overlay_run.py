@@ -1,4 +1,4 @@
-"""``overlaid overlay run``: a program through the driver, with cycles and stalls per layer."""
+"""``overlaid overlay run``: a program through the driver, with cycles and stalls per layer, or on OpenCL."""
 
 from __future__ import annotations
 
@@ -29,28 +29,36 @@ from agent.types import TensorSpec, to_jsonable
 
 Array = NDArray[Any]
 Arrays = dict[str, Array]
+OPENCL = "opencl"
 DTYPES = {"FP32": "float32", "FP64": "float64", "FP16": "float16", "BOOL": "bool"}
 
 
 def run(args: argparse.Namespace) -> int:
     """Carry out ``overlaid overlay run``."""
+    if args.on != OPENCL and (args.device or args.binary):
+        raise UsageError(f"--device and --binary are for --on {OPENCL}; leave them out, or run on that")
     program, spec, folder = read(args)
     sources = _files(args.input, program.inputs, "--input")
     targets = _files(args.output, program.outputs, "--output")
     inputs = {each.name: _load(sources[each.name], each) for each in program.inputs}
     with interrupted("nothing was written"), progress_bar() as progress:
-        progress(f"loading overlay {spec.id} on {args.on}", 0.0)
-        outputs, runs = _execute(program, spec, folder, args.on, inputs, progress)
+        if args.on == OPENCL:
+            from agent.cli.overlay_opencl import run_program, show
+
+            outputs, stats = run_program(program, inputs, args.device, args.binary, progress)
+        else:
+            progress(f"loading overlay {spec.id} on {args.on}", 0.0)
+            outputs, runs = _execute(program, spec, folder, args.on, inputs, progress)
+            stats, show = make_stats(program, spec, args.on, runs), _print
     for each in program.outputs:
         with targets[each.name].open("wb") as file:  # numpy.save would add a suffix to a path without
             np.save(file, outputs[each.name])
-    stats = make_stats(program, spec, args.on, runs)
     if args.stats:
         args.stats.write_text(json.dumps(stats, indent=2) + "\n")
     if args.json:
         print_json(stats)
     else:
-        _print(stats)
+        show(stats)
     return 0
 
 
@@ -102,7 +110,7 @@ def _no_array(path: Path, error: Exception) -> UsageError:
 def _execute(
     program: Program, spec: Overlay, folder: Path, on: str, inputs: Arrays, progress: Any
 ) -> tuple[Arrays, list[tuple[Segment, SegmentRun]]]:
-    transport = find_transport(on)(folder)
+    transport = find_transport(on, (OPENCL,))(folder)
     try:
         driver = Driver(transport, spec)
         loaded = driver.load(program)
