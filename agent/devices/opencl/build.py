@@ -171,16 +171,17 @@ def _keep(folder: Path, name: str, content: Callable[[], bytes]) -> Path | None:
     """A file that appears whole or not at all, the oldest of its kind removed; None where it cannot be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", delete=False) as file:
+        suffix = Path(name).suffix  # what a killed process leaves half written is pruned too
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".", suffix=suffix, delete=False) as file:
             written = Path(file.name)
             try:
                 file.write(content())
                 file.close()
                 written.replace(folder / name)
             except BaseException:
-                written.unlink()
+                written.unlink(missing_ok=True)
                 raise
-        _prune(folder, Path(name).suffix)
+        _prune(folder, suffix)
     except (OSError, cl.Error) as error:
         log.debug("%s is not kept in %s: %s", name, folder, one_line(error))
         return None

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agent.devices.opencl.build import build_program
 from agent.devices.opencl.failures import check_memory, named
-from agent.devices.opencl.lane import Lane, Loaded
+from agent.devices.opencl.lane import Lane, Loaded, slot_sizes
 from agent.devices.opencl.lower import plan_segment
 from agent.devices.opencl.plan import SegmentPlan
 from agent.devices.opencl.platforms import ClDevice, handle, traits_of
@@ -62,13 +62,14 @@ class OpenClEngine:
         segments = [step for step in program.steps if isinstance(step, Segment)]
         traits = traits_of(device, threads if device.kind == "cpu" else None)
         plans = [plan_segment(segment, traits) for segment in segments]
-        check_memory(_needed(plans, 1), max((plan.largest(1) for plan in plans), default=0), device)
+        check_memory(_needed(plans, 1), _largest(plans, 1), device)
         self._limit, self._most_lanes = chunk_limit(plans, device.memory_bytes, device.max_alloc_bytes)
         self._kind = KINDS.get(device.kind) if any(isinstance(step, Part) for step in program.steps) else None
         self._numbers = {id(segment): number for number, segment in enumerate(segments)}
         self._lost: DeviceLost | None = None
         self._layer_times: list[LayerTime] = []
-        with named(device, allocating=True):
+        self._plans, self._needed = plans, _needed(plans, 1)
+        with named(device, allocating=True, needed=self._needed):
             part = _part(handle(device), threads) if device.kind == "cpu" else handle(device)
             self._context = cl.Context([part])
             self._kernels = build_program(self._context, part, device, traits, cache, binary)
@@ -126,7 +127,7 @@ class OpenClEngine:
                 outputs = self._step(chunk, None)
             else:
                 chunk = under_way.popleft()
-                with named(self._device, allocating=False):
+                with named(self._device, allocating=False, needed=self._needed):
                     arrived = chunk.lane.finish()
                 outputs = self._step(chunk, arrived)
             if outputs is None:
@@ -149,7 +150,7 @@ class OpenClEngine:
                 ended.append(end.value)
         if segment is None:
             return ended
-        with named(self._device, allocating=False):
+        with named(self._device, allocating=False, needed=self._needed):
             chunk.lane.start(self._numbers[id(segment)], given)
         return None
 
@@ -159,8 +160,9 @@ class OpenClEngine:
             chunks = -(-samples // self._limit)
             size = -(-samples // chunks)
             count = min(chunks, self._most_lanes)
+            self._needed = _needed(self._plans, count * size)
             try:
-                with named(self._device, allocating=True):
+                with named(self._device, allocating=True, needed=self._needed):
                     while len(self._lanes) < count:
                         self._lanes.append(self._open_lane())
                     for lane in self._lanes[:count]:
@@ -193,14 +195,19 @@ class OpenClEngine:
 def chunk_limit(plans: Sequence[SegmentPlan], memory_bytes: int, max_alloc_bytes: int) -> tuple[int, int]:
     """Samples in a chunk, and chunks at a time, for which half of the device's memory is enough; at least one each."""
     for size in range(MAX_CHUNK, 0, -1):
-        fits = max((plan.largest(size) for plan in plans), default=0) <= max_alloc_bytes
+        fits = _largest(plans, size) <= max_alloc_bytes
         if fits and _needed(plans, LANES * size) <= memory_bytes // 2:
             return size, LANES
     return 1, 1
 
 
 def _needed(plans: Sequence[SegmentPlan], samples: int) -> int:
-    return sum(plan.device_bytes(samples) for plan in plans)
+    constants = sum(len(content) for plan in plans for content in plan.constants)
+    return constants + samples * sum(slot_sizes(plans))
+
+
+def _largest(plans: Sequence[SegmentPlan], samples: int) -> int:
+    return max((plan.largest(samples) for plan in plans), default=0)
 
 
 def _part(whole: cl.Device, threads: int) -> cl.Device:

@@ -13,8 +13,6 @@ from agent.errors import (
     DeviceLost,
     InferenceError,
     OutOfDeviceMemory,
-    OverlaidError,
-    one_line,
 )
 
 # OpenCL 3.0 specification, appendix F (cl.h)
@@ -44,30 +42,30 @@ def classify(code: int, kind: str, *, allocating: bool) -> type[DeviceError]:
     return InferenceError
 
 
-def describe(error: cl.Error, device: ClDevice, *, allocating: bool) -> DeviceError:
-    """The error to raise for one of pyopencl's."""
+def describe(error: cl.Error, device: ClDevice, *, allocating: bool, needed: int = 0) -> DeviceError:
+    """The error to raise for one of pyopencl's. ``needed``: bytes that a program takes on the device, if it is one."""
     found = classify(error.code, device.kind, allocating=allocating)
     said = f"{error.routine or 'OpenCL'} says {cl.status_code.to_string(error.code, '%d')}"
-    advice = {
-        OutOfDeviceMemory: f"has no memory left ({device.memory_bytes / MB:.0f} MB in all; {said}); remove another "
-        "model from it, or send smaller batches",
-        DeviceLost: f"is lost ({said}); see the kernel's log (dmesg) for what its driver met, restart the machine if "
-        "it does not come back",
-    }
-    return found(
-        f"{device.label} {advice.get(found, f'failed: {said}; {one_line(error)}; update its driver')}"
-    )
+    if found is OutOfDeviceMemory:
+        program = f" for the program, which needs {needed / MB:.1f} MB" if needed else ""
+        text = (
+            f"has no room{program}; it has {device.memory_bytes / MB:.1f} MB in all, for all that runs on it ({said}); "
+            "remove another model from it, or send smaller batches"
+        )
+    elif found is DeviceLost:
+        text = f"is lost ({said}); see what its driver told the system (dmesg), and restart the machine if need be"
+    else:
+        text = f"failed ({said}); open the model again, and update its driver if that does not help"
+    return found(f"{device.label} {text}")
 
 
 @contextmanager
-def named(device: ClDevice, *, allocating: bool) -> Iterator[None]:
-    """Turns what pyopencl raises inside into DeviceLost, OutOfDeviceMemory or InferenceError."""
+def named(device: ClDevice, *, allocating: bool, needed: int = 0) -> Iterator[None]:
+    """Turns what pyopencl raises inside into DeviceLost, OutOfDeviceMemory or InferenceError; see ``describe``."""
     try:
         yield
-    except OverlaidError:
-        raise
     except cl.Error as error:
-        raise describe(error, device, allocating=allocating) from error
+        raise describe(error, device, allocating=allocating, needed=needed) from error
 
 
 def check_memory(needed: int, largest: int, device: ClDevice) -> None:

@@ -66,8 +66,9 @@ class _Flight:
 
     chain: _Chain
     samples: int
-    last: cl.Event
-    events: list[cl.Event]
+    events: list[
+        cl.Event
+    ]  # of transfers, which wait for their end when they are forgotten; of kernels in a profile
 
 
 @dataclass(slots=True)
@@ -106,8 +107,8 @@ class Lane:
         if samples <= self._capacity:
             return
         self._release()
-        sizes = [max(each) for each in zip_longest(*(each.plan.slots for each in self._loaded), fillvalue=0)]
         flags = cl.mem_flags.READ_WRITE
+        sizes = slot_sizes([each.plan for each in self._loaded])
         slots = [cl.Buffer(self._context, flags, max(samples * nbytes, 1)) for nbytes in sizes]
         for slot in slots:  # many drivers allocate when a buffer is first used: now, not in a run
             cl.enqueue_fill_buffer(self._queue, slot, np.uint8(0), 0, slot.size)
@@ -134,16 +135,17 @@ class Lane:
             host = port.host[: count * port.nbytes]
             events.append(cl.enqueue_copy(queue, host, port.device, is_blocking=False))
         queue.flush()
-        self._flight = _Flight(chain, count, events[-1], events if self._timed else [])
+        self._flight = _Flight(chain, count, events)
 
     def finish(self) -> list[dict[str, NDArray[Any]]]:
         """The outputs of what was started, by sample, once it has ended."""
         flight, self._flight = self._flight, None
         if flight is None:
             raise RuntimeError("nothing was started")
-        flight.last.wait()
-        if flight.events:
-            self.times.spans.append((flight.events[0].profile.start, flight.last.profile.end))
+        first, last = flight.events[0], flight.events[-1]
+        last.wait()
+        if self._timed:
+            self.times.spans.append((first.profile.start, last.profile.end))
         if self._profile:
             chain = flight.chain
             labels = [*[UPLOAD] * len(chain.inputs), *chain.labels, *[DOWNLOAD] * len(chain.outputs)]
@@ -195,6 +197,11 @@ class Lane:
         self._pinned.append((buffer, host.base))
         dtype = np.int8 if tensor.dtype == "INT8" else np.uint8
         return _Port(crossing.name, nbytes, host, host.view(dtype).reshape(samples, *tensor.shape), device)
+
+
+def slot_sizes(plans: Sequence[SegmentPlan]) -> list[int]:
+    """Bytes of the buffers that segments share, as they run one after the other, for one sample."""
+    return [max(each) for each in zip_longest(*(plan.slots for plan in plans), fillvalue=0)]
 
 
 def _argument(value: Argument, slots: Sequence[cl.Buffer], constants: Sequence[cl.Buffer]) -> Any:
