@@ -59,8 +59,8 @@ class OnnxSession:
                 f"ONNX Runtime does not load {model.path.name}: {one_line(error)}; "
                 "check it with onnx.checker, export it again and pack a new version"
             ) from error
-        self.inputs = agree(model.inputs, [_found(node) for node in self._session.get_inputs()], "input")
-        self.outputs = agree(model.outputs, [_found(node) for node in self._session.get_outputs()], "output")
+        self.inputs = agree(model.inputs, [found(node) for node in self._session.get_inputs()], "input")
+        self.outputs = agree(model.outputs, [found(node) for node in self._session.get_outputs()], "output")
         self._names = [spec.name for spec in self.outputs]
         self._texts = [spec.name for spec in self.inputs if spec.dtype == "BYTES"]
         self._text_outputs = [spec.name for spec in self.outputs if spec.dtype == "BYTES"]
@@ -132,7 +132,8 @@ def _objects(items: list[Any], shape: tuple[int, ...]) -> NDArray[Any]:
     return array.reshape(shape)
 
 
-def _found(node: Any) -> Found:
+def found(node: Any) -> Found:
+    """A tensor as ``InferenceSession.get_inputs`` reports it. ModelLoadError for a type that nobody can send."""
     if node.type not in DTYPES:
         raise ModelLoadError(f"tensor {node.name!r} is a {node.type}; only {', '.join(DTYPES)} can be served")
     return Found(
