@@ -55,5 +55,5 @@ class GpuDevice:
             return route.open(model, self._gpu)
         except ImportError as error:
             raise RuntimeUnavailable(
-                f"{backend} cannot be imported ({one_line(error)}); pip install 'overlaid[{route.extra}]'"
+                f"{backend} cannot be imported ({one_line(error)}); {route.install}"
             ) from error

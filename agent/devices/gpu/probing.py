@@ -114,7 +114,7 @@ def _is_installed(package: str) -> bool:
 
 
 def _list_providers() -> str:
-    from agent.devices.gpu.onnx_gpu import installed_providers
+    from agent.devices.gpu.providers import installed_providers
 
     return json.dumps(installed_providers())
 

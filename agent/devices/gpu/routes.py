@@ -11,27 +11,37 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from agent.devices.gpu.gpus import Gpu
+from agent.devices.gpu.providers import PROVIDERS, Provider
 from agent.hal import ModelFile, Session
+
+STAND_INS = ("openvino", "webgpu")  # providers that run on the CPU or software Vulkan as well
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """``prove`` gives the runtime's version, or raises whatever is wrong. ``packages``: any of them provides it;
-    ``extra`` installs one. ``vendors``: whose GPUs it runs on; empty: anybody's, and software that plays one.
-    ``provider``: it is one of ONNX Runtime's, and there only where the build that is installed has it."""
+    """``prove`` gives the runtime's version, or raises whatever is wrong. ``package`` provides it, ``install`` says how
+    it is installed. ``vendors``: whose GPUs it runs on; empty: anybody's. ``software``: it runs on what plays a GPU,
+    too. ``provider``: it is one of ONNX Runtime's, and there only where the build that is installed has it."""
 
     formats: tuple[str, ...]
     open: Callable[[ModelFile, Gpu], Session]
     prove: Callable[[Gpu], str]
-    packages: tuple[str, ...]
-    extra: str
+    package: str
+    install: str
     vendors: tuple[str, ...] = ()
+    software: bool = True
     provider: bool = False
 
     @property
     def installed(self) -> bool:
-        """Whether one of its packages is there, importable or not."""
-        return any(importlib.util.find_spec(package) for package in self.packages)
+        """Whether its package is there, importable or not."""
+        return importlib.util.find_spec(self.package) is not None
+
+    def fits(self, gpu: Gpu) -> bool:
+        """Whether it could run on this GPU."""
+        if gpu.software:
+            return self.software
+        return not self.vendors or not gpu.vendor or gpu.vendor in self.vendors
 
 
 def _open_opencl(model: ModelFile, gpu: Gpu) -> Session:
@@ -70,29 +80,22 @@ def _prove_onnx(provider: str, gpu: Gpu) -> str:
     return prove(gpu, provider)
 
 
-def _provider(name: str, *vendors: str) -> Route:
+def _provider(name: str, provider: Provider) -> Route:
     return Route(
-        ("onnx",), functools.partial(_open_onnx, name), functools.partial(_prove_onnx, name),
-        ("onnxruntime",), "onnx", vendors, provider=True,
+        ("onnx",), functools.partial(_open_onnx, name), functools.partial(_prove_onnx, name), "onnxruntime",
+        provider.install, provider.vendors, name in STAND_INS, provider=True,
     )  # fmt: skip
 
 
 ROUTES: Mapping[str, Route] = {
-    "cuda": _provider("cuda", "nvidia"),
-    "tensorrt": _provider("tensorrt", "nvidia"),
-    "openvino": _provider("openvino", "intel"),
-    "rocm": _provider("rocm", "amd"),
-    "migraphx": _provider("migraphx", "amd"),
-    "webgpu": _provider("webgpu"),
-    "litert": Route(("tflite",), _open_litert, _prove_litert, ("ai_edge_litert",), "litert"),
-    "opencl": Route(("npu",), _open_opencl, _prove_opencl, ("pyopencl",), "opencl"),
+    **{name: _provider(name, provider) for name, provider in PROVIDERS.items()},
+    "litert": Route(
+        ("tflite",), _open_litert, _prove_litert, "ai_edge_litert", "pip install 'overlaid[litert]'"
+    ),
+    "opencl": Route(("npu",), _open_opencl, _prove_opencl, "pyopencl", "pip install 'overlaid[opencl]'"),
 }
 
 
 def routes_to(gpu: Gpu) -> dict[str, Route]:
     """Those that could run on this GPU."""
-    return {name: route for name, route in ROUTES.items() if not route.vendors or _made_by(gpu, route)}
-
-
-def _made_by(gpu: Gpu, route: Route) -> bool:
-    return not gpu.software and (not gpu.vendor or gpu.vendor in route.vendors)
+    return {name: route for name, route in ROUTES.items() if route.fits(gpu)}
