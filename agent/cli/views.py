@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.cli.output import one_cell, print_table, print_wrapped
+from agent.cli.output import print_table, print_wrapped
 
 Values = Mapping[str, Any]
 LEAST_SHOWN = 5e-7
@@ -149,35 +149,43 @@ def show_models(snapshot: Values) -> None:
         for model in snapshot["models"]
     ]
     print_table(columns, rows)
+    for model in snapshot["models"]:
+        if model["why"].startswith("building "):
+            print_wrapped(f"{model['name']}: {model['why']}")
 
 
 def show_devices(board: Values) -> None:
-    """Devices with their runtimes, power meters, and what is not usable."""
+    """Devices, the runtimes that work on each, power meters, and what is not usable."""
+    devices = board["devices"]
     rows = [
         [
             device["id"],
             device["kind"],
             device["memory_mb"],
-            "; ".join(f"{b['name']} {b['version']} ({', '.join(b['formats'])})" for b in device["backends"]),
             f"{device['name']}{' (simulated)' if device['simulated'] else ''}",
         ]
-        for device in board["devices"]
+        for device in devices
     ]
     simulated = " (simulated: outputs are true, time and power are modelled)" if board["simulated"] else ""
-    print_table(
-        ("DEVICE", "KIND", "MEMORY MB", "RUNTIMES", "NAME"), rows, f"board {board['name']}{simulated}"
-    )
-    for device in board["devices"]:
+    print_table(("DEVICE", "KIND", "MEMORY MB", "NAME"), rows, f"board {board['name']}{simulated}")
+    for device in devices:
         if device.get("note"):
-            print(f"{device['id']}: {one_cell(device['note'])}")
+            print_wrapped(f"{device['id']}: {device['note']}", "", "    ")
         if device.get("overlays"):
             overlays = (
                 f"{o['id']} {o['version']} ({o['lanes']} x {o['lanes']} MAC)" for o in device["overlays"]
             )
-            print(f"{device['id']}: loads overlays {', '.join(overlays)}")
+            print_wrapped(f"{device['id']}: loads overlays {', '.join(overlays)}", "", "    ")
+    print()
+    runtimes = [
+        [device["id"], backend["name"], ", ".join(backend["formats"]), backend["version"]]
+        for device in devices
+        for backend in device["backends"]
+    ]
+    print_table(("DEVICE", "RUNTIME", "OPENS", "VERSION"), runtimes)
     print(f"\npower meters: {', '.join(board['meters']) or 'none; energy is not known'}")
     for problem in board["problems"]:
-        print(f"not usable: {problem}")
+        print_wrapped(f"not usable: {problem}", "", "    ")
 
 
 def runs(candidate: Values | None, backend: bool = True) -> str:

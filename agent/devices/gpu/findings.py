@@ -56,6 +56,7 @@ LIBRARIES = (
 NOT_FOUND = re.compile(r"(lib[\w+.-]+\.so(?:\.\d+)*): cannot open shared object file")
 OLD_DRIVER = "driver version is insufficient for CUDA runtime version"
 NO_KERNELS = "no kernel image is available"
+NO_ADAPTER = "No supported adapters"  # Dawn's word for a Vulkan without GPUs
 MOST = 240  # characters of a provider's own words
 
 
@@ -97,6 +98,11 @@ def shorten(text: str) -> str:
         return "the NVIDIA driver is too old for this CUDA; update it, or install a runtime for an older CUDA"
     if NO_KERNELS in text:
         return "this build has no code for a GPU of this generation; install another version of the runtime"
+    if NO_ADAPTER in text:
+        return (
+            "Vulkan offers no GPU; install its Vulkan driver (mesa-vulkan-drivers, or its vendor's) and see "
+            "vulkaninfo --summary"
+        )
     return text if len(text) <= MOST else f"{text[: MOST - 3]}..."
 
 

@@ -14,7 +14,7 @@ import pytest
 from agent.cli import main
 from agent.control import snapshot
 from agent.errors import GoldenMismatch, UsageError
-from agent.types import Binding, BindingStatus, to_jsonable
+from agent.types import BackendInfo, Binding, BindingStatus, DeviceInfo, to_jsonable
 from tests.unit.cli.daemon import BOARD, PLACEMENT, SNAPSHOT, Folders, daemon
 
 BUDGET = ("--latency-p99", "20ms", "--rate", "10/s")
@@ -157,8 +157,31 @@ def test_devices_of_the_daemon(overlaid: Any, folders: Folders) -> None:
     with daemon(folders, {"devices": BOARD}):
         code, out, _ = overlaid("devices")
         as_json = json.loads(overlaid("devices", "--json")[1])
-    assert code == 0 and "onnxruntime 1.20 (onnx)" in out and "not usable: no power sensor" in out
+    assert code == 0 and "not usable: no power sensor" in out
+    assert ["cpu", "onnxruntime", "onnx", "1.20"] in [line.split() for line in out.splitlines()]
     assert as_json == to_jsonable(BOARD)
+
+
+def test_devices_shows_each_route_and_each_problem_with_its_next_step(
+    overlaid: Any, folders: Folders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    routes = (BackendInfo("cuda", "1.23", ("onnx",)), BackendInfo("opencl", "OpenCL 3.0 CUDA", ("npu",)))
+    gpu = DeviceInfo("gpu", "gpu", "NVIDIA H200", routes, memory_mb=150_000, note="a note")
+    problems = (
+        "gpu: tensorrt: libnvinfer.so.10 cannot be found; install TensorRT: pip install tensorrt",
+        "gpu: litert: " + "word " * 60 + "the next step",
+    )
+    board = replace(BOARD, devices=(*BOARD.devices, gpu), problems=problems)
+    monkeypatch.setenv("COLUMNS", "80")
+    with daemon(folders, {"devices": board}):
+        code, out, _ = overlaid("devices")
+    lines = out.splitlines()
+    assert code == 0 and all(len(line) <= 80 for line in lines)
+    words = [line.split() for line in lines]
+    assert ["gpu", "cuda", "onnx", "1.23"] in words and "gpu: a note" in lines
+    assert ["gpu", "opencl", "npu", "OpenCL", "3.0", "CUDA"] in words
+    shown = " ".join(out.split())
+    assert all(f"not usable: {' '.join(problem.split())}" in shown for problem in problems)
 
 
 def test_devices_without_a_daemon_are_probed(

@@ -122,6 +122,7 @@ LOAD = (
         (LOAD.format("x", "libfoo-1.2.so.7"), "libfoo-1.2.so.7 cannot be found; install the package that has it"),
         ("CUDA failure 35: CUDA driver version is insufficient for CUDA runtime version", "too old for this CUDA"),
         ("CUDA error 209: no kernel image is available for execution on the device", "no code for a GPU of this"),
+        ("Failed to get a WebGPU adapter: No supported adapters", "Vulkan offers no GPU; install its Vulkan driver"),
         ("some words of its own", "some words of its own"),
     ],
 )  # fmt: skip
