@@ -15,9 +15,11 @@ from agent.cli.opencl_devices import find_device
 from agent.cli.output import one_cell, print_table
 from agent.cli.overlay import percent
 from agent.cli.views import number
+from agent.devices.opencl.cards import find_binary, folder
 from agent.devices.opencl.platforms import ClDevice
 from agent.devices.parts import open_part
 from agent.devices.program import Executed
+from agent.errors import KernelBuildFailed
 from agent.overlay.graph import Layer
 from agent.overlay.program import Part, Program, Segment
 from agent.overlay.report import kind_of, macs_of
@@ -37,6 +39,7 @@ def run_program(
     OutOfDeviceMemory, InferenceError.
     """
     device = find_device(wanted)
+    binary = _binary(device, binary)
     from agent.devices.opencl.engine import OpenClEngine
 
     parts = _Parts(program)
@@ -50,6 +53,16 @@ def run_program(
         return done.outputs[0], make_stats(program, device, done, engine.last_profile(), parts.seconds)
     finally:
         engine.close()
+
+
+def _binary(device: ClDevice, given: Path | None) -> Path | None:
+    """A card's is where the agent looks for it, too."""
+    if given is not None or device.kind != "accelerator":
+        return given
+    found, why = find_binary(device, folder())
+    if found is None:
+        raise KernelBuildFailed(why)
+    return found
 
 
 class _Parts:

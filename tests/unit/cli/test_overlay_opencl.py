@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyopencl
 import pytest
 
-from agent.cli import main
+from agent.cli import main, opencl_devices
+from agent.devices.opencl.build import build_program
+from agent.devices.opencl.platforms import find_devices, handle, traits_of
 from agent.overlay.programfile import read_program
 from tests.system import mlperf
 
@@ -144,6 +148,30 @@ def test_binaries_that_do_not_fit(digits: Overlaid) -> None:
     code, err = digits.run("opencl", "--binary", "none.clbin")
     assert code == 1 and "none.clbin cannot be read" in err
     assert not Path("opencl.npy").exists()
+
+
+def test_a_card_runs_what_was_packed_for_it(digits: Overlaid, monkeypatch: pytest.MonkeyPatch) -> None:
+    """PoCL plays a card, which takes binaries only."""
+    from agent.devices.opencl import engine
+
+    (cpu, *_), _ = find_devices()
+    card = replace(cpu, kind="accelerator", name="u250")
+    context = pyopencl.Context([handle(cpu)])
+    program = build_program(context, handle(cpu), cpu, traits_of(cpu), None)
+    Path("built.xclbin").write_bytes(program.binaries[0])
+    monkeypatch.setattr(opencl_devices, "find_devices", lambda: ([cpu, card], []))
+    monkeypatch.setattr(engine, "handle", lambda _: handle(cpu))
+    monkeypatch.setenv("OVERLAID_OPENCL_BINARIES", str(Path.cwd()))
+    code, _, err = digits("kernels", "-o", "card.clbin")
+    assert code == 2 and "u250" in err and "does not build kernels" in err and "--pack" in err
+    code, err = digits.run("opencl")
+    assert code == 1 and "overlaid overlay kernels --device u250 --pack" in err
+    assert digits("kernels", "--device", "u250", "--pack", "built.xclbin", "-o", "card.clbin")[0] == 0
+    digits.run("functional")
+    assert digits.run("opencl")["device"]["kind"] == "accelerator"  # the default, before the CPU
+    assert same_bytes("functional.npy", "opencl.npy")
+    code, err = digits.run("opencl", "--device", str(cpu.name), "--binary", "card.clbin")
+    assert code == 1 and f"card.clbin is for u250 ({cpu.platform}), and here is {cpu.name}" in err
 
 
 def test_source_for_another_compiler(overlaid: Overlaid) -> None:
