@@ -72,6 +72,7 @@ CASES = [
     Case("local", "cpu", "tflite"),
     Case("local", "cpu", "npu"),
     Case("local", "cpu", "npu", runtime="opencl"),
+    Case("local:software-gpu", "gpu", "npu", runtime="opencl"),
     # In real time, with the state that processes share: the device that loads in least time.
     Case("sim:x86-dgpu", "cpu", "onnx"),
     Case("sim:x86-dgpu", "cpu", "tflite"),
