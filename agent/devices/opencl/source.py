@@ -6,7 +6,7 @@ from importlib.resources import files
 
 from agent.devices.opencl.plan import Traits
 
-PARTS = ("common", "move", "conv", "depthwise", "pool", "add")  # in this order
+PARTS = ("common", "move", "conv_cpu", "conv_gpu", "windows", "add")  # in this order
 
 
 def kernel_source() -> str:
@@ -17,4 +17,8 @@ def kernel_source() -> str:
 
 def build_options(traits: Traits) -> tuple[str, ...]:
     """Options of clBuildProgram. None that lets a compiler change what floats round to."""
-    return (f"-cl-std=CL{'3.0' if traits.dot else '1.2'}", f"-DOVERLAID_DOT={int(traits.dot)}")
+    return (
+        f"-cl-std=CL{'3.0' if traits.dot else '1.2'}",
+        f"-DOVERLAID_CPU={int(traits.kind == 'cpu')}",
+        f"-DOVERLAID_DOT={int(traits.dot)}",
+    )

@@ -1,4 +1,4 @@
-"""Constants of a convolution, as the kernels read them: lanes of four, what is missing filled with zeros."""
+"""Constants of a convolution, as the kernels read them; what is missing in a block is filled with zeros."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from numpy.typing import NDArray
 
 from agent.overlay.graph import Conv
 
-LANES = 4
+LANES = 4  # channels of a block
 
 
-def blocks(channels: int) -> int:
-    """Blocks of four channels."""
-    return -(-channels // LANES)
+def blocks(channels: int, lanes: int = LANES) -> int:
+    """Blocks of channels, the last of them perhaps not full."""
+    return -(-channels // lanes)
 
 
 def is_wide(layer: Conv) -> bool:
@@ -22,14 +22,17 @@ def is_wide(layer: Conv) -> bool:
     return bool(layer.weights.size) and not -128 <= layer.weights.min() <= layer.weights.max() <= 127
 
 
-def conv_weights(layer: Conv) -> bytes:
-    """``[ceil(out/4)][ceil(in/4)][kh][kw][out: 4][in: 4]``, int8 or, where they leave it, int16."""
-    outputs, inputs, height, width = layer.weights.shape
-    rows, columns = blocks(outputs), blocks(inputs)
-    padded = np.zeros((rows * LANES, columns * LANES, height, width), np.int16 if is_wide(layer) else np.int8)
-    padded[:outputs, :inputs] = layer.weights
-    each = padded.reshape(rows, LANES, columns, LANES, height, width)
-    return each.transpose(0, 2, 4, 5, 1, 3).tobytes()
+def matrix_weights(layer: Conv, outputs: int, inputs_first: bool) -> bytes:
+    """``[ceil(out/outputs)][kh][kw][ceil(in/4)]`` of ``[outputs][4]``, or ``[4][outputs]`` with the inputs first;
+    int8 or, where they leave it, int16."""
+    count, depth, height, width = layer.weights.shape
+    rows, columns = blocks(count, outputs), blocks(depth)
+    padded = np.zeros(
+        (rows * outputs, columns * LANES, height, width), np.int16 if is_wide(layer) else np.int8
+    )
+    padded[:count, :depth] = layer.weights
+    each = padded.reshape(rows, outputs, columns, LANES, height, width)
+    return each.transpose(0, 4, 5, 2, *((3, 1) if inputs_first else (1, 3))).tobytes()
 
 
 def depthwise_weights(layer: Conv) -> bytes:
@@ -40,8 +43,8 @@ def depthwise_weights(layer: Conv) -> bytes:
     return padded.reshape(-1, LANES, height, width).transpose(0, 2, 3, 1).tobytes()
 
 
-def per_channel(values: NDArray[Any]) -> bytes:
+def per_channel(values: NDArray[Any], lanes: int = LANES) -> bytes:
     """Biases or scales."""
-    padded = np.zeros(blocks(len(values)) * LANES, values.dtype)
+    padded = np.zeros(blocks(len(values), lanes) * lanes, values.dtype)
     padded[: len(values)] = values
     return padded.tobytes()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ Arrays = Mapping[str, NDArray[Any]]
 
 def segment_of(layers: Sequence[Layer], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Segment:
     """A segment without anything for an FPGA."""
-    bindings = [tuple(Binding(tensor, 0, 0) for tensor in side) for side in (inputs, outputs)]
-    return Segment(tuple(layers), *bindings, b"", None, 0, 0, 0, 0, (1,) * len(layers))
+    given, made = (tuple(Binding(tensor, 0, 0) for tensor in side) for side in (inputs, outputs))
+    return Segment(tuple(layers), given, made, b"", None, 0, 0, 0, 0, (1,) * len(layers))
 
 
 def golden(segment: Segment, inputs: Arrays) -> dict[str, NDArray[Any]]:
@@ -36,8 +37,9 @@ def golden(segment: Segment, inputs: Arrays) -> dict[str, NDArray[Any]]:
 class Bench:
     """The kernels built on one device, and segments run by them with no more than pyopencl."""
 
-    def __init__(self, device: ClDevice, threads: int | None = None) -> None:
-        self.traits: Traits = traits_of(device, threads)
+    def __init__(self, device: ClDevice, threads: int | None = None, kind: str | None = None) -> None:
+        traits = traits_of(device, threads)
+        self.traits: Traits = replace(traits, kind=kind or traits.kind)
         found: Any = handle(device)
         if threads is not None and threads < device.units:
             counts = [cl.device_partition_property.BY_COUNTS, threads, 0]

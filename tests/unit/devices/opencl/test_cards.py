@@ -47,7 +47,8 @@ def card(cpu: ClDevice, monkeypatch: pytest.MonkeyPatch) -> ClDevice:
 def built(cpu: ClDevice) -> bytes:
     """What a vendor's compiler would have made."""
     whole = handle(cpu)
-    program = build.build_program(pyopencl.Context([whole]), whole, cpu, traits_of(cpu), None)
+    traits = traits_of(replace(cpu, kind="accelerator"))
+    program = build.build_program(pyopencl.Context([whole]), whole, cpu, traits, None)
     return bytes(program.binaries[0])
 
 
