@@ -14,8 +14,9 @@ from agent.fleet.overlays import write_overlay_model
 from agent.hal import ModelFile, Session
 from agent.overlay.selftest import INPUT, OUTPUT
 from agent.overlay.spec import overlay_folder
+from agent.placement.planning.candidates import VariantInfo, candidates_for
 from agent.types import SELF_TEST, OverlayRef, TensorSpec
-from simulator.board import SimBoard, SimDevice
+from simulator.board import SimBoard, SimDevice, modelled_board
 from simulator.cell import MemoryCell
 from simulator.clock import EventClock
 from simulator.faults import Happening, Timeline
@@ -177,3 +178,11 @@ def test_another_version_of_an_overlay_is_another_overlay(tmp_path: Path) -> Non
     before = memory.clock.now()
     device.open(ModelFile(model / "npu.overlay", "overlay", GRAPH.inputs, GRAPH.outputs), SELF_TEST)
     assert memory.clock.now() - before > FPGA.overlay.load_s
+
+
+@pytest.mark.parametrize("name", ["jetson-orin-nano", "x86-dgpu"])
+def test_no_simulated_gpu_runs_programs_and_it_is_said(name: str) -> None:
+    program = VariantInfo("npu", "npu", "int8", ("fpga", "gpu", "cpu"), None, OverlayRef("npu", 1, 16))
+    found, verdicts = candidates_for([program], modelled_board(load_profile(name)))
+    reason = next(verdict.reason for verdict in verdicts if verdict.candidate.device == "gpu")
+    assert found == () and reason == "gpu has no runtime for npu; it has onnxruntime (onnx)"
