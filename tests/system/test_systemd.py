@@ -15,7 +15,7 @@ import pytest
 REPO = Path(__file__).parents[2]
 README = REPO / "systemd" / "README.md"
 UNIT = "etc/systemd/system/overlaid.service"
-DROP_INS = ("gpu", "pmic", "shared-memory")
+DROP_INS = ("gpu", "jetson", "pmic", "shared-memory")
 
 pytestmark = pytest.mark.skipif(
     shutil.which("systemd-analyze") is None, reason="systemd-analyze is missing: sudo apt-get install systemd"

@@ -12,6 +12,9 @@ DROP_IN = (
     "install systemd/overlaid-gpu.conf as /etc/systemd/system/overlaid.service.d/gpu.conf, then: "
     "sudo systemctl daemon-reload && sudo systemctl restart overlaid"
 )
+JETSON_DROP_IN = DROP_IN.replace(
+    ", then:", " and systemd/overlaid-jetson.conf as jetson.conf beside it, then:"
+)
 DRIVERS = {
     "nvidia": "install NVIDIA's driver (the package nvidia-driver or nvidia-open) and restart the machine",
     "amd": "sudo modprobe amdgpu; when that does not help, install firmware-amd-graphics and restart the machine",
@@ -130,7 +133,7 @@ def _of_nodes(gpu: Gpu, around: Surroundings) -> Iterator[str]:
         if node.state == "denied":
             yield _of_denied(node, around)
         elif node.state == "forbidden" and around.place == "service":
-            yield f"{node.path} is not among the service's devices; {DROP_IN}"
+            yield f"{node.path} is not among the service's devices; {_drop_in(gpu)}"
         elif node.state == "forbidden":
             yield f"{node.path} is not among the devices that this container may open; {_pass_on(gpu, [node.path])}"
         elif node.state == "failing":
@@ -143,7 +146,7 @@ def _of_missing(gpu: Gpu, missing: Sequence[str], around: Surroundings) -> str:
     if missing == ["/dev/nvidia-uvm"]:
         return f"{files} is missing: sudo nvidia-modprobe -u -c 0 makes it now, nvidia-persistenced at every start"
     if around.place == "service" and not there:
-        return f"the service does not see {files} (PrivateDevices); {DROP_IN}"
+        return f"the service does not see {files} (PrivateDevices); {_drop_in(gpu)}"
     if around.place == "container":
         return f"this container has no {files}; {_pass_on(gpu, missing)}"
     return f"driver {gpu.driver} has made no {files}; {_ask_kernel(gpu)}"
@@ -179,6 +182,10 @@ def _of_nvidia(gpu: Gpu, around: Surroundings) -> Iterator[str]:
             f"NVIDIA's driver is {around.nvidia_driver}, its library {found}; restart the machine, so that the driver "
             "that belongs to the library is loaded"
         )
+
+
+def _drop_in(gpu: Gpu) -> str:
+    return JETSON_DROP_IN if gpu.driver == "nvgpu" else DROP_IN
 
 
 def _pass_on(gpu: Gpu, nodes: Sequence[str]) -> str:

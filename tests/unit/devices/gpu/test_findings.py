@@ -99,6 +99,12 @@ def test_a_cause_below_explains_all_but_missing_libraries() -> None:
     assert "libcudnn.so.9 cannot be found" in lines[1]
 
 
+def test_a_jetson_needs_another_drop_in_beside() -> None:
+    gpu = Gpu("gpu", "NVIDIA Tegra", "nvidia", None, 0, "nvgpu", ("/dev/nvhost-gpu",))
+    (line,) = explain(gpu, Surroundings((Node("/dev/nvhost-gpu", "missing"),), "overlaid", "service"))
+    assert "overlaid-gpu.conf" in line and "overlaid-jetson.conf" in line and "daemon-reload" in line
+
+
 def test_what_another_route_does_not_need_is_told_beside_the_one_that_fails() -> None:
     lines = problems_of(INTEL, around("denied"), {"openvino": "no GPU"}, works=True)
     assert len(lines) == 2
