@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import platform
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,7 +17,7 @@ from agent.devices.cpu import CpuDevice
 from agent.devices.fpga import FpgaDevice, shipped_overlays
 from agent.devices.machine import power_mode
 from agent.devices.power import open_meters
-from agent.errors import DeviceError, OverlayLoadError, RuntimeUnavailable, one_line
+from agent.errors import DeviceError, DeviceLost, OverlayLoadError, RuntimeUnavailable, one_line
 from agent.hal import Board, Device, PowerMeter
 from agent.types import BoardInfo, DeviceInfo
 
@@ -95,7 +96,7 @@ class LocalBoard:
         )
 
     def device(self, device_id: str) -> Device:
-        """See ``hal.Board.device``."""
+        """See ``hal.Board.device``; DeviceLost for a GPU or a card that is not there: it was, when somebody asks."""
         if device_id == "cpu":
             return self._cpu
         if device_id == "fpga":
@@ -110,7 +111,8 @@ class LocalBoard:
         if device_id in gpus:
             return GpuDevice(gpus[device_id])
         there = ", ".join(("cpu", *gpus, *(info.id for info in self._look_for_fpga()[0])))
-        raise RuntimeUnavailable(f"there is no device {device_id!r} on this board; it has: {there}")
+        missing = DeviceLost if re.fullmatch(r"gpu\d*", device_id) else RuntimeUnavailable
+        raise missing(f"there is no device {device_id!r} on this board; it has: {there}")
 
     def _fpga(self) -> FpgaDevice:
         """Raises DeviceError when nobody lends one."""

@@ -8,13 +8,13 @@ from agent.devices.opencl.engine import OpenClEngine
 from agent.devices.opencl.platforms import ClDevice, find_devices
 from agent.devices.opencl.session import prove as prove_device
 from agent.devices.program import ProgramSession
-from agent.errors import RuntimeUnavailable
+from agent.errors import DeviceLost
 from agent.hal import ModelFile, Session
 
 
 def open_session(model: ModelFile, gpu: Gpu) -> Session:
-    """A session on the GPU. Raises RuntimeUnavailable (OpenCL does not offer it, and why), and what ``ProgramSession``
-    and ``OpenClEngine`` raise."""
+    """A session on the GPU. Raises DeviceLost (OpenCL does not offer it, and why), and what ``ProgramSession`` and
+    ``OpenClEngine`` raise."""
     device = _find(gpu)
     return ProgramSession(model, lambda program: OpenClEngine(program, device, model.threads, model.cache))
 
@@ -30,5 +30,5 @@ def _find(gpu: Gpu) -> ClDevice:
     if found is None:
         others = ", ".join(device.label for device in devices)
         why = "; ".join(problems) or (f"it offers only {others}" if others else "it offers nothing")
-        raise RuntimeUnavailable(f"OpenCL does not offer {gpu.name}: {why}; install the GPU's OpenCL driver")
+        raise DeviceLost(f"OpenCL does not offer {gpu.name}: {why}; install the GPU's OpenCL driver")
     return found

@@ -12,8 +12,10 @@ import pytest
 from agent.devices import board as board_module
 from agent.devices.board import LocalBoard, open_board
 from agent.devices.fpga_service.wire import SOCKET_VARIABLE
+from agent.devices.gpu.device import GpuDevice
+from agent.devices.gpu.gpus import Gpu
 from agent.devices.probe import probe_board
-from agent.errors import RuntimeUnavailable
+from agent.errors import DeviceLost, RuntimeUnavailable
 from agent.hal import Board
 from agent.types import to_jsonable
 from tests.unit.devices.fpga_lending import copy_overlay, lending
@@ -70,7 +72,7 @@ def test_the_probe_describes_this_machine() -> None:
     info = probe_board("local", FOLDER)
     assert (info.name, info.simulated) == ("local", False)
     (device,) = info.devices
-    assert {backend.name for backend in device.backends} == {"onnxruntime", "litert", "program"}
+    assert {backend.name for backend in device.backends} == {"onnxruntime", "litert", "program", "opencl"}
     assert all(backend.version for backend in device.backends)
     assert info.meters or info.problems
 
@@ -122,7 +124,51 @@ def test_an_fpga_is_a_device_when_its_service_answers(lent: Path) -> None:
     assert fpga.overlays == ()  # none ships with a bitstream for this machine
     assert board.device("fpga").info.id == "fpga"
     with pytest.raises(RuntimeUnavailable, match="it has: cpu, fpga"):
+        board.device("npu")
+
+
+@pytest.fixture
+def gpus(monkeypatch: pytest.MonkeyPatch) -> list[Gpu]:
+    """What the kernel shows."""
+    found: list[Gpu] = []
+    monkeypatch.setattr("agent.devices.gpu.device.find_gpus", lambda software: tuple(found))
+    return found
+
+
+def test_a_gpu_that_is_gone_is_lost(gpus: list[Gpu]) -> None:
+    board = LocalBoard("", FOLDER)
+    gpus.append(Gpu("gpu", "Mali", "arm"))
+    assert isinstance(board.device("gpu"), GpuDevice)
+    gpus.clear()
+    with pytest.raises(DeviceLost, match="no device 'gpu' on this board; it has: cpu"):
         board.device("gpu")
+
+
+def test_a_gpu_without_a_driver_is_a_problem_of_the_board(gpus: list[Gpu]) -> None:
+    gpus.append(Gpu("gpu", "Intel GPU 8086:46a6", "intel", "0000:00:02.0"))
+    info = LocalBoard("", FOLDER).describe()
+    assert [device.id for device in info.devices] == ["cpu"]
+    assert any(text.startswith("gpu: no driver is bound to Intel GPU 8086:46a6") for text in info.problems)
+
+
+def test_the_cpu_plays_a_gpu_when_asked_by_name() -> None:
+    info = probe_board("local:software-gpu", FOLDER)
+    gpu = next(device for device in info.devices if device.id == "gpu")
+    assert (info.name, info.simulated, gpu.kind) == ("local:software-gpu", False, "gpu")
+    assert gpu.note == f"software: {gpu.name}, on the CPU's cores"
+    assert ("opencl", ("npu",)) in {(backend.name, backend.formats) for backend in gpu.backends}
+
+
+def test_a_worker_opens_a_gpu_without_what_probing_needs() -> None:
+    script = (
+        "import sys; from pathlib import Path; from agent.devices.board import open_board;"
+        "open_board('local:software-gpu', Path('/nonexistent')).device('gpu');"
+        "print(*{'pydantic', 'numpy', 'pyopencl', 'onnxruntime'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.split() == []
 
 
 def test_an_overlay_that_ships_with_a_bitstream(lent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
