@@ -157,7 +157,7 @@ def test_a_card_runs_what_was_packed_for_it(digits: Overlaid, monkeypatch: pytes
     (cpu, *_), _ = find_devices()
     card = replace(cpu, kind="accelerator", name="u250")
     context = pyopencl.Context([handle(cpu)])
-    program = build_program(context, handle(cpu), cpu, traits_of(cpu), None)
+    program = build_program(context, handle(cpu), cpu, traits_of(card), None)
     Path("built.xclbin").write_bytes(program.binaries[0])
     monkeypatch.setattr(opencl_devices, "find_devices", lambda: ([cpu, card], []))
     monkeypatch.setattr(engine, "handle", lambda _: handle(cpu))
