@@ -85,3 +85,11 @@ void *clCreateContext(const void *properties, unsigned count, void *const *devic
     }
     CALL(create_context, "clCreateContext", properties, count, devices, notify, user, status);
 }
+
+typedef int (*build)(void *, unsigned, void *const *, const char *, void *, void *);
+
+int clBuildProgram(void *program, unsigned count, void *const *devices, const char *options, void *notify, void *user) {
+    int code = fault("clBuildProgram", 0);
+    if (code) return code;
+    CALL(build, "clBuildProgram", program, count, devices, options, notify, user);
+}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from agent.devices.gpu.gpus import Gpu, number
 from agent.devices.opencl.platforms import ClDevice, best_cpu
@@ -24,7 +25,8 @@ def match(gpu: Gpu, devices: Sequence[ClDevice]) -> ClDevice | None:
     """The device that is this GPU: at its PCI address, else of its vendor, else the only one. Of the same one that
     several drivers offer: with dot products, then of the newest OpenCL."""
     if gpu.software:
-        return best_cpu(devices)
+        player = best_cpu(devices)
+        return None if player is None else replace(player, kind="gpu")  # with a GPU's kernels, and a GPU's faults
     there = [device for device in devices if device.kind == "gpu"]
     here = [device for device in there if gpu.pci is not None and device.pci == gpu.pci]
     if here:

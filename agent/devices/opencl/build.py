@@ -114,12 +114,13 @@ def first_error(text: str) -> str:
 def _read(path: Path, header: Header) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BINARY_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size  # as read() takes memory for all that it is asked for
+            data = file.read(size) if size <= MAX_BINARY_BYTES else b""
     except OSError as error:
         raise KernelBuildFailed(
             f"the kernels in {path} cannot be read: {one_line(error)}; {ADVICE}"
         ) from error
-    if len(data) > MAX_BINARY_BYTES:
+    if size > MAX_BINARY_BYTES:
         raise KernelBuildFailed(
             f"{path} has more than {MAX_BINARY_BYTES} bytes and is no file of kernels; {ADVICE}"
         )
