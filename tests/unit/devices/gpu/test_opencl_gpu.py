@@ -6,7 +6,7 @@ import pytest
 
 from agent.devices.gpu import opencl_gpu
 from agent.devices.gpu.gpus import Gpu
-from agent.devices.opencl.platforms import ClDevice
+from agent.devices.opencl.platforms import ClDevice, find_devices
 from agent.errors import DeviceLost
 from agent.hal import ModelFile
 
@@ -28,7 +28,7 @@ def test_the_self_test_proves_a_gpu() -> None:
 def test_a_gpu_that_opencl_does_not_offer(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, problems: list[str], why: str
 ) -> None:
-    devices: list[ClDevice] = opencl_gpu.find_devices()[0]
+    devices: list[ClDevice] = find_devices()[0]
     monkeypatch.setattr(opencl_gpu, "find_devices", lambda: (devices, problems))
     with pytest.raises(
         DeviceLost, match=f"OpenCL does not offer Arm Mali-G610: {why}.*install the GPU's OpenCL driver"

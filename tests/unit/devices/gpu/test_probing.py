@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 from dataclasses import asdict
@@ -42,7 +43,7 @@ class Runtimes:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.python, self.log = folder / "python", folder / "log"
         monkeypatch.setattr(sys, "executable", str(self.python))
-        monkeypatch.setattr(probing.importlib.util, "find_spec", lambda name: object())
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
 
     def play(
         self,
