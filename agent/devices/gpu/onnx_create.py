@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import tempfile
 import warnings
@@ -94,7 +96,8 @@ def _select(runtime: Any, options: Any, gpu: Gpu, provider: str, setup: Setup) -
         if "nvidia" in spec.vendors and hasattr(
             runtime, "preload_dlls"
         ):  # since 1.21: loads CUDA from its wheels
-            runtime.preload_dlls()
+            with contextlib.redirect_stdout(io.StringIO()):  # what it misses stands in the reason, too
+                runtime.preload_dlls()
         together = [spec, *(find(name) for name in spec.same_gpu)]
         return {"providers": [(each.ep, each.options(gpu, setup)) for each in together]}
     if not has_plugin(spec) or not hasattr(runtime, "register_execution_provider_library"):

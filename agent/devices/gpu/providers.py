@@ -36,9 +36,9 @@ class Setup:
 class Provider:
     """``ep``: ONNX Runtime's name. ``package``: the one that brings it as a plugin, where there is one.
 
-    ``vendors``: whose GPUs it runs on; empty: anybody's. ``same_gpu``: other providers (our names) that run on the same GPU and
-    may take nodes. ``memory``: the name of its memory for I/O binding, "cpu" when ONNX Runtime has no public one.
-    ``engine``: what it builds for seconds or minutes when it loads a model; empty when loading is all.
+    ``vendors``: whose GPUs it runs on; empty: anybody's. ``same_gpu``: other providers (our names) that run on the same
+    GPU and may take nodes. ``memory``: the name of its memory for I/O binding, "cpu" when ONNX Runtime has no public
+    one. ``engine``: what it builds for seconds or minutes when it loads a model; empty when loading is all.
     ``per_batch``: and when it first runs a batch of another size.
     """
 
