@@ -28,6 +28,7 @@ FROM_HOST, TO_HOST = (
 
 # kernels/conv_cpu.cl: pixels of a work-item, outputs of a block, words of four inputs that it sums up in floats
 CPU_TILE, CPU_OUTPUTS, CPU_WORDS = 6, 16, 128
+CPU_PIXELS = 4  # kernels/common.cl: pixels of a vector
 GPU_TILE = 4  # kernels/conv_gpu.cl: pixels of a work-item
 GPU_LINE, GPU_SQUARE = 64, 8  # work-items of a work-group, in a row or in a square
 GPU_BUSY = 256  # work-items that a compute unit needs before each gets more to do
@@ -148,7 +149,11 @@ def _pool(layer: Pool, index: int, source: Planes, target: Planes, traits: Trait
 def _depthwise(layer: Conv, index: int, source: Planes, target: Planes, traits: Traits) -> Step:
     height, width = layer.weights.shape[2:]
     dealt = deal(target, height * width, traits)
-    constants = (depthwise_weights(layer), per_channel(layer.bias), per_channel(layer.scale))
+    constants = (
+        depthwise_weights(layer, CPU_PIXELS if traits.kind == "cpu" else 1),
+        per_channel(layer.bias),
+        per_channel(layer.scale),
+    )
     shape = (
         source.blocks,
         source.height,

@@ -35,12 +35,13 @@ def matrix_weights(layer: Conv, outputs: int, inputs_first: bool) -> bytes:
     return each.transpose(0, 4, 5, 2, *((3, 1) if inputs_first else (1, 3))).tobytes()
 
 
-def depthwise_weights(layer: Conv) -> bytes:
-    """``[ceil(C/4)][kh][kw][4]``, int16."""
+def depthwise_weights(layer: Conv, pixels: int) -> bytes:
+    """``[ceil(C/4)][kh][kw][pixels][4]``, int16: the same for every pixel."""
     channels, _, height, width = layer.weights.shape
     padded = np.zeros((blocks(channels) * LANES, height, width), np.int16)
     padded[:channels] = layer.weights[:, 0]
-    return padded.reshape(-1, LANES, height, width).transpose(0, 2, 3, 1).tobytes()
+    each = padded.reshape(-1, LANES, height, width).transpose(0, 2, 3, 1)
+    return np.repeat(each[:, :, :, None], pixels, axis=3).tobytes()
 
 
 def per_channel(values: NDArray[Any], lanes: int = LANES) -> bytes:

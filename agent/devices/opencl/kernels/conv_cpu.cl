@@ -8,6 +8,9 @@
 #define GROUP 4     // blocks of 16 outputs for which a work-item reads its pixels once
 #define MOST 128    // words of `chunk`
 
+// Unrolled, so that arrays become registers.
+#define EACH(i, count) _Pragma("unroll") for (int i = 0; i < count; i++)
+
 // Where the first input of each of the tile's windows lies.
 typedef struct {
     int y[TILE], x[TILE];
@@ -18,7 +21,7 @@ typedef struct {
     {                                                                                                            \
         int at[tile];                                                                                            \
         bool inside = true, row = true;                                                                          \
-        for (int i = 0; i < tile; i++) {                                                                         \
+        EACH(i, tile) {                                                                         \
             const int iy = corner.y[i] + ky * dilation_y, ix = corner.x[i] + kx * dilation_x;                    \
             at[i] = iy >= 0 && iy < in_h && ix >= 0 && ix < in_w ? iy * in_w + ix : -1;                          \
             inside = inside && at[i] >= 0;                                                                       \
@@ -30,7 +33,7 @@ typedef struct {
                 vstore16(convert_float16(as_char16(vload4(0, plane + at[0]))), 0, panel);                        \
                 vstore8(convert_float8(as_char8(vload2(0, plane + at[0] + 4))), 0, panel + 16);                  \
             } else                                                                                               \
-                for (int i = 0; i < tile; i++) {                                                                 \
+                EACH(i, tile) {                                                                 \
                     const uint word = at[i] < 0 ? (uint)pad : plane[at[i]];                                      \
                     vstore4(convert_float4(as_char4(word)), i, panel);                                           \
                 }                                                                                                \
@@ -53,7 +56,7 @@ typedef struct {
         out += (size_t)get_global_id(2) * out_blocks * pixels;                                                   \
         float panel[4 * tile * MOST];                                                                            \
         corners corner;                                                                                          \
-        for (int i = 0; i < tile; i++) {                                                                         \
+        EACH(i, tile) {                                                                         \
             const int pixel = min(first + i, pixels - 1);                                                        \
             corner.y[i] = pixel / out_w * stride_y - top;                                                        \
             corner.x[i] = pixel % out_w * stride_x - left;                                                       \
@@ -62,7 +65,7 @@ typedef struct {
             const int blocks = min(GROUP, end - group);                                                          \
             int16 sums[GROUP][tile];                                                                             \
             for (int b = 0; b < blocks; b++)                                                                     \
-                for (int i = 0; i < tile; i++)                                                                   \
+                EACH(i, tile)                                                                   \
                     sums[b][i] = bias[group + b];                                                                \
             for (int start = 0; start < words; start += chunk) {                                                 \
                 const int count = min(chunk, words - start);                                                     \
@@ -78,15 +81,15 @@ typedef struct {
                 for (int b = 0; b < blocks; b++) {                                                               \
                     global const weights16 *weight = weights + ((size_t)(group + b) * words + start) * 4;        \
                     float16 part[tile];                                                                          \
-                    for (int i = 0; i < tile; i++)                                                               \
+                    EACH(i, tile)                                                               \
                         part[i] = 0;                                                                             \
                     for (int k = 0; k < count; k++)                                                              \
-                        for (int j = 0; j < 4; j++) {                                                            \
+                        EACH(j, 4) {                                                            \
                             const float16 w = convert_float16(*weight++);                                        \
-                            for (int i = 0; i < tile; i++)                                                       \
+                            EACH(i, tile)                                                       \
                                 part[i] += w * panel[(k * tile + i) * 4 + j];                                    \
                         }                                                                                        \
-                    for (int i = 0; i < tile; i++)                                                               \
+                    EACH(i, tile)                                                               \
                         sums[b][i] += convert_int16(part[i]);                                                    \
                 }                                                                                                \
             }                                                                                                    \

@@ -1,35 +1,50 @@
-// Between the source model's layout, int8 or uint8 (`flip` 0x80), and blocks of four channels.
+// Between the source model's layout, int8 or uint8 (`flip` 0x80), and blocks of four channels. The loops over a row
+// are plain, so that compilers for CPUs make vectors of them.
 
-#define MOVE(name, FROM, TO, body)                                                                               \
-    kernel void name(global const FROM *from, global TO *to, int channels, int height, int width, int nhwc,      \
-                     int flip, int columns, int rows) {                                                          \
+#define MOVE(name, FROM, TO, ROW)                                                                                \
+    kernel void name(global const FROM *restrict from, global TO *restrict to, int channels, int height,         \
+                     int width, int nhwc, int flip, int columns, int rows) {                                     \
         const int blocks = (channels + 3) / 4, sample = get_global_id(2) / blocks;                               \
-        const int block = get_global_id(2) % blocks, here = min(4, channels - 4 * block);                        \
+        const int block = get_global_id(2) % blocks, last = min(3, channels - 4 * block - 1);                    \
         const int x0 = get_global_id(0) * columns, y0 = get_global_id(1) * rows;                                 \
+        const int count = min(columns, width - x0), pixel = nhwc ? channels : 1;                                 \
         const size_t plane = (size_t)height * width, step = nhwc ? 1 : plane; /* from channel to channel */      \
-        const size_t first = sample * plane * channels + 4 * block * step;                                       \
-        for (int y = y0; y < min(y0 + rows, height); y++)                                                        \
-            for (int x = x0; x < min(x0 + columns, width); x++) {                                                \
-                const size_t pixel = (size_t)y * width + x, model = first + pixel * (nhwc ? channels : 1);       \
-                const size_t word = get_global_id(2) * plane + pixel;                                            \
-                body                                                                                             \
-            }                                                                                                    \
+        for (int y = y0; y < min(y0 + rows, height); y++) {                                                      \
+            const size_t at = (size_t)y * width + x0, word = get_global_id(2) * plane + at;                      \
+            const size_t model = sample * plane * channels + 4 * block * step + at * pixel;                      \
+            ROW                                                                                                  \
+        }                                                                                                        \
     }
 
+// What lies beyond the last channel repeats it.
+#define PACK_ROW(pixel)                                                                                          \
+    for (int x = 0; x < count; x++)                                                                              \
+        words[x] = ((uint)a[x * pixel] | (uint)b[x * pixel] << 8 | (uint)c[x * pixel] << 16 |                    \
+                    (uint)d[x * pixel] << 24) ^ flips;
 MOVE(pack, uchar, uint, {
-    uint four = 0;
-    for (int i = 0; i < here; i++)
-        four |= (uint)(uchar)(from[model + i * step] ^ flip) << (8 * i);
-    to[word] = as_uint((uchar4)(four, four >> 8, four >> 16, four >> 24));
+    global const uchar *a = from + model;
+    global const uchar *b = a + min(1, last) * step;
+    global const uchar *c = a + min(2, last) * step;
+    global const uchar *d = a + last * step;
+    global uint *words = to + word;
+    const uint flips = flip * 0x01010101u;
+    if (nhwc)
+        PACK_ROW(channels)
+    else
+        PACK_ROW(1)
 })
 
+#define UNPACK_ROW(pixel)                                                                                        \
+    for (int x = 0; x < count; x++)                                                                              \
+        bytes[x * pixel] = (uchar)(words[x] >> shift ^ flip);
 MOVE(unpack, uint, uchar, {
-    const uchar4 four = as_uchar4(from[word]) ^ (uchar)flip;
-    to[model] = four.s0;
-    if (here > 1)
-        to[model + step] = four.s1;
-    if (here > 2)
-        to[model + 2 * step] = four.s2;
-    if (here > 3)
-        to[model + 3 * step] = four.s3;
+    global const uint *words = from + word;
+    for (int i = 0; i <= last; i++) {
+        global uchar *bytes = to + model + i * step;
+        const int shift = 8 * i;
+        if (nhwc)
+            UNPACK_ROW(channels)
+        else
+            UNPACK_ROW(1)
+    }
 })
