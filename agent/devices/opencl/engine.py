@@ -70,15 +70,21 @@ class OpenClEngine:
         self._layer_times: list[LayerTime] = []
         self._plans, self._needed = plans, _needed(plans, 1)
         with named(device, allocating=True, needed=self._needed):
-            part = _part(handle(device), threads) if device.kind == "cpu" else handle(device)
-            self._context = cl.Context([part])
-            self._kernels = build_program(self._context, part, device, traits, cache, binary)
+            whole = handle(device)
+            self._handle = _part(whole, threads) if device.kind == "cpu" else whole
+            self._context = cl.Context([self._handle])
+            self._kernels = build_program(self._context, self._handle, device, traits, cache, binary)
             self._loaded = [
                 Loaded(segment, plan, self._upload(plan))
                 for segment, plan in zip(segments, plans, strict=True)
             ]
             self._lanes = [self._open_lane()]
             self._lanes[0].reserve(1)
+
+    @property
+    def units(self) -> int:
+        """Compute units that it runs on."""
+        return int(self._handle.max_compute_units)
 
     def execute(self, samples: Sequence[Arrays], run_part: RunPart) -> Executed:
         """See ``Engine.execute``: device time is wall time. A device that was lost stays lost.
@@ -179,7 +185,9 @@ class OpenClEngine:
 
     def _open_lane(self) -> Lane:
         timed = self._kind is not None
-        return Lane(self._context, self._kernels, self._loaded, timed=timed, profile=self._profile)
+        return Lane(
+            self._context, self._handle, self._kernels, self._loaded, timed=timed, profile=self._profile
+        )
 
     def _upload(self, plan: SegmentPlan) -> tuple[cl.Buffer, ...]:
         flags = cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR

@@ -85,6 +85,7 @@ class Lane:
     def __init__(
         self,
         context: cl.Context,
+        device: cl.Device,
         kernels: cl.Program,
         loaded: Sequence[Loaded],
         *,
@@ -94,7 +95,8 @@ class Lane:
         self._context, self._kernels, self._loaded = context, kernels, loaded
         self._profile, self._timed = profile, timed or profile
         properties = cl.command_queue_properties.PROFILING_ENABLE if self._timed else 0
-        self._queue = cl.CommandQueue(context, properties=properties)
+        # Named, as some drivers take the whole device for a context's when it was made of a part of it.
+        self._queue = cl.CommandQueue(context, device, properties)
         self._capacity = 0
         self._slots: list[cl.Buffer] = []  # a kernel's arguments do not keep them
         self._chains: list[_Chain] = []
