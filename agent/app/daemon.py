@@ -281,7 +281,8 @@ class Daemon:
             if self.manager is not None and event.failure is not None:
                 self.manager.unwell(event.model, event.candidate.device, event.failure)
             return
-        log.warning("%s: worker %s: %s", event.model, event.kind, event.text)
+        level = logging.INFO if event.kind in ("building", "built") else logging.WARNING
+        log.log(level, "%s: worker %s: %s", event.model, event.kind, event.text)
         self.telemetry.event(f"worker-{event.kind}", event.text, event.model)
         self.reporter.changed()
 

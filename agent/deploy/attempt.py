@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from agent.deploy import phases, placing, workers
 from agent.deploy.adaptation import Adaptation
+from agent.deploy.clock import PhaseClock, within
 from agent.deploy.journal import Deployment
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
@@ -222,13 +223,15 @@ class Attempt:
     async def _phase(
         self,
         phase: Phase,
-        work: Callable[[Progress], Awaitable[T]],
+        work: Callable[[Progress], Coroutine[Any, Any, T]],
         deadline_s: float | None = None,
     ) -> T:
+        """PhaseTimeout when it takes too long; what a worker builds for this machine takes as long as it takes."""
         limit = deadline_s or self.res.settings.phase_timeout_s
         self._enter(phase)
         try:
-            return await asyncio.wait_for(work(lambda share: self.report(phase, share)), limit)
+            clock = PhaseClock(self.res.pool.builds, self.deployment.model.name)
+            return await within(limit, clock, work(lambda share: self.report(phase, share)))
         except asyncio.TimeoutError as error:
             raise PhaseTimeout(f"{phase.value} took longer than {limit:g} s; deploy it again") from error
 

@@ -256,6 +256,7 @@ class Manager:
                 self._ledger.progress.get(name),
                 self.effective.models.get(name),
                 self._res.pool.status(name),
+                self._res.pool.builds.text(name),
             )
             for name in sorted({*self._services, *self._ledger.latest})
         )

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from agent.deploy import overlays, workers
 from agent.deploy.claims import Claim, granted
+from agent.deploy.clock import PhaseClock
 from agent.deploy.resources import Resources
 from agent.errors import OverlaidError, StoreError, one_line
 from agent.package.manifest import Manifest
@@ -17,6 +18,7 @@ from agent.placement import batching, profile
 from agent.placement.planning.candidates import VariantInfo, candidates_for
 from agent.placement.profile import Profile, cache, priors
 from agent.placement.profile.cache import Key
+from agent.serving.processes.process import Worker
 from agent.types import PROGRAMS, Budget, Candidate, Measurement, OverlayRef, Placement, Verdict
 
 log = logging.getLogger("deploy")
@@ -120,7 +122,8 @@ class _Measuring:
         self._res, self._package, self._budget = res, package, budget
         self._running, self._quiet, self._claim, self._again = running, quiet, claim, again
         self._board = res.board_now
-        self._began, self._limit_s = time.monotonic(), TIME_SHARE * res.settings.phase_timeout_s
+        self._clock = PhaseClock(res.pool.builds, package.manifest.name)
+        self._limit_s = TIME_SHARE * res.settings.phase_timeout_s
         self._kinds = {device.id: device.kind for device in res.board.devices}
         self._kept: dict[Key, Profile] = {}
         try:
@@ -132,7 +135,7 @@ class _Measuring:
     @property
     def late(self) -> bool:
         """The time for measuring is over."""
-        return time.monotonic() - self._began > self._limit_s
+        return self._clock.seconds > self._limit_s
 
     def in_order(self, candidates: Iterable[Candidate]) -> list[Candidate]:
         """The likely ones first: there may not be time for all."""
@@ -245,8 +248,10 @@ async def _measure(
     """In a worker of its own."""
     seconds = res.settings.profile_s
     rest_w = await profile.idle_watts(res.meters, seconds * profile.IDLE_SHARE)
-    with profile.watching(res.meters, time.monotonic) as loading:
-        worker = await workers.start_checked(res, package, candidate)
+    worker, loading = await _loaded(res, package, candidate)
+    if worker.building.total_s:  # which the next start, the one that counts from now on, finds in the cache
+        await res.pool.stop(worker)
+        worker, loading = await _loaded(res, package, candidate)
     try:
         found = await profile.measure(
             candidate,
@@ -256,9 +261,18 @@ async def _measure(
             seconds,
             rest_w,
             rate_hz=rate_hz,
-            loading=loading.bracket(),
+            loading=loading,
             gate=gate,
         )
     finally:
         await res.pool.stop(worker)
     return found
+
+
+async def _loaded(
+    res: Resources, package: VerifiedPackage, candidate: Candidate
+) -> tuple[Worker, profile.Bracket | None]:
+    """A proved worker, and the energy around its start."""
+    with profile.watching(res.meters, time.monotonic) as loading:
+        worker = await workers.start_checked(res, package, candidate)
+    return worker, loading.bracket()

@@ -18,8 +18,12 @@ def model_status(
     progress: float | None,
     wanted: Wanted | None,
     worker: WorkerStatus | None,
+    building: str = "",
 ) -> ModelStatus | None:
-    """One model; None when it is neither in service nor wanted nor being deployed."""
+    """One model; None when it is neither in service nor wanted nor being deployed.
+
+    ``building``: what a worker of it builds now, which is worth more than the reason that holds otherwise.
+    """
     status = _of_service(name, service) if service else None
     if latest is not None and _shows(latest, wanted):
         status = replace(
@@ -33,6 +37,8 @@ def model_status(
             budget=latest.model.budget,
             origin=latest.origin,
         )
+    if status is not None and building:
+        status = replace(status, why=building)
     if status is None or worker is None:
         return status
     return replace(

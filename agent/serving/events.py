@@ -11,7 +11,7 @@ from agent.histogram import Histogram
 from agent.serving.recent import Failure, Second
 from agent.types import Candidate
 
-Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell"]
+Kind = Literal["crashed", "restarted", "stats", "gave-up", "unwell", "building", "built"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +20,8 @@ class PoolEvent:
     (``device``: see ``Report``) since the last one, each second at most.
 
     crashed: ``text`` names the signal or error. gave-up: five crashes within a minute; tried again every minute.
-    unwell: a worker that serves or starts failed for its device's sake, with ``failure``.
+    unwell: a worker that serves or starts failed for its device's sake, with ``failure``. building, built: what a
+    worker builds for this machine before it can run, and that this is over.
     """
 
     kind: Kind

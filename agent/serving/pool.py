@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from pathlib import Path
 
 from agent.errors import OverlaidError, WorkerError, one_line
+from agent.serving.builds import Builds
 from agent.serving.events import Kind, PoolEvent, WorkerStatus
 from agent.serving.homes import Homes
 from agent.serving.http.listeners import listen_unix
@@ -47,6 +48,7 @@ class Pool:
         self._routes: dict[str, Route] = {}
         self.homes = Homes(self._routes)
         self._workers: set[Worker] = set()
+        self.builds = Builds()
         self._retired: set[Worker] = set()  # replaced, not ended yet
         self._expected: set[str] = set()
         self._closed = False
@@ -62,6 +64,7 @@ class Pool:
             raise WorkerError("the daemon is stopping: no worker is started any more")
         worker = self._make_worker(spec, self._stats, self.homes.returned)
         worker.on_unwell, worker.on_orphans = self._unwell, self._orphaned
+        worker.on_building = self._building
         self._workers.add(worker)
         try:
             await worker.start()
@@ -205,7 +208,10 @@ class Pool:
     def trouble(self, model: str) -> str:
         """Why a model that is served (``serves``) cannot answer now; empty when it can."""
         route = self._routes.get(model)
-        return route.trouble if route else f"model {model!r} is being loaded; try again"
+        if route:
+            return route.trouble
+        building = self.builds.text(model)
+        return f"model {model!r} is being loaded{building and f' ({building})'}; try again"
 
     async def _take_over(self, model: str, worker: Worker) -> Worker | None:
         route = self._routes.get(model) or self._fresh_route(worker.spec)
@@ -229,7 +235,8 @@ class Pool:
 
     def _fresh_route(self, spec: WorkerSpec) -> Route:
         listener = listen_unix(self._path(spec.model))
-        return Route(listener, spec, self._start_checked, self._emit, self._patience)
+        building = functools.partial(self.builds.text, spec.model)
+        return Route(listener, spec, self._start_checked, self._emit, self._patience, building)
 
     async def _start_checked(self, spec: WorkerSpec, listener: socket.socket | None = None) -> Worker:
         """A worker whose golden vectors agree, serving on ``listener`` if there is one; none is left on an error."""
@@ -285,6 +292,17 @@ class Pool:
         if worker not in self._retired:  # a worker that was moved off a device has nothing new to say of it
             spec, text = worker.spec, f"{error.name}: {one_line(error)}"
             self._tell(PoolEvent("unwell", spec.model, spec.version, spec.candidate, text, failure=error))
+
+    def _building(self, worker: Worker) -> None:
+        self.builds.changed(worker)
+        spec, building = worker.spec, worker.building
+        if building.what:
+            self._emit("building", spec, f"{building.what}, for {spec.candidate}")
+        else:
+            self._emit("built", spec, f"after {building.last_s:.0f} s, for {spec.candidate}")
+        route = self._routes.get(spec.model)
+        if route is not None:
+            route.building_began()
 
     def _orphaned(self, worker: Worker, orphans: list[Orphan]) -> None:
         self._workers.discard(worker)

@@ -29,11 +29,17 @@ class Route:
     """``start(spec, listener)`` gives a proved worker that serves; ``tell(kind, spec, text)`` hears of the crashes.
 
     ``worker`` is None while there is none. ``changing`` is held while another one takes over. ``held``: why nobody
-    shall serve the model; empty when somebody shall.
+    shall serve the model; empty when somebody shall. ``building()``: what a worker builds before it can serve.
     """
 
     def __init__(
-        self, listener: socket.socket, spec: WorkerSpec, start: Start, tell: Tell, patience: Patience
+        self,
+        listener: socket.socket,
+        spec: WorkerSpec,
+        start: Start,
+        tell: Tell,
+        patience: Patience,
+        building: Callable[[], str] = str,
     ) -> None:
         self.listener, self.spec = listener, spec
         self.worker: Worker | None = None
@@ -44,7 +50,7 @@ class Route:
         self.backoff = Backoff()
         self.changing = asyncio.Lock()
         self.retry_now = asyncio.Event()
-        self._start, self._tell, self._patience = start, tell, patience
+        self._start, self._tell, self._patience, self._building = start, tell, patience, building
         self._pulse = Pulse(patience)
         self._down, self.held = "is being started", ""
         self._waiting: list[tuple[socket.socket, bytes]] = []
@@ -55,7 +61,8 @@ class Route:
     def trouble(self) -> str:
         """Why requests cannot be answered now; empty when they can."""
         if self.worker is None:
-            return f"model {self.spec.model!r} {self._down}; try again"
+            building = self._building()
+            return f"model {self.spec.model!r} {self._down}{building and f'; {building}'}; try again"
         if doubt := self._pulse.doubtful:
             return f"the worker of model {self.spec.model!r} does not answer: {doubt}"
         return ""
@@ -82,6 +89,11 @@ class Route:
         """A worker is gone; the supervisor will hear of it."""
         if self.worker is worker:
             self.worker, self._down = None, f"is being restarted: its worker {worker.fate}"
+
+    def building_began(self) -> None:
+        """Who asks while there is no worker is told so, because that takes long."""
+        if self.worker is None and self._building():
+            self._stand_in_for_it()
 
     def wait(self, sock: socket.socket, unread: bytes) -> None:
         """Keep a connection to the model's socket until there is a worker."""

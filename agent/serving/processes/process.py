@@ -18,6 +18,7 @@ from typing import Any
 
 from agent.errors import OverlaidError, WorkerCrashed, WorkerError, WorkerTimeout, from_name
 from agent.histogram import Histogram
+from agent.serving.processes.building import Building
 from agent.serving.processes.channel import Channel, Message
 from agent.serving.processes.custody import Custody, Orphan
 from agent.serving.processes.spawn import Spawned, start_cold
@@ -40,6 +41,7 @@ OnStats = Callable[["Worker", Report], None]
 OnConnection = Callable[["Worker", socket.socket, bytes, bool, bool], None]
 OnUnwell = Callable[["Worker", OverlaidError], None]
 OnOrphans = Callable[["Worker", list[Orphan]], None]
+OnBuilding = Callable[["Worker"], None]
 
 
 class Worker:
@@ -49,6 +51,7 @@ class Worker:
     ``parts``: mean seconds of a run by kind of device when it was last profiled; empty when all is on one.
     ``on_unwell`` hears of every failure that speaks of the device, while starting or serving; ``on_orphans`` gets the
     connections that the worker had when it ended. ``fate``: how that was; ``cause``: with its last words.
+    ``on_building`` hears when ``building`` changes: deadlines wait for what a runtime builds, BUILD_S at most.
     """
 
     def __init__(
@@ -63,11 +66,13 @@ class Worker:
         self.cause = ""
         self.fate = ""
         self.vitals: Vitals | None = None  # while the process lives
+        self.building = Building()
         self._on_stats = on_stats
         self._on_connection = on_connection
         self._spawn = spawn
         self.on_unwell: OnUnwell = lambda _worker, _error: None
         self.on_orphans: OnOrphans = _close_orphans
+        self.on_building: OnBuilding = lambda _worker: None
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
@@ -181,13 +186,17 @@ class Worker:
         try:
             self._channel.send({"op": op, "id": number, **arguments}, payload, fds)
             await asyncio.wait([future], timeout=timeout)
+            while not future.done() and (left_s := self.building.left_s):
+                await asyncio.wait([future], timeout=left_s)
         except WorkerCrashed:
             await self.gone.wait()
             raise WorkerCrashed(self.cause) from None
         finally:
             del self._answers[number]
         if not future.done():
-            await self.end(f"did not answer {op!r} within {timeout:g} s; it was killed")
+            spent = f" of building {what}" if (what := self.building.what) else ""
+            limit_s = self.building.seconds if what else timeout
+            await self.end(f"did not answer {op!r} within {limit_s:g} s{spent}; it was killed")
             raise WorkerTimeout(f"worker of {self.spec} {self.fate}")
         answer = future.result()
         if "error" in answer.head:
@@ -201,13 +210,13 @@ class Worker:
     def _received(self, message: Message) -> None:
         head = message.head
         if head["op"] == "answer":
-            future = self._answers.get(int(head["id"]))
-            if future is not None and not future.done():
-                future.set_result(message)
+            self._answered(message)
         elif head["op"] == "stats":
             latency = Histogram.of(head["latency"], float(head["seconds"]))
             device = Histogram.of(head["device"], float(head["device_s"]))
             self._on_stats(self, Report(latency, head["failures"], int(head["waiting"]), device))
+        elif head["op"] == "building":
+            self._builds(str(head["what"]))
         elif head["op"] == "unwell":
             error = from_name(str(head["name"]), str(head["text"]))
             if not isinstance(error, UNWELL):
@@ -225,6 +234,20 @@ class Worker:
         else:
             raise ValueError(f"unknown message {head['op']!r} from a worker")
 
+    def _answered(self, message: Message) -> None:
+        self._built()
+        future = self._answers.get(int(message.head["id"]))
+        if future is not None and not future.done():
+            future.set_result(message)
+
+    def _builds(self, what: str) -> None:
+        if self._answers and self.building.began(what):  # else nobody waits for it
+            self.on_building(self)
+
+    def _built(self) -> None:
+        if self.building.ended():
+            self.on_building(self)
+
     async def _reap(self) -> None:
         """Wait for the channel's end, collect the exit status, fail whoever waits."""
         await self._closed.wait()
@@ -238,6 +261,7 @@ class Worker:
         asyncio.get_running_loop().remove_reader(self._stderr)
         os.close(self._stderr)
         self.cause = self._crash_text()
+        self._built()
         for future in self._answers.values():
             if not future.done():
                 future.set_exception(WorkerCrashed(self.cause))

@@ -10,11 +10,13 @@ import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from agent.devices import building
 from agent.errors import InferenceError, ModelLoadError, OverlaidError, WorkerError
 from agent.hal import Run, Session
 from agent.serving.arrivals import latencies
@@ -36,6 +38,7 @@ from agent.serving.worker.watched import Watched
 STATS_S = 1.0
 PROVE_S = 10.0
 UNWELL_S = 1.0  # of each kind of error; one says it all
+TELL_S = 1.0  # what a runtime builds
 REST_S = 5.0  # without a request; then the C library gives back what it kept of large ones for the next
 
 Answer = tuple[dict[str, Any], bytes]  # fields and payload
@@ -47,6 +50,7 @@ class Service:
     def __init__(self, control: socket.socket) -> None:
         self._channel = Channel(control, self._received, self._orphaned)
         self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
         self._tasks: set[asyncio.Task[None]] = set()
         self._golden: GoldenData | None = None  # until it serves
         self._proof: asyncio.Task[None] | None = None
@@ -120,6 +124,7 @@ class Service:
         started = time.monotonic()
         self._spec = WorkerSpec.from_json(message.payload)
         name_process(self._spec.model)
+        building.listen(self._building)
         limit_memory(self._spec.memory_mb)
 
         def load() -> list[Session]:
@@ -184,6 +189,7 @@ class Service:
         self._connections.listen(self._listener, door=False)
         self._api.drain(False)
         self._golden = None
+        building.listen(None)  # the daemon waits for nothing any more
         release_memory()  # what loading and checking took
         return {}, b""
 
@@ -257,6 +263,21 @@ class Service:
         self._told[error.name] = now
         with contextlib.suppress(WorkerError):  # the daemon does not read just now; the next one tells it
             self._channel.send({"op": "unwell", "name": error.name, "text": str(error)[:4000]})
+
+    def _building(self, what: str) -> None:
+        """A runtime builds something from now on, maybe without letting any other thread run: tell it before."""
+        told = threading.Event()
+
+        def tell() -> None:
+            with contextlib.suppress(WorkerError):  # the daemon does not read just now
+                self._channel.send({"op": "building", "what": what})
+            told.set()
+
+        if threading.get_ident() == self._thread:
+            tell()
+        else:
+            self._loop.call_soon_threadsafe(tell)
+            told.wait(TELL_S)
 
     def _starved(self) -> None:
         """A request found no memory: go on only while an ordinary run still finds some."""

@@ -19,7 +19,9 @@ from agent.package.blocks import file_entry
 from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
 from agent.package.store import Store
 from agent.package.verify import digest_of
+from agent.serving.builds import Builds
 from agent.serving.events import PoolEvent, WorkerStatus
+from agent.serving.processes.building import Building
 from agent.serving.spec import WorkerSpec
 from agent.telemetry.writer import Telemetry
 from agent.trust import PrivateKey, keyring, seal
@@ -137,6 +139,7 @@ class StandInWorker:
     load_s: float = 0.01
     memory_mb: float = 10.0
     parts: Mapping[str, float] = field(default_factory=dict)
+    building: Building = field(default_factory=Building)
 
     async def check(self) -> None:
         serves = self in self.pool.routes.values()
@@ -183,6 +186,7 @@ class StandInPool:
     run_s: dict[str, float] = field(default_factory=dict)
     held: dict[str, str] = field(default_factory=dict)
     slow_s: float = 0.0  # of route and unroute, as with a client that holds the old worker up
+    builds: Builds = field(default_factory=Builds)
 
     async def start(self, spec: WorkerSpec) -> StandInWorker:
         if spec.version in self.corrupt:

@@ -11,9 +11,20 @@ from agent.deploy import ledger
 from agent.deploy.journal import Deployment
 from agent.errors import DeviceLost, MessageError, StoreError, UsageError
 from agent.package.manifest import Block
+from agent.serving.spec import WorkerSpec
 from agent.trust import PrivateKey
 from agent.types import Binding, DesiredModel, DesiredState, Phase, State
-from tests.unit.deploy.rig import BUDGET, Package, Rig, Source, StandInPool, make_package, play, write_package
+from tests.unit.deploy.rig import (
+    BUDGET,
+    Package,
+    Rig,
+    Source,
+    StandInPool,
+    StandInWorker,
+    make_package,
+    play,
+    write_package,
+)
 
 V1, V2, OTHER = make_package("1.0.0"), make_package("1.1.0"), make_package("2.0.0", model="kws")
 
@@ -31,6 +42,38 @@ def test_a_deployment_succeeds_and_the_previous_version_is_kept(tmp_path: Path) 
         assert len(rig.pool.alive) == 1
 
     play(tmp_path, scenario, Source([V1, V2]))
+
+
+def test_what_is_built_for_a_model_is_shown_meanwhile(tmp_path: Path) -> None:
+    pool, go = StandInPool(), asyncio.Event()
+    start = pool.start
+
+    async def building(spec: WorkerSpec) -> StandInWorker:
+        worker = await start(spec)
+        if pool.started == 1:
+            worker.building.began("the engine of digits")
+            pool.builds.changed(worker)  # type: ignore[arg-type]
+            await go.wait()
+            worker.building.ended()
+            pool.builds.changed(worker)  # type: ignore[arg-type]
+        return worker
+
+    pool.start = building  # type: ignore[method-assign]
+
+    async def scenario(rig: Rig) -> None:
+        rig.want((V1, "1.0.0"))
+        while not pool.started:
+            await asyncio.sleep(0.01)
+        status = rig.status()
+        assert status is not None
+        assert (status.state, status.phase) == (State.IN_PROGRESS, Phase.PROFILING)
+        assert status.why == "building the engine of digits"
+        go.set()
+        done = await rig.settled()
+        assert done is not None and done.state is State.SUCCEEDED
+        assert "building" not in done.why
+
+    play(tmp_path, scenario, Source([V1]), pool)
 
 
 @pytest.mark.parametrize(("fault", "why"), [("wrong", "GoldenMismatch"), ("corrupt", "ModelLoadError")])

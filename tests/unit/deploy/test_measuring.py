@@ -430,6 +430,28 @@ def test_the_models_other_worker_is_no_part_of_the_rest(node: Node, monkeypatch:
     play(scenario)
 
 
+def test_a_load_that_built_something_is_not_what_loading_costs(node: Node) -> None:
+    start = node.pool.start
+
+    async def building(spec: Any) -> Any:
+        worker: Any = await start(spec)
+        if len(node.started) == 1:  # the cache is empty
+            worker.load_s, worker.building.total_s = 300.0, 299.0
+        return worker
+
+    node.pool.start = building  # type: ignore[method-assign]
+
+    async def scenario() -> None:
+        measurements, _, _ = await node.measure()
+        first, second, *others = node.started
+        assert first == second
+        assert first not in others
+        assert {m.load_s for m in measurements} == {0.01}
+        assert node.pool.alive == []
+
+    play(scenario)
+
+
 def test_cancelling_leaves_no_worker(node: Node) -> None:
     async def scenario() -> None:
         hold = asyncio.Event()
