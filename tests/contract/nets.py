@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,13 +87,6 @@ def _values(shape: tuple[int, ...], dtype: str, rng: np.random.Generator) -> NDA
         return rng.random(shape, np.float32)
     info = np.iinfo(dtype.lower())
     return rng.integers(info.min, info.max + 1, shape).astype(dtype.lower())
-
-
-def batches(program: Program) -> Program:
-    """The same for any number of samples, as programs that take batches are loaded."""
-    return replace(
-        program, inputs=tuple(replace(each, shape=(-1, *each.shape[1:])) for each in program.inputs)
-    )
 
 
 def main(folder: Path) -> None:

@@ -1,0 +1,50 @@
+"""The OpenCL executor (on PoCL) gives the bytes of the golden model: all test nets, random layers and small nets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.devices.opencl.engine import OpenClEngine
+from agent.devices.opencl.platforms import ClDevice, best_cpu, find_devices
+from agent.overlay.compiler import compile_graph
+from agent.overlay.spec import load_spec
+from tests.contract.nets import NETS, TINY, compare
+from tests.rtl.layers import Sample, random_large, random_layer, random_net
+from tests.system import mlperf
+
+MANY = {random_layer: 300, random_net: 60, random_large: 12}  # as on the RTL
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("opencl")
+
+
+@pytest.fixture(scope="module")
+def device() -> ClDevice:
+    devices, problems = find_devices()
+    found = best_cpu(devices)
+    assert found is not None, problems
+    return found
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_nets(name: str, device: ClDevice, folder: Path) -> None:
+    if name in TINY and mlperf.reason_to_skip():
+        pytest.skip(str(mlperf.reason_to_skip()))
+    program = NETS[name]()
+    engine = OpenClEngine(program, device, 1, folder)
+    compare(program, engine)
+    engine.close()
+
+
+@pytest.mark.parametrize("make", MANY)
+def test_random(make: Callable[[int], Sample], device: ClDevice, folder: Path) -> None:
+    for seed in range(MANY[make]):
+        program = compile_graph(make(seed).graph, load_spec("npu"))
+        engine = OpenClEngine(program, device, 1, folder)
+        compare(program, engine)
+        engine.close()
