@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from agent.devices.opencl.build import build_program
 from agent.devices.opencl.failures import check_memory, named
-from agent.devices.opencl.lane import Lane, Loaded, slot_sizes
+from agent.devices.opencl.lane import Lane, Loaded, Times, slot_sizes
 from agent.devices.opencl.lower import plan_segment
 from agent.devices.opencl.plan import SegmentPlan
 from agent.devices.opencl.platforms import ClDevice, handle, traits_of
@@ -66,7 +66,7 @@ class OpenClEngine:
         self._limit, self._most_lanes = chunk_limit(plans, device.memory_bytes, device.max_alloc_bytes)
         self._kind = KINDS.get(device.kind) if any(isinstance(step, Part) for step in program.steps) else None
         self._numbers = {id(segment): number for number, segment in enumerate(segments)}
-        self._lost: DeviceLost | None = None
+        self._lost: str | None = None  # why
         self._layer_times: list[LayerTime] = []
         self._plans, self._needed = plans, _needed(plans, 1)
         with named(device, allocating=True, needed=self._needed):
@@ -92,7 +92,7 @@ class OpenClEngine:
         Raises DeviceLost, OutOfDeviceMemory, InferenceError, and what host operators and ``run_part`` raise.
         """
         if self._lost is not None:
-            raise DeviceLost(str(self._lost))
+            raise DeviceLost(self._lost)
         started = time.perf_counter()
         try:
             outputs = self._run(samples, run_part)
@@ -100,7 +100,7 @@ class OpenClEngine:
             for lane in self._lanes:
                 lane.drain()
             if isinstance(error, DeviceLost):
-                self._lost = error
+                self._lost = str(error)
             raise
         wall_s = time.perf_counter() - started
         self._layer_times = total(each for lane in self._lanes for each in lane.times.layers)
@@ -119,9 +119,8 @@ class OpenClEngine:
 
     def _run(self, samples: Sequence[Arrays], run_part: RunPart) -> list[Outputs]:
         size, lanes = self._reserve(len(samples))
-        for lane in lanes:
-            lane.times.spans.clear()
-            lane.times.layers.clear()
+        for lane in self._lanes:
+            lane.times = Times()
         found: list[Outputs] = [{} for _ in samples]
         waiting, free = deque(range(0, len(samples), size)), deque(lanes)
         under_way: deque[_Chunk] = deque()

@@ -142,8 +142,7 @@ class Lane:
     def finish(self) -> list[dict[str, NDArray[Any]]]:
         """The outputs of what was started, by sample, once it has ended."""
         flight, self._flight = self._flight, None
-        if flight is None:
-            raise RuntimeError("nothing was started")
+        assert flight is not None
         first, last = flight.events[0], flight.events[-1]
         last.wait()
         if self._timed:
