@@ -22,6 +22,7 @@ from simulator.clock import EventClock
 from simulator.faults import Timeline
 from simulator.physics import Physics
 from simulator.profile import board_names, load_profile
+from tests.contract.software_vulkan import software_vulkan
 from tests.contract.tiny import npu_double, onnx_double, tflite_double
 
 X, Y = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1, 4))
@@ -73,6 +74,7 @@ CASES = [
     Case("local", "cpu", "npu"),
     Case("local", "cpu", "npu", runtime="opencl"),
     Case("local:software-gpu", "gpu", "npu", runtime="opencl"),
+    Case("local:software-gpu", "gpu", "tflite"),
     # In real time, with the state that processes share: the device that loads in least time.
     Case("sim:x86-dgpu", "cpu", "onnx"),
     Case("sim:x86-dgpu", "cpu", "tflite"),
@@ -90,6 +92,8 @@ def case(request: pytest.FixtureRequest) -> Case:
 @pytest.fixture
 def device(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Device:
     monkeypatch.setattr(cpu, "prove_backends", prove_once)
+    if (case.device, case.format, case.event_time) == ("gpu", "tflite", False):
+        monkeypatch.setenv("VK_ICD_FILENAMES", software_vulkan())
     if not case.event_time:
         return open_board(case.board, tmp_path).device(case.device)
     profile = load_profile(case.board.removeprefix("sim:"))

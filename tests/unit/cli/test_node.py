@@ -153,6 +153,16 @@ def test_models_show_budget_and_place(overlaid: Any, folders: Folders) -> None:
     assert "int8 on cpu (onnxruntime)" in out and "abababababab" in out
 
 
+def test_what_is_built_is_shown_with_the_models(overlaid: Any, folders: Folders) -> None:
+    text = "building the TensorRT engine of digits, 30 s so far"
+    building = replace(SNAPSHOT, models=(replace(SNAPSHOT.models[0], why=text), SNAPSHOT.models[1]))
+    for command in ("models", "status"):
+        with daemon(folders, {"snapshot": building}):
+            code, out, _ = overlaid(command)
+        assert code == 0
+        assert text in " ".join(out.split())
+
+
 def test_devices_of_the_daemon(overlaid: Any, folders: Folders) -> None:
     with daemon(folders, {"devices": BOARD}):
         code, out, _ = overlaid("devices")

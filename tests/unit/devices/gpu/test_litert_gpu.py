@@ -26,13 +26,10 @@ from agent.errors import (
 )
 from agent.hal import ModelFile, Session
 from agent.types import TensorSpec
+from tests.contract.software_vulkan import software_vulkan
 from tests.contract.tiny import tflite_double
 
 T = TypeVar("T")
-RENDERERS = (
-    Path("/usr/lib/chromium/vk_swiftshader_icd.json"),
-    *sorted(Path("/usr/share/vulkan/icd.d").glob("lvp_icd*.json")),
-)
 REPOSITORY = Path(__file__).parents[4]
 ZOO = REPOSITORY.parent / "shared" / "data" / "mlperf-tiny"
 SOFTWARE = Gpu("gpu", "a software renderer", software=True)
@@ -54,10 +51,7 @@ def process(icd: str, folder: Path) -> ProcessPoolExecutor:
 @pytest.fixture(scope="module")
 def there(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Any]]:
     """``there(function, *arguments)``: in the process with the renderer."""
-    icd = next((path for path in RENDERERS if path.exists()), None)
-    if icd is None:
-        pytest.skip("no software Vulkan here: apt-get install chromium (SwiftShader) or mesa-vulkan-drivers")
-    with process(str(icd), tmp_path_factory.mktemp("models")) as pool:
+    with process(software_vulkan(), tmp_path_factory.mktemp("models")) as pool:
         yield lambda function, *arguments: pool.submit(function, *arguments).result(timeout=120)
 
 
