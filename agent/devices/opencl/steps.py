@@ -170,6 +170,8 @@ def _depthwise(layer: Conv, index: int, source: Planes, target: Planes, traits: 
 def _conv(layer: Conv, index: int, source: Planes, target: Planes, traits: Traits) -> Step:
     cpu = traits.kind == "cpu"
     outputs = CPU_OUTPUTS if cpu else LANES
+    if layer.weights.shape[2:] == (1, 1) and layer.stride == (1, 1) and not any(layer.pads):
+        source, target = (Planes(side.channels, 1, side.pixels) for side in (source, target))  # one long row
     tiled, rest, size, local = _cpu_tiles(layer, target, traits) if cpu else _gpu_tiles(target, traits)
     kernel = f"conv{'' if tiled else '_pixel'}{'_wide' if is_wide(layer) else ''}"
     biases, scales = (per_channel(values, outputs) for values in (layer.bias, layer.scale))

@@ -11,35 +11,39 @@
 // Unrolled, so that arrays become registers.
 #define EACH(i, count) _Pragma("unroll") for (int i = 0; i < count; i++)
 
-// Where the first input of each of the tile's windows lies.
+// Where the first input of each of the tile's windows lies; whether the windows follow one another in a row.
 typedef struct {
     int y[TILE], x[TILE];
+    bool row;
 } corners;
 
 // The words of one tap for all pixels, from input block `from` to `to`, as floats.
 #define PACK(panel, tile)                                                                                        \
-    {                                                                                                            \
+    const int row_y = corner.y[0] + ky * dilation_y, row_x = corner.x[0] + kx * dilation_x;                      \
+    if (corner.row && row_y >= 0 && row_y < in_h && row_x >= 0 && row_x + (tile - 1) * stride_x < in_w) {        \
+        global const uint *p = in + ((size_t)from * in_h + row_y) * in_w + row_x;                                \
+        for (int c = from; c < to; c++, p += (size_t)in_h * in_w, panel += 4 * tile)                             \
+            if (stride_x == 1) {                                                                                 \
+                vstore16(convert_float16(as_char16(vload4(0, p))), 0, panel);                                    \
+                vstore8(convert_float8(as_char8(vload2(0, p + 4))), 0, panel + 16);                              \
+            } else                                                                                               \
+                EACH(i, tile) vstore4(convert_float4(as_char4(p[i * stride_x])), i, panel);                      \
+    } else {                                                                                                     \
         int at[tile];                                                                                            \
-        bool inside = true, row = true;                                                                          \
-        EACH(i, tile) {                                                                         \
+        EACH(i, tile) {                                                                                          \
             const int iy = corner.y[i] + ky * dilation_y, ix = corner.x[i] + kx * dilation_x;                    \
             at[i] = iy >= 0 && iy < in_h && ix >= 0 && ix < in_w ? iy * in_w + ix : -1;                          \
-            inside = inside && at[i] >= 0;                                                                       \
-            row = row && at[i] == at[0] + i;                                                                     \
         }                                                                                                        \
-        for (int c = from; c < to; c++) {                                                                        \
-            global const uint *plane = in + (size_t)c * in_h * in_w;                                             \
-            if (inside && row && tile == TILE) {                                                                 \
-                vstore16(convert_float16(as_char16(vload4(0, plane + at[0]))), 0, panel);                        \
-                vstore8(convert_float8(as_char8(vload2(0, plane + at[0] + 4))), 0, panel + 16);                  \
-            } else                                                                                               \
-                EACH(i, tile) {                                                                 \
-                    const uint word = at[i] < 0 ? (uint)pad : plane[at[i]];                                      \
-                    vstore4(convert_float4(as_char4(word)), i, panel);                                           \
-                }                                                                                                \
-            panel += 4 * tile;                                                                                   \
-        }                                                                                                        \
+        global const uint *plane = in + (size_t)from * in_h * in_w;                                              \
+        for (int c = from; c < to; c++, plane += (size_t)in_h * in_w, panel += 4 * tile)                         \
+            EACH(i, tile) {                                                                                      \
+                const uint word = at[i] < 0 ? (uint)pad : plane[at[i]];                                          \
+                vstore4(convert_float4(as_char4(word)), i, panel);                                               \
+            }                                                                                                    \
     }
+
+// Sums that are made beside one another: of each pixel, or of one pixel four, so that none waits for the last.
+#define PARTS(tile) (tile == 1 ? 4 : tile)
 
 // A work-item makes a tile of pixels of up to `span` blocks of 16 outputs.
 // weights: [ceil(out/16)][words][in: 4][out: 16], a word being four inputs of one tap; words run over taps, then blocks.
@@ -56,17 +60,17 @@ typedef struct {
         out += (size_t)get_global_id(2) * out_blocks * pixels;                                                   \
         float panel[4 * tile * MOST];                                                                            \
         corners corner;                                                                                          \
-        EACH(i, tile) {                                                                         \
+        EACH(i, tile) {                                                                                          \
             const int pixel = min(first + i, pixels - 1);                                                        \
             corner.y[i] = pixel / out_w * stride_y - top;                                                        \
             corner.x[i] = pixel % out_w * stride_x - left;                                                       \
         }                                                                                                        \
+        corner.row = tile == TILE && first + tile <= pixels && first % out_w + tile <= out_w;                    \
         for (int group = get_global_id(1) * span; group < end; group += GROUP) {                                 \
             const int blocks = min(GROUP, end - group);                                                          \
             int16 sums[GROUP][tile];                                                                             \
             for (int b = 0; b < blocks; b++)                                                                     \
-                EACH(i, tile)                                                                   \
-                    sums[b][i] = bias[group + b];                                                                \
+                EACH(i, tile) sums[b][i] = bias[group + b];                                                      \
             for (int start = 0; start < words; start += chunk) {                                                 \
                 const int count = min(chunk, words - start);                                                     \
                 if (words > chunk || group == get_global_id(1) * span) {                                         \
@@ -80,17 +84,14 @@ typedef struct {
                 }                                                                                                \
                 for (int b = 0; b < blocks; b++) {                                                               \
                     global const weights16 *weight = weights + ((size_t)(group + b) * words + start) * 4;        \
-                    float16 part[tile];                                                                          \
-                    EACH(i, tile)                                                               \
-                        part[i] = 0;                                                                             \
+                    float16 part[PARTS(tile)];                                                                   \
+                    EACH(i, PARTS(tile)) part[i] = 0;                                                            \
                     for (int k = 0; k < count; k++)                                                              \
-                        EACH(j, 4) {                                                            \
+                        EACH(j, 4) {                                                                             \
                             const float16 w = convert_float16(*weight++);                                        \
-                            EACH(i, tile)                                                       \
-                                part[i] += w * panel[(k * tile + i) * 4 + j];                                    \
+                            EACH(i, tile) part[tile == 1 ? j : i] += w * panel[(k * tile + i) * 4 + j];          \
                         }                                                                                        \
-                    EACH(i, tile)                                                               \
-                        sums[b][i] += convert_int16(part[i]);                                                    \
+                    EACH(i, PARTS(tile)) sums[b][tile == 1 ? 0 : i] += convert_int16(part[i]);                   \
                 }                                                                                                \
             }                                                                                                    \
             for (int b = 0; b < blocks; b++)                                                                     \
