@@ -2,7 +2,7 @@
 it compiles.
 
 OpenVINO's CPU plugin in this wheel writes that, fails to read it back ("Unable to read the model") and compiles anew
-without a word. So what is shown here is that it is kept in one place, told of once, and that a damaged one does no harm.
+without a word. So what is shown here is that it is kept in one place, told of once, and harmless when damaged.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What providers built for this GPU, kept for the next start: one folder per model, provider, GPU and driver.
 
-A provider writes its own files there. What it left half written, or what made it crash, is known by a mark that is
-only gone once a session has loaded; such a folder is thrown away. The least recently used ones go when all together
+A provider writes its own files there. What a process left half written when it was killed, or what made it crash, is
+known by a mark that stays only then; such a folder is thrown away. The least recently used ones go when all together
 are larger than a limit.
 """
 
@@ -67,8 +67,6 @@ class EngineCache:
     def hold(self, key: str) -> Iterator[Kept]:
         """The folder of ``key``, made when there is none. Of processes that want the same, one at a time has it: the
         next finds what the first built. Blocks until then; OSError when ``root`` cannot be written.
-
-        After an exception what is in the folder is taken for damaged.
         """
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._lock(key, wait=True):
@@ -78,10 +76,12 @@ class EngineCache:
                 shutil.rmtree(kept.path, ignore_errors=True)
             kept.path.mkdir(mode=0o700, exist_ok=True)
             (kept.path / MARK).touch()
-            yield kept
-            (kept.path / MARK).unlink(missing_ok=True)
-            os.utime(kept.path)  # used just now
-            self._prune(keep=key)
+            try:
+                yield kept
+            finally:
+                (kept.path / MARK).unlink(missing_ok=True)
+                os.utime(kept.path)  # used just now
+                self._prune(keep=key)
 
     def _prune(self, keep: str) -> None:
         found = []

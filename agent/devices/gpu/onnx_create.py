@@ -34,24 +34,26 @@ def create(path: Path, gpu: Gpu, provider: str, setup: Setup, profile: Path | No
     """
     import onnxruntime
 
-    spec, refused, session = find(provider), None, None
+    spec, printed, failed = find(provider), io.StringIO(), None
     onnxruntime.set_default_logger_severity(3)  # errors, among them why a provider does not start
     options = _options(onnxruntime, setup, profile)
-    with captured() as native, warnings.catch_warnings():
+    with captured() as native, contextlib.redirect_stdout(printed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about what is checked below
         try:
             arguments = _select(onnxruntime, options, gpu, provider, setup)
-            # Without the runtime's own fallback, which prints and goes on with the CPU.
+            # Without the runtime's own fallback, which prints and goes on with the CPU. Old ones do so all the same.
             session = onnxruntime.InferenceSession(str(path), options, enable_fallback=0, **arguments)
         except Exception as error:
-            if not onnx_errors.is_providers(error):
-                raise
-            refused = error
-    if session is None or spec.ep not in session.get_providers():
-        said = onnx_errors.plain(str(refused)) if refused else "ONNX Runtime gives no reason"
+            failed = error
+    if swallowed := onnx_errors.swallowed(printed.getvalue()):
+        failed = RuntimeError(swallowed)
+    if failed is not None and not onnx_errors.is_providers(failed):
+        raise failed
+    if failed is not None or spec.ep not in session.get_providers():
+        said = onnx_errors.plain(str(failed)) if failed is not None else "ONNX Runtime gives no reason"
         raise RuntimeUnavailable(
             f"{spec.ep} does not start: {onnx_errors.reason(native.text) or said}"
-        ) from refused
+        ) from failed
     native.forward(native.text.splitlines())
     return session
 
@@ -96,8 +98,7 @@ def _select(runtime: Any, options: Any, gpu: Gpu, provider: str, setup: Setup) -
         if "nvidia" in spec.vendors and hasattr(
             runtime, "preload_dlls"
         ):  # since 1.21: loads CUDA from its wheels
-            with contextlib.redirect_stdout(io.StringIO()):  # what it misses stands in the reason, too
-                runtime.preload_dlls()
+            runtime.preload_dlls()
         together = [spec, *(find(name) for name in spec.same_gpu)]
         return {"providers": [(each.ep, each.options(gpu, setup)) for each in together]}
     if not has_plugin(spec) or not hasattr(runtime, "register_execution_provider_library"):

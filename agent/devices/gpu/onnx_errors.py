@@ -30,8 +30,9 @@ GONE = re.compile(
 )
 NO_START = re.compile(
     r"Error creating execution provider|CreateExecutionProvider|RegisterTensorRTPlugins|"
-    r"Failed to load (?:shared )?library|Failed to get a WebGPU adapter"
+    r"Failed to load (?:shared )?library|Failed to get a WebGPU adapter|[Dd]evice .+ is not available"
 )
+FELL_BACK = re.compile(r"^EP Error (.+?)\s+when using .*^Falling back to", re.DOTALL | re.MULTILINE)
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOGGED = re.compile(r"^\S+ \S+ \[[EF]:onnxruntime:[^]]*\] ")  # date, time, severity, place
 
@@ -81,6 +82,12 @@ def reason(log: str) -> str:
     """The first error that the runtime logged, as ``plain``; empty when it logged none."""
     lines = COLOURS.sub("", log).splitlines()
     return next((plain(LOGGED.sub("", line)) for line in lines if LOGGED.match(line)), "")
+
+
+def swallowed(printed: str) -> str:
+    """The error after which the runtime printed that it falls back to the CPU; empty when it did not."""
+    found = FELL_BACK.search(printed)
+    return found[1] if found else ""
 
 
 def plain(text: str) -> str:

@@ -7,6 +7,7 @@ then, not by the first request.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import importlib.metadata
@@ -27,7 +28,7 @@ from agent.devices.gpu.enginecache import EngineCache, Kept, driver_version, key
 from agent.devices.gpu.gpus import Gpu
 from agent.devices.gpu.onnx_create import create, profile_run
 from agent.devices.gpu.providers import Provider, Setup, find
-from agent.devices.onnx_cpu import TINY, found
+from agent.devices.onnx_cpu import found
 from agent.devices.tensors import DTYPES, agree, check_inputs
 from agent.errors import (
     DeviceLost,
@@ -45,6 +46,15 @@ from agent.types import TensorSpec
 
 log = logging.getLogger(__name__)
 
+# y = conv(relu(conv(x))), FP32 [n, 1, 4, 4], padded 3x3 kernels of ones: opset 13, IR 8, made with onnx.helper. A
+# convolution needs all libraries of a provider (cuDNN), and OpenVINO leaves a single operator to the CPU.
+PROOF = base64.b64decode(
+    "CAgSADrOAQoiCgF4CgFrEgFhIgRDb252KhEKBHBhZHNAAUABQAFAAaABBwoMCgFhEgFiIgRSZWx1CiIKAWIKAWsSAXkiBENvbnYqEQoEcGFkc0AB"
+    "QAFAAUABoAEHEgVwcm9vZiozCAEIAQgDCAMQAUIBa0okAACAPwAAgD8AAIA/AACAPwAAgD8AAIA/AACAPwAAgD8AAIA/WhwKAXgSFwoVCAESEQoD"
+    "EgFuCgIIAQoCCAQKAggEYhwKAXkSFwoVCAESEQoDEgFuCgIIAQoCCAQKAggEQgQKABAN"
+)
+PROVED = np.multiply.outer([5.0, 8.0, 8.0, 5.0], [5.0, 8.0, 8.0, 5.0])  # of a plane of ones
+
 
 def prove(gpu: Gpu, provider: str) -> str:
     """The runtime's version, once the provider has run a tiny model on ``gpu``; any exception says why not."""
@@ -52,14 +62,15 @@ def prove(gpu: Gpu, provider: str) -> str:
 
     import onnxruntime
 
-    x, y = TensorSpec("x", "FP32", (-1, 4)), TensorSpec("y", "FP32", (-1, 4))
+    x, y = TensorSpec("x", "FP32", (-1, 1, 4, 4)), TensorSpec("y", "FP32", (-1, 1, 4, 4))
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "tiny.onnx"
-        path.write_bytes(TINY)
+        path = Path(folder) / "proof.onnx"
+        path.write_bytes(PROOF)
         session = open_session(ModelFile(path, "onnx", (x,), (y,)), gpu, provider)
-    ones = np.ones((3, 4), np.float32)
-    if session.run({"x": ones}).outputs["y"].tolist() != (2 * ones).tolist():
-        raise RuntimeUnavailable(f"{provider} computed 1 + 1 wrongly on {gpu.name}")
+    for batch in (1, 3):
+        planes = np.ones((batch, 1, 4, 4), np.float32)
+        if session.run({"x": planes}).outputs["y"].tolist() != (PROVED * planes).tolist():
+            raise RuntimeUnavailable(f"{provider} computed a convolution wrongly on {gpu.name}")
     session.close()
     package = find(provider).package.replace("_", "-")
     version = str(onnxruntime.__version__)

@@ -42,12 +42,12 @@ def test_a_key_tells_all_parts_apart() -> None:
     assert key_of({"a": 1, "b": 2}) == key_of({"b": 2, "a": 1})
 
 
-def test_an_engine_that_did_not_load_is_thrown_away(tmp_path: Path) -> None:
+def test_an_exception_alone_does_not_cost_the_engine(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     build(cache, "k")
     with pytest.raises(RuntimeError), cache.hold("k"):
-        raise RuntimeError
-    assert not is_warm(cache, "k")
+        raise RuntimeError  # the driver is being updated, say
+    assert is_warm(cache, "k")
 
 
 def test_an_engine_that_made_the_process_crash_is_thrown_away(tmp_path: Path) -> None:

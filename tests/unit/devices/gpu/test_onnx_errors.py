@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.devices.gpu.onnx_errors import failure, is_providers, plain, reason, run_failure
+from agent.devices.gpu.onnx_errors import failure, is_providers, plain, reason, run_failure, swallowed
 from agent.errors import DeviceLost, InferenceError, OutOfDeviceMemory
 
 ARENA = (
@@ -95,3 +95,15 @@ def test_a_provider_that_fails_to_start_is_told_from_a_model_that_does_not_load(
     assert not is_providers(
         RuntimeError("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Protobuf parsing failed.")
     )
+
+
+def test_what_an_old_onnx_runtime_prints_before_it_takes_the_cpu() -> None:
+    printed = (
+        "*************** EP Error ***************\n"
+        "EP Error /src/openvino_execution_provider.cc:95 Constructor(const ProviderInfo&) [ERROR] [OpenVINO] "
+        "Specified device - GPU is not available\n when using [('OpenVINOExecutionProvider', {'device_type': 'GPU'})]\n"
+        "Falling back to ['CPUExecutionProvider'] and retrying.\n"
+    )
+    assert plain(swallowed(printed)) == "[OpenVINO] Specified device - GPU is not available"
+    assert is_providers(RuntimeError(swallowed(printed)))
+    assert swallowed("Skip loading CUDA and cuDNN DLLs since torch is imported.\n") == ""

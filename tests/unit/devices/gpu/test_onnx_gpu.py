@@ -31,6 +31,13 @@ def model(tmp_path: Path) -> ModelFile:
     return ModelFile(path, "onnx", (X,), (Y,), cache=tmp_path / "engines")
 
 
+def test_the_proof_is_a_convolution_with_the_answer_that_is_expected(tmp_path: Path) -> None:
+    path = tmp_path / "proof.onnx"
+    path.write_bytes(onnx_gpu.PROOF)
+    (y,) = load(path, 1).run(None, {"x": np.ones((2, 1, 4, 4), np.float32)})
+    assert y.tolist() == np.broadcast_to(onnx_gpu.PROVED, (2, 1, 4, 4)).tolist()
+
+
 def test_bound_tensors_of_any_batch_size(model: ModelFile) -> None:
     binding = Binding(load(model.path, 1), (X,), (Y,), "cpu", 0)
     for batch in (2, 2, 5, 1, 2):
