@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 
+from agent.devices.gpu.gpus import Gpu
+from agent.devices.gpu.memory import gpu_memory_mb
 from agent.errors import DeviceError, DeviceLost, InferenceError, OutOfDeviceMemory, one_line
 
 REQUESTED = re.compile(
@@ -37,40 +39,42 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 LOGGED = re.compile(r"^\S+ \S+ \[[EF]:onnxruntime:[^]]*\] ")  # date, time, severity, place
 
 
-def failure(error: BaseException, where: str, doing: str) -> DeviceError | None:
-    """OutOfDeviceMemory or DeviceLost where an error's text says so, else None. ``where``: the GPU's name."""
+def failure(error: BaseException, gpu: Gpu, doing: str) -> DeviceError | None:
+    """OutOfDeviceMemory or DeviceLost where an error's text says so, else None."""
     text = str(error)
     if GONE.search(text):
         return DeviceLost(
-            f"{where} is gone while {doing}: {one_line(error)}; see dmesg for the driver's reason"
+            f"{gpu.name} is gone while {doing}: {one_line(error)}; see dmesg for the driver's reason"
         )
     if FULL.search(text):
         return OutOfDeviceMemory(
-            f"{where} has too little memory {_sizes(text)}for {doing}: {one_line(error)}; "
-            "close other programs on it, send smaller batches or place the model elsewhere"
+            f"{gpu.name} has too little memory for {doing}{_sizes(text, gpu_memory_mb(gpu, None))}: "
+            f"{one_line(error)}; close other programs on it, send smaller batches or place the model elsewhere"
         )
     return None
 
 
-def run_failure(error: BaseException, where: str) -> DeviceError:
-    """What a run on ``where`` failed with."""
-    return failure(error, where, "running the model") or InferenceError(
-        f"ONNX Runtime failed on {where}: {one_line(error)}"
+def run_failure(error: BaseException, gpu: Gpu) -> DeviceError:
+    """What a run on ``gpu`` failed with."""
+    return failure(error, gpu, "running the model") or InferenceError(
+        f"ONNX Runtime failed on {gpu.name}: {one_line(error)}"
     )
 
 
-def _sizes(text: str) -> str:
+def _sizes(text: str, total_mb: int | None) -> str:
     wanted, there = REQUESTED.search(text), AVAILABLE.search(text)
     parts = []
     if wanted:
-        parts.append(f"{_mib(next(number for number in wanted.groups() if number))} wanted")
+        parts.append(f"{_mb(next(number for number in wanted.groups() if number))} wanted")
     if there:
-        parts.append(f"{_mib(there[1])} left")
-    return f"({', '.join(parts)}) " if parts else ""
+        parts.append(f"{_mb(there[1])} left")
+    if total_mb is not None:
+        parts.append(f"{total_mb} MB in all")
+    return f" ({', '.join(parts)})" if parts else ""
 
 
-def _mib(number: str) -> str:
-    return f"{int(number) / (1 << 20):.1f} MiB"
+def _mb(number: str) -> str:
+    return f"{int(number) / 1e6:.1f} MB"
 
 
 def is_providers(error: BaseException) -> bool:

@@ -144,7 +144,7 @@ class OnnxGpuSession:
     def __init__(self, model: ModelFile, gpu: Gpu, provider: str, kept: Kept | None) -> None:
         """See ``open_session``; ``kept``: where the provider finds and puts what it builds. InferenceError when the run
         on zeros fails with what was kept."""
-        self._name, self._where, self._spec = model.path.name, gpu.name, find(provider)
+        self._name, self._gpu, self._spec = model.path.name, gpu, find(provider)
         warm = kept is not None and kept.warm
         setup = Setup(kept.path if kept else None, _quantized(model.path), model.threads)
         if self._spec.engine and not warm:
@@ -181,7 +181,7 @@ class OnnxGpuSession:
                 else self._binding.run(tensors, batch)
             )
         except Exception as error:  # the runtime's errors share no base class but Exception
-            raise onnx_errors.run_failure(error, self._where) from error
+            raise onnx_errors.run_failure(error, self._gpu) from error
         seconds = time.perf_counter() - started
         self._built.add(batch)
         return Run(dict(zip(self._names, arrays, strict=True)), seconds, seconds)
@@ -196,7 +196,7 @@ class OnnxGpuSession:
         except (ImportError, OverlaidError):
             raise
         except Exception as error:
-            known = onnx_errors.failure(error, gpu.name, f"loading {path.name}")
+            known = onnx_errors.failure(error, gpu, f"loading {path.name}")
             raise known or ModelLoadError(
                 f"ONNX Runtime does not load {path.name} with {self._spec.ep}: {one_line(error)}; "
                 "check it with onnx.checker, or place it on the cpu"

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from agent.devices.gpu.gpus import Gpu
 from agent.devices.gpu.onnx_errors import failure, is_providers, plain, reason, run_failure, swallowed
 from agent.errors import DeviceLost, InferenceError, OutOfDeviceMemory
 
+NVIDIA = Gpu("gpu", "RTX 4090", "nvidia")
 ARENA = (
     "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Non-zero status code returned while running Conv node. "
     "bfc_arena.cc:376 void* onnxruntime::BFCArena::AllocateRawInternal(size_t, bool, Stream*) "
@@ -24,10 +26,10 @@ CUDA_LOG = (
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        (ARENA, r"\(512\.0 MiB wanted\)"),
+        (ARENA, r"running the model \(536\.9 MB wanted\)"),
         (
             "Available memory of 1048576 is smaller than requested bytes of 4194304",
-            r"\(4\.0 MiB wanted, 1\.0 MiB left\)",
+            r"\(4\.2 MB wanted, 1\.0 MB left\)",
         ),
         (
             "CUDA failure 2: out of memory ; GPU=0 ; hostname=box ; expr=cudaMalloc(&p, size)",
@@ -38,12 +40,17 @@ CUDA_LOG = (
     ],
 )
 def test_memory_that_is_full(text: str, said: str) -> None:
-    found = failure(RuntimeError(text), "RTX 4090", "running the model")
+    found = failure(RuntimeError(text), NVIDIA, "running the model")
     assert isinstance(found, OutOfDeviceMemory)
     with pytest.raises(OutOfDeviceMemory, match=said):
         raise found
     assert "RTX 4090" in str(found)
     assert "smaller batches" in str(found)
+
+
+def test_how_much_there_is_where_the_driver_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("agent.devices.gpu.onnx_errors.gpu_memory_mb", lambda gpu, device: 24_000)
+    assert "(536.9 MB wanted, 24000 MB in all)" in str(failure(RuntimeError(ARENA), NVIDIA, "loading m.onnx"))
 
 
 @pytest.mark.parametrize(
@@ -58,7 +65,7 @@ def test_memory_that_is_full(text: str, said: str) -> None:
     ],
 )
 def test_a_gpu_that_is_gone(text: str) -> None:
-    assert isinstance(run_failure(RuntimeError(text), "RTX 4090"), DeviceLost)
+    assert isinstance(run_failure(RuntimeError(text), NVIDIA), DeviceLost)
 
 
 @pytest.mark.parametrize(
@@ -70,8 +77,8 @@ def test_a_gpu_that_is_gone(text: str) -> None:
     ],
 )
 def test_what_is_the_models_own_fault(text: str) -> None:
-    assert failure(RuntimeError(text), "RTX 4090", "loading m.onnx") is None
-    found = run_failure(RuntimeError(text), "RTX 4090")
+    assert failure(RuntimeError(text), NVIDIA, "loading m.onnx") is None
+    found = run_failure(RuntimeError(text), NVIDIA)
     assert isinstance(found, InferenceError)
     assert text in str(found)
 

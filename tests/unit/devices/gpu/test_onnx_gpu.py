@@ -213,7 +213,7 @@ def test_memory_that_is_full_when_the_model_first_runs(
 
     on_the_cpu(monkeypatch)
     monkeypatch.setattr(onnx_gpu, "Binding", Full)
-    with pytest.raises(OutOfDeviceMemory, match=r"RTX 4090 has too little memory \(8\.0 MiB wanted\)"):
+    with pytest.raises(OutOfDeviceMemory, match=r"RTX 4090 has too little memory for .+ \(8\.4 MB wanted\)"):
         onnx_gpu.open_session(model, NVIDIA, "tensorrt")
 
 
