@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -64,12 +64,12 @@ class EngineCache:
         self._limit = limit_mb << 20
 
     @contextlib.contextmanager
-    def hold(self, key: str) -> Iterator[Kept]:
+    def hold(self, key: str, on_wait: Callable[[], None] = lambda: None) -> Iterator[Kept]:
         """The folder of ``key``, made when there is none. Of processes that want the same, one at a time has it: the
-        next finds what the first built. Blocks until then; OSError when ``root`` cannot be written.
+        next finds what the first built. Blocks until then, after ``on_wait``. OSError when ``root`` cannot be written.
         """
         self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with self._lock(key, wait=True):
+        with self._lock(key, on_wait):
             kept = Kept(self._root / key)
             if (kept.path / MARK).exists():
                 log.warning("throwing away engine %s: loading it did not end last time", key[:12])
@@ -95,16 +95,22 @@ class EngineCache:
                 return
             if folder.name == keep:
                 continue
-            with contextlib.suppress(BlockingIOError), self._lock(folder.name, wait=False):
+            with contextlib.suppress(BlockingIOError), self._lock(folder.name):
                 shutil.rmtree(folder, ignore_errors=True)
                 total -= size
                 log.info("removed engine %s to keep within %d MB", folder.name[:12], self._limit >> 20)
 
     @contextlib.contextmanager
-    def _lock(self, key: str, *, wait: bool) -> Iterator[None]:
-        """BlockingIOError when another process has it and ``wait`` is off. Lock files are empty and stay."""
+    def _lock(self, key: str, on_wait: Callable[[], None] | None = None) -> Iterator[None]:
+        """BlockingIOError when another process has it and ``on_wait`` is None. Lock files are empty and stay."""
         with (self._root / f"{key}.lock").open("w") as file:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if on_wait is None:
+                    raise
+                on_wait()
+                fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
 

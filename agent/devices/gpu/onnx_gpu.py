@@ -89,13 +89,17 @@ def open_session(model: ModelFile, gpu: Gpu, provider: str) -> OnnxGpuSession:
     spec = find(provider)
     if model.cache is None or not spec.engine:
         return OnnxGpuSession(model, gpu, provider, None)
+    what = f"the {spec.engine} of {model.path.name}"
     with contextlib.ExitStack() as stack:
         try:
             kept = stack.enter_context(
-                EngineCache(model.cache / "onnx").hold(_key(model, gpu, provider, spec))
+                EngineCache(model.cache / "onnx").hold(
+                    _key(model, gpu, provider, spec),
+                    lambda: building.announce(f"{what}, which another process builds just now"),
+                )
             )
         except OSError as error:
-            log.warning("building the %s of %s every time: %s", spec.engine, model.path.name, one_line(error))
+            log.warning("building %s every time: %s", what, one_line(error))
             return OnnxGpuSession(model, gpu, provider, None)
         return _open_kept(model, gpu, provider, kept)
 

@@ -73,18 +73,17 @@ def test_clearing_leaves_an_empty_folder_to_build_in(tmp_path: Path) -> None:
 
 
 def test_two_that_want_the_same_build_it_once(tmp_path: Path) -> None:
-    building, seen = threading.Event(), []
+    waits, seen = threading.Event(), []
 
     def second() -> None:
-        building.wait()
-        seen.append(is_warm(EngineCache(tmp_path), "k"))
+        with EngineCache(tmp_path).hold("k", waits.set) as kept:
+            seen.append(kept.warm)
 
     thread = threading.Thread(target=second)
-    thread.start()
     with EngineCache(tmp_path).hold("k") as kept:
-        building.set()
-        thread.join(0.2)
-        assert not seen  # it waits
+        thread.start()
+        assert waits.wait(30)
+        assert not seen
         (kept.path / "engine").touch()
     thread.join()
     assert seen == [True]
