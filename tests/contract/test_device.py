@@ -101,12 +101,19 @@ def device(case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Devic
     return SimBoard(profile.name, tmp_path, cell).device(case.device)
 
 
+@pytest.fixture(scope="module")
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What runtimes build, for all tests: kernels are compiled once."""
+    return tmp_path_factory.mktemp("engines")
+
+
 @pytest.fixture
-def load(case: Case, device: Device, tmp_path: Path) -> Callable[..., Session]:
+def load(case: Case, device: Device, tmp_path: Path, engines: Path) -> Callable[..., Session]:
     def load(data: bytes | None = None, x: TensorSpec = X, y: TensorSpec = Y, threads: int = 1) -> Session:
         path = tmp_path / f"model.{case.format}"
         path.write_bytes(case.double() if data is None else data)
-        return device.open(ModelFile(path, case.format, (x,), (y,), threads), case.backend)
+        file = ModelFile(path, case.format, (x,), (y,), threads, cache=engines)
+        return device.open(file, case.backend)
 
     return load
 
