@@ -47,13 +47,14 @@ class Kept:
     @property
     def warm(self) -> bool:
         """Whether something was built before."""
-        return any(file.name != MARK for file in self.path.iterdir())
+        return self.path.is_dir() and any(file.name != MARK for file in self.path.iterdir())
 
     def clear(self) -> None:
         """Remove everything in it."""
         shutil.rmtree(self.path, ignore_errors=True)
-        self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        (self.path / MARK).touch()
+        with contextlib.suppress(OSError):  # then nothing is kept
+            self.path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (self.path / MARK).touch()
 
 
 class EngineCache:
@@ -79,9 +80,10 @@ class EngineCache:
             try:
                 yield kept
             finally:
-                (kept.path / MARK).unlink(missing_ok=True)
-                os.utime(kept.path)  # used just now
-                self._prune(keep=key)
+                with contextlib.suppress(OSError):  # a disk that fails costs the cache, not the session
+                    (kept.path / MARK).unlink(missing_ok=True)
+                    os.utime(kept.path)  # used just now
+                    self._prune(keep=key)
 
     def _prune(self, keep: str) -> None:
         found = []

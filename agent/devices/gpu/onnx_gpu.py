@@ -13,7 +13,6 @@ import hashlib
 import importlib.metadata
 import logging
 import mmap
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -89,12 +88,12 @@ def open_session(model: ModelFile, gpu: Gpu, provider: str) -> OnnxGpuSession:
     spec = find(provider)
     if model.cache is None or not spec.engine:
         return OnnxGpuSession(model, gpu, provider, None)
-    what = f"the {spec.engine} of {model.path.name}"
+    what, key = f"the {spec.engine} of {model.path.name}", _key(model, gpu, provider, spec)
     with contextlib.ExitStack() as stack:
         try:
             kept = stack.enter_context(
                 EngineCache(model.cache / "onnx").hold(
-                    _key(model, gpu, provider, spec),
+                    key,
                     lambda: building.announce(f"{what}, which another process builds just now"),
                 )
             )
@@ -124,22 +123,28 @@ def _open_kept(model: ModelFile, gpu: Gpu, provider: str, kept: Kept) -> OnnxGpu
 def _key(model: ModelFile, gpu: Gpu, provider: str, spec: Provider) -> str:
     import onnxruntime
 
-    with model.path.open("rb") as file:
-        digest = hashlib.sha256()
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
+    with _read(model.path) as data:
+        digest = hashlib.sha256(data).hexdigest()
     options = spec.options(gpu, Setup(None, _quantized(model.path), model.threads))
     version = str(onnxruntime.__version__)
-    return key_of(digest.hexdigest(), provider, options, version, gpu.name, driver_version(gpu.driver))
+    return key_of(digest, provider, options, version, gpu.name, driver_version(gpu.driver))
 
 
 def _quantized(path: Path) -> bool:
     """Whether the model has QuantizeLinear or DequantizeLinear: their names stand in the file as they are."""
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            return False
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            return data.find(b"QuantizeLinear") >= 0 or data.find(b"DequantizeLinear") >= 0
+    with _read(path) as data:
+        return data.find(b"QuantizeLinear") >= 0 or data.find(b"DequantizeLinear") >= 0
+
+
+def _read(path: Path) -> mmap.mmap:
+    """The file's bytes. ModelLoadError when there are none."""
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except (OSError, ValueError) as error:
+        raise ModelLoadError(
+            f"{path.name} cannot be read ({one_line(error)}); deploy the model again"
+        ) from error
 
 
 class OnnxGpuSession:

@@ -15,7 +15,7 @@ from agent.devices.gpu.binding import Binding
 from agent.devices.gpu.enginecache import Kept
 from agent.devices.gpu.gpus import Gpu
 from agent.devices.onnx_cpu import load
-from agent.errors import DeviceMismatch, InferenceError, OutOfDeviceMemory, RuntimeUnavailable
+from agent.errors import DeviceMismatch, InferenceError, ModelLoadError, OutOfDeviceMemory, RuntimeUnavailable
 from agent.hal import ModelFile
 from agent.types import TensorSpec
 from tests.contract.tiny import onnx_double
@@ -214,6 +214,16 @@ def test_memory_that_is_full_when_the_model_first_runs(
     on_the_cpu(monkeypatch)
     monkeypatch.setattr(onnx_gpu, "Binding", Full)
     with pytest.raises(OutOfDeviceMemory, match=r"RTX 4090 has too little memory for .+ \(8\.4 MB wanted\)"):
+        onnx_gpu.open_session(model, NVIDIA, "tensorrt")
+
+
+def test_a_file_that_is_empty_or_gone(model: ModelFile) -> None:
+    model.path.write_bytes(b"")
+    for provider in ("tensorrt", "cuda"):
+        with pytest.raises(ModelLoadError, match=r"m\.onnx cannot be read"):
+            onnx_gpu.open_session(model, NVIDIA, provider)
+    model.path.unlink()
+    with pytest.raises(ModelLoadError, match="cannot be read"):
         onnx_gpu.open_session(model, NVIDIA, "tensorrt")
 
 
