@@ -1,11 +1,12 @@
 """Prove runtimes by loading a tiny model, each in a process of its own.
 
-A runtime that crashes on import (a wheel built for newer instructions), or a driver that hangs, takes nothing else along.
+A runtime that crashes on import (a wheel built for newer instructions), or a driver that hangs, harms nothing else.
 """
 
 from __future__ import annotations
 
 import json
+import mmap
 import signal
 import subprocess
 import sys
@@ -13,9 +14,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.devices.gpu.findings import DROP_IN
 from agent.errors import one_line
 
 PROOF_TIMEOUT_S = 20.0
+READ_S = 0.3  # to read what has ended by then, when another one has used up the time
+# Of a service's sandbox, to follow the name of who needs it.
+FORBIDDEN = (
+    f"to execute code that it has just made, which the service forbids (MemoryDenyWriteExecute); {DROP_IN}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +58,19 @@ def tell_outcome(prove: Callable[[], str]) -> None:
     print(f"\n{json.dumps(answer)}")  # runtimes print, too, and not always whole lines
 
 
+def forbids_new_code() -> bool:
+    """Whether this process may not execute memory that it has written, as systemd's MemoryDenyWriteExecute has it."""
+    try:
+        mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC).close()
+    except PermissionError:
+        return True
+    return False
+
+
 def _outcome(process: subprocess.Popen[str], deadline: float) -> Outcome:
     with process:
         try:
-            output, _ = process.communicate(timeout=max(deadline - time.monotonic(), 0.0))
+            output, _ = process.communicate(timeout=max(deadline - time.monotonic(), READ_S))
         except subprocess.TimeoutExpired:
             process.kill()
             return Outcome(
@@ -62,9 +78,10 @@ def _outcome(process: subprocess.Popen[str], deadline: float) -> Outcome:
             )
     if process.returncode < 0:
         name = signal.Signals(-process.returncode).name
-        return Outcome(
-            problem=f"crashed with {name} while loading a tiny model; its wheel may be built for another CPU"
-        )
+        advice = "its wheel may be built for another CPU, or a driver be broken"
+        if name != "SIGILL" and forbids_new_code():
+            advice = f"a compiler in it may need {FORBIDDEN}"
+        return Outcome(problem=f"crashed with {name} while loading a tiny model; {advice}")
     try:
         answer = json.loads(output.strip().splitlines()[-1])
         return Outcome(str(answer["version"]), str(answer["problem"]))

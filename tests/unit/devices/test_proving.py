@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.devices.proving import Outcome, forbids_new_code, prove_in_processes
+
+TELL = "from agent.devices.proving import tell_outcome\n"
+# prctl(2): PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN; what systemd's MemoryDenyWriteExecute uses
+SANDBOXED = """
+import ctypes, sys
+if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0): sys.exit(77)
+from agent.devices.proving import forbids_new_code, prove_in_processes
+assert forbids_new_code()
+print(prove_in_processes({"it": ("crashing",), "old": ("illegal",)}, 30))
+"""
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder whose modules child processes find."""
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    return tmp_path
+
+
+def outcome(modules: Path, code: str, timeout_s: float = 30) -> Outcome:
+    (modules / "proof.py").write_text(code)
+    return prove_in_processes({"it": ("proof", "argument")}, timeout_s)["it"]
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("import sys\ntell_outcome(lambda: sys.argv[1])", Outcome("argument")),
+        ("tell_outcome(lambda: '')", Outcome()),
+        ("print('a driver says')\nprint('hi', end='')\ntell_outcome(lambda: '1.2')", Outcome("1.2")),
+        ("import os\nos.write(1, b'\\xff\\xfe')\ntell_outcome(lambda: '1.2')", Outcome("1.2")),
+        ("tell_outcome(lambda: 1 // 0)", Outcome(problem="integer division or modulo by zero")),
+        ("tell_outcome(lambda: '1'); raise SystemExit(3)", Outcome("1")),
+        ("print('[]')", Outcome(problem="ended with exit code 0 while loading a tiny model")),
+        ("", Outcome(problem="ended with exit code 0 while loading a tiny model")),
+    ],
+)
+def test_what_came_of_it(modules: Path, code: str, found: Outcome) -> None:
+    assert outcome(modules, TELL + code) == found
+
+
+def test_each_has_its_own_outcome_and_one_deadline(modules: Path) -> None:
+    (modules / "good.py").write_text(f"{TELL}tell_outcome(lambda: '1')")
+    (modules / "hanging.py").write_text("import time\ntime.sleep(600)")
+    found = prove_in_processes({"a": ("good",)}, 30) | prove_in_processes({"b": ("hanging",)}, 0.2)
+    assert found["a"] == Outcome("1")
+    assert "took too long" in found["b"].problem
+    assert prove_in_processes({}, 30) == {}
+
+
+def test_a_crash_under_a_sandbox_names_what_relaxes_it(modules: Path) -> None:
+    (modules / "crashing.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)")
+    (modules / "illegal.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGILL)")
+    done = subprocess.run(
+        [sys.executable, "-c", SANDBOXED], capture_output=True, text=True, timeout=60, check=False
+    )
+    if done.returncode == 77:
+        pytest.skip("this kernel has no PR_SET_MDWE (Linux 6.3 has)")
+    assert done.returncode == 0, done.stderr
+    assert not forbids_new_code()
+    crashed, illegal = done.stdout.split("'old'")
+    assert "SIGSEGV" in crashed and "install systemd/overlaid-gpu.conf" in crashed
+    assert "SIGILL" in illegal and "built for another CPU" in illegal
