@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from agent.devices.opencl.dealing import Planes
 from agent.devices.opencl.plan import Argument, Constant, Crossing, Launch, SegmentPlan, Slot, Traits
 from agent.devices.opencl.slots import Life, assign
 from agent.devices.opencl.steps import (
     FROM_HOST,
     TO_HOST,
     Operand,
-    Planes,
     Step,
     crossing,
     lower,

@@ -1,8 +1,11 @@
 // Activations: int8 [ceil(C/4)][H][W][4] for each sample, one sample after another, read as words of four channels.
-// Lanes beyond the last channel hold anything: weights for them are zero. The third work-item index is
+// Lanes beyond the last channel hold anything: weights for them are zero. The third work-item index is the sample, or
 // sample x blocks + block. All shapes are arguments: `columns` and `rows` are the pixels that a work-item makes.
 
 #pragma OPENCL FP_CONTRACT OFF
+
+// Unrolled, so that arrays become registers.
+#define EACH(i, count) _Pragma("unroll") for (int i = 0; i < count; i++)
 
 // A work-item's vectors: four channels of so many neighbouring pixels.
 #if OVERLAID_CPU

@@ -8,9 +8,6 @@
 #define GROUP 4     // blocks of 16 outputs for which a work-item reads its pixels once
 #define MOST 128    // words of `chunk`
 
-// Unrolled, so that arrays become registers.
-#define EACH(i, count) _Pragma("unroll") for (int i = 0; i < count; i++)
-
 // Where the first input of each of the tile's windows lies; whether the windows follow one another in a row.
 typedef struct {
     int y[TILE], x[TILE];

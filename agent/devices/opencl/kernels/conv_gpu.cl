@@ -35,14 +35,14 @@ inline int4 wide_sum(uint data, short16 w) {
                      int stride_x, int dilation_y, int dilation_x, int top, int left, int pad, int zero_point,   \
                      int low, int high, int reach) {                                                             \
         const int pixels = out_h * out_w, first = get_global_id(0);                                              \
-        const int sample = get_global_id(2) / out_blocks, block = get_global_id(2) % out_blocks;                 \
-        if (first >= reach)                                                                                      \
+        const int block = get_global_id(1);                                                                      \
+        if (first >= reach || block >= out_blocks)                                                               \
             return;                                                                                              \
-        in += (size_t)sample * in_blocks * in_h * in_w;                                                          \
+        in += (size_t)get_global_id(2) * in_blocks * in_h * in_w;                                                \
         weights += (size_t)block * kernel_h * kernel_w * in_blocks;                                              \
         int4 sums[tile];                                                                                         \
         int y[tile], x[tile];                                                                                    \
-        for (int i = 0; i < tile; i++) {                                                                         \
+        EACH(i, tile) {                                                                                          \
             const int pixel = min(first + i * reach, pixels - 1);                                                \
             y[i] = pixel / out_w * stride_y - top;                                                               \
             x[i] = pixel % out_w * stride_x - left;                                                              \
@@ -51,19 +51,19 @@ inline int4 wide_sum(uint data, short16 w) {
         for (int ky = 0; ky < kernel_h; ky++)                                                                    \
             for (int kx = 0; kx < kernel_w; kx++) {                                                              \
                 int at[tile];                                                                                    \
-                for (int i = 0; i < tile; i++) {                                                                 \
+                EACH(i, tile) {                                                                                  \
                     const int iy = y[i] + ky * dilation_y, ix = x[i] + kx * dilation_x;                          \
                     at[i] = iy >= 0 && iy < in_h && ix >= 0 && ix < in_w ? iy * in_w + ix : -1;                  \
                 }                                                                                                \
                 global const uint *plane = in;                                                                   \
                 for (int c = 0; c < in_blocks; c++, plane += (size_t)in_h * in_w) {                              \
                     const weights4 w = *weights++;                                                               \
-                    for (int i = 0; i < tile; i++)                                                               \
+                    EACH(i, tile)                                                                                \
                         sums[i] += SUM(at[i] < 0 ? (uint)pad : plane[at[i]], w);                                 \
                 }                                                                                                \
             }                                                                                                    \
-        out += (size_t)get_global_id(2) * pixels;                                                                \
-        for (int i = 0; i < tile; i++)                                                                           \
+        out += ((size_t)get_global_id(2) * out_blocks + block) * pixels;                                         \
+        EACH(i, tile)                                                                                            \
             if (first + i * reach < pixels)                                                                      \
                 out[first + i * reach] = requantise(sums[i], scale[block], zero_point, low, high);               \
     }

@@ -45,7 +45,8 @@ class Bench:
             counts = [cl.device_partition_property.BY_COUNTS, threads, 0]
             found = found.create_sub_devices(counts)[0]
         self.context = cl.Context([found])
-        self.queue = cl.CommandQueue(self.context, properties=cl.command_queue_properties.PROFILING_ENABLE)
+        # Of the part: drivers take the whole device for a context's.
+        self.queue = cl.CommandQueue(self.context, found, cl.command_queue_properties.PROFILING_ENABLE)
         self.program = cl.Program(self.context, kernel_source()).build(list(build_options(self.traits)))
 
     def run(self, segment: Segment, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
