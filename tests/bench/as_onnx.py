@@ -73,10 +73,15 @@ class _Maker:
     def _pool(self, layer: Pool) -> None:
         if layer.maximum:
             self._node(
-                "MaxPool", [layer.input], layer.output, kernel_shape=layer.kernel, strides=layer.stride, pads=layer.pads
+                "MaxPool",
+                [layer.input],
+                layer.output,
+                kernel_shape=layer.kernel,
+                strides=layer.stride,
+                pads=layer.pads,
             )
             return
-        scale = np.float32(1 / (layer.scale * layer.kernel[0] * layer.kernel[1]))
+        scale = 1 / (layer.scale * layer.kernel[0] * layer.kernel[1])
         inputs = [*self._quantised(layer.input), *self._steps(layer.output, scale)]
         self._node(
             "QLinearAveragePool", inputs, layer.output, MICROSOFT, kernel_shape=layer.kernel, strides=layer.stride,

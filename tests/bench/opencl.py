@@ -53,7 +53,9 @@ UNITS = {"int8_peak": "GMAC/s", "fp32_peak": "GMAC/s", "enqueue_us": "us"}
 
 def main() -> int:
     """Run it and print the figures. A missed target is shown, not an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument(
         "--json", action="store_true", help="print one JSON object: figure → value, unit, target, met"
     )

@@ -132,9 +132,7 @@ def _profile(
     ]  # fmt: skip
 
 
-def _race(
-    program: Program, device: ClDevice, cache: Path, samples: Sequence[Sample]
-) -> dict[str, float]:
+def _race(program: Program, device: ClDevice, cache: Path, samples: Sequence[Sample]) -> dict[str, float]:
     engine, golden = OpenClEngine(program, device, device.units, cache), FunctionalEngine(program)
     try:
         alone, together = samples[:1], samples
@@ -194,4 +192,8 @@ def _seconds(way: Callable[[], object], count: int) -> float:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    print(json.dumps(measure_device(sys.argv[1], {path.stem: path for path in sorted(folder.glob("*.npu"))}).values))
+    print(
+        json.dumps(
+            measure_device(sys.argv[1], {path.stem: path for path in sorted(folder.glob("*.npu"))}).values
+        )
+    )

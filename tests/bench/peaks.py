@@ -91,7 +91,9 @@ class _Bench:
         self._device, self._traits = device, traits
         self._context = cl.Context([device])
         self._queue = cl.CommandQueue(self._context)
-        self._local = min(traits.group, 16 if traits.kind == "cpu" else 256)  # CPUs make vectors of work-items
+        self._local = min(
+            traits.group, 16 if traits.kind == "cpu" else 256
+        )  # CPUs make vectors of work-items
         self._items = traits.units * self._local * (1 if traits.kind == "cpu" else 16)
         self._out = cl.Buffer(self._context, cl.mem_flags.READ_WRITE, 4 * self._items)
 
@@ -152,9 +154,7 @@ def _source(way: Way, width: int) -> str:
             f"{vector} {name} = x + ({vector})(({way.scalar})(get_global_id(0) + {index}));"
             for name, index in zip(names, itertools.count())
         ),
-        advance="\n        ".join(
-            f"{name} = {_step(way, width, name, vector, suffix)};" for name in names
-        ),
+        advance="\n        ".join(f"{name} = {_step(way, width, name, vector, suffix)};" for name in names),
         total=" + ".join(names),
         test=test,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -15,7 +15,11 @@ from tests.contract.nets import NETS, TINY, compare
 from tests.rtl.layers import Sample, random_large, random_layer, random_net
 from tests.system import mlperf
 
-MANY = {random_layer: 300, random_net: 60, random_large: 12}  # as on the RTL
+MANY: Mapping[Callable[[int], Sample], int] = {
+    random_layer: 300,
+    random_net: 60,
+    random_large: 12,
+}  # as on the RTL
 
 
 @pytest.fixture(scope="module")

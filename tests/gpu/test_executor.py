@@ -31,9 +31,7 @@ def test_proof(device: ClDevice) -> None:
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_nets(
-    name: str, device: ClDevice, programs: Path, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_nets(name: str, device: ClDevice, programs: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     if name in TINY and mlperf.reason_to_skip():
         pytest.skip(str(mlperf.reason_to_skip()))
     program = read_program((programs / f"{name}.npu").read_bytes())

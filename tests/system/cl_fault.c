@@ -93,3 +93,11 @@ int clBuildProgram(void *program, unsigned count, void *const *devices, const ch
     if (code) return code;
     CALL(build, "clBuildProgram", program, count, devices, options, notify, user);
 }
+
+typedef int (*platforms)(unsigned, void **, unsigned *);
+
+int clGetPlatformIDs(unsigned entries, void **found, unsigned *count) {
+    int code = fault("clGetPlatformIDs", 0);
+    if (code) return code;
+    CALL(platforms, "clGetPlatformIDs", entries, found, count);
+}
