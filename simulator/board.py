@@ -57,7 +57,7 @@ class SimBoard:
                 f'a simulated overlay runs on {" or ".join(TRANSPORTS)}, not {transport!r}: board = "sim:{name}/rtl"'
             )
         self._cell = cell or SharedCell(folder, load_profile(name), RealClock())
-        self._host = CpuDevice([backend.name for backend in BACKENDS])
+        self._host = CpuDevice(tuple(backend.name for backend in BACKENDS))
         self._overlays = folder / "overlays"
         self._transport = transport or TRANSPORTS[0]
 

@@ -12,7 +12,7 @@ import importlib
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -132,7 +132,7 @@ class CpuDevice:
     ``names``: of the backends to have, where they work.
     """
 
-    def __init__(self, names: Sequence[str] = tuple(BACKENDS)) -> None:
+    def __init__(self, names: tuple[str, ...] = tuple(BACKENDS)) -> None:
         self._names = names
 
     def open(self, model: ModelFile, backend: str) -> Session:
@@ -165,7 +165,7 @@ class CpuDevice:
         )
 
 
-def prove_backends(names: Sequence[str] = tuple(BACKENDS), timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
+def prove_backends(names: tuple[str, ...] = tuple(BACKENDS), timeout_s: float = PROOF_TIMEOUT_S) -> Proof:
     """Try these backends, all at the same time, each in its own process; ``timeout_s`` is for all together."""
     wanted = {name: BACKENDS[name] for name in names}
     commands = {

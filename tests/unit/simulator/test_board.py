@@ -99,6 +99,16 @@ def test_the_daemon_stays_light(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]"
 
 
+def test_a_cpu_by_opencl_is_no_part_of_a_profile(model: ModelFile) -> None:
+    """Neither looked for, nor missed, nor opened: the profile's speeds are those of other runtimes."""
+    simulated = board(memory())
+    told = simulated.describe()
+    assert "opencl" not in {backend.name for device in told.devices for backend in device.backends}
+    assert not [problem for problem in told.problems if problem.startswith("opencl")]
+    with pytest.raises(RuntimeUnavailable, match="no backend 'opencl'"):
+        simulated.device("cpu").open(model, "opencl")
+
+
 def test_describes_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         CpuDevice, "proof", Proof(modelled_board(small_board()).devices[0].backends, ("litert: no wheel",))
