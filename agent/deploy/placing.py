@@ -13,7 +13,7 @@ from agent.deploy.resources import Resources
 from agent.errors import GoldenMismatch, NoFeasibleCandidate, OverlaidError, OverlayLoadError, one_line
 from agent.package.verify import VerifiedPackage
 from agent.placement.demand import Demand, Placed, Plan
-from agent.placement.planning.candidates import NEEDS_OVERLAY
+from agent.placement.planning.candidates import NEEDS_OVERLAY, short
 from agent.serving.unwell import UNWELL
 from agent.types import Budget, Candidate, Placement
 
@@ -117,10 +117,11 @@ def place(
 def _nothing_fits(placed: Placed, errors: Iterable[OverlaidError]) -> OverlaidError:
     """An error that may heal where a device was away or an overlay is missing; NoFeasibleCandidate otherwise."""
     reason = placed.reason.replace("shed: ", "no candidate fits beside what runs; the closest is ", 1)
+    candidates = [verdict.candidate for verdict in placed.verdicts]
     for verdict in placed.verdicts:
         if verdict.reason.startswith(UNMEASURED) and verdict.reason not in reason:
             untried, why = verdict.candidate, verdict.reason[len(UNMEASURED) :]
-            reason += f"; {untried.variant} on {untried.device} was not measured: {why}"
+            reason += f"; {short(untried, candidates)} was not measured: {why}"
     away = next((error for error in errors if isinstance(error, UNWELL)), None)
     if away is not None:
         return type(away)(f"{away}; {reason}")

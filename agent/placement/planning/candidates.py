@@ -44,6 +44,13 @@ def candidates_for(
     return tuple(sorted(candidates, key=str)), in_order(verdicts)
 
 
+def short(candidate: Candidate, among: Iterable[Candidate]) -> str:
+    """The candidate without its runtime, unless another one of ``among`` differs in nothing else."""
+    plain = f"{candidate.variant} on {candidate.device}"
+    same = {c.backend for c in among if (c.variant, c.device) == (candidate.variant, candidate.device)}
+    return str(candidate) if same - {candidate.backend} else plain
+
+
 def in_order(verdicts: Iterable[Verdict]) -> tuple[Verdict, ...]:
     """The chosen one first, then by name."""
     return tuple(sorted(verdicts, key=lambda verdict: (not verdict.chosen, str(verdict.candidate))))

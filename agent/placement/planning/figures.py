@@ -73,8 +73,3 @@ class Figures:
 def p99_ms(way: Way) -> float:
     """On the device as it is now."""
     return way.checks[0].value or 0.0
-
-
-def short(way: Way) -> str:
-    """The candidate without its runtime."""
-    return f"{way.m.candidate.variant} on {way.m.candidate.device}"

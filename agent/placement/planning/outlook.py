@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from agent.placement.demand import Demand, Node, Plan
+from agent.placement.planning.candidates import short
 from agent.placement.planning.plan import decided
 from agent.placement.planning.solve import NODES
 from agent.placement.planning.ways import SIGMAS, finite
@@ -205,6 +206,7 @@ class _Asked:
         device: str = "",
     ) -> Change:
         threshold, candidate = found
-        where = "shed" if candidate is None else f"{candidate.variant} on {candidate.device}"
+        ways = (m.candidate for m in self._demand.measurements)
+        where = "shed" if candidate is None else short(candidate, ways)
         text = f"{where} if {when if threshold is None else when.format(threshold)}"
         return Change(what, candidate, threshold, above, device, text)

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from agent.placement.demand import Placed, Plan
-from agent.placement.planning.candidates import in_order
-from agent.placement.planning.figures import TIE, Figures, short
+from agent.placement.planning.candidates import in_order, short
+from agent.placement.planning.figures import TIE, Figures
 from agent.placement.planning.limits import LATE, SHED, WRONG
 from agent.placement.planning.obstacles import NAMED, Beside, Obstacle, chosen
 from agent.placement.planning.problem import Crowd, Option
@@ -95,7 +95,10 @@ class _Told:
         """What keeps even the closest candidate out."""
         closest = min(self.model.ways, key=lambda way: (way.lost >= WRONG, way.draw_w + held_w(way.m)))
         why = self._obstacle(closest)
-        return f"shed: {short(closest)}: {why.text if why else 'its place is left to others'}"
+        return f"shed: {self._short(closest)}: {why.text if why else 'its place is left to others'}"
+
+    def _short(self, way: Way) -> str:
+        return short(way.m.candidate, (other.m.candidate for other in self.model.ways))
 
     def _best(self, way: Way) -> str:
         """What decided among the feasible, and which would have been better but for the others."""
@@ -113,7 +116,7 @@ class _Told:
         better += [item for item in slow if item[0] < figures.of(way)]
         if better:
             _, text, other = min(better, key=lambda item: item[:2])
-            said += f"; {short(other)} ({figures.text(other)}) is out: {text}"
+            said += f"; {self._short(other)} ({figures.text(other)}) is out: {text}"
         return said
 
     def _slow(self, way: Way) -> str:
@@ -150,7 +153,7 @@ class _Told:
         barred = []
         for other in model.ways:
             if not other.lost and (why := self._obstacle(other)) is not None:
-                barred.append((other is not way, figures.of(other), short(other), why))
+                barred.append((other is not way, figures.of(other), self._short(other), why))
         if barred:
             company, _, name, why = min(barred)
             if not company:
@@ -166,7 +169,7 @@ class _Told:
             return f"{missed} is missed until {' and '.join(lost)} is back"
         slow = [text for other in model.ways if other is not way and (text := self._slow(other))]
         also = f"; {slow[0]}" if slow else ""
-        return f"no candidate meets the budget; the closest is {short(way)}: {missed}{also}"
+        return f"no candidate meets the budget; the closest is {self._short(way)}: {missed}{also}"
 
     def _unkept(self, way: Way, missed: str) -> str:
         node, rate_hz = self.setting.node, self.model.demand.budget.rate_hz

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from agent.placement.planning.candidates import VariantInfo, candidates_for
+from agent.placement.planning.candidates import VariantInfo, candidates_for, short
 from agent.types import PROGRAMS, BackendInfo, BoardInfo, Candidate, DeviceInfo, OverlayRef
 
 FP32, INT8 = Candidate("fp32", "onnxruntime", "cpu"), Candidate("int8", "onnxruntime", "cpu")
@@ -57,3 +57,21 @@ def test_opencl_runs_programs_of_any_overlay() -> None:
     found, verdicts = candidates_for([variant], BoardInfo("b", False, tuple(devices)))
     assert {str(each) for each in found} == {f"npu on {kind} (opencl)" for kind in ("fpga", "gpu", "cpu")}
     assert verdicts == ()
+
+
+def test_every_backend_that_opens_a_variant_is_a_candidate() -> None:
+    runtimes = tuple(BackendInfo(name, "1", ("npu",)) for name in ("program", "opencl"))
+    cpu = DeviceInfo("cpu", "cpu", "EPYC", runtimes)
+    found, _ = candidates_for(
+        [VariantInfo("npu", "npu", "int8", ("cpu",), None)], BoardInfo("b", False, (cpu,))
+    )
+    assert [str(each) for each in found] == ["npu on cpu (opencl)", "npu on cpu (program)"]
+
+
+def test_the_runtime_is_named_where_nothing_else_tells_candidates_apart() -> None:
+    numpy, opencl = Candidate("npu", "program", "cpu"), Candidate("npu", "opencl", "cpu")
+    fpga = Candidate("npu", PROGRAMS, "fpga")
+    assert short(numpy, [numpy, fpga, FP32]) == "npu on cpu"
+    assert short(numpy, [numpy, opencl, fpga]) == "npu on cpu (program)"
+    assert short(fpga, [numpy, opencl, fpga]) == "npu on fpga"
+    assert short(numpy, []) == "npu on cpu"

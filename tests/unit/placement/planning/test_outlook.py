@@ -75,6 +75,13 @@ def test_a_device_that_is_lost() -> None:
     assert (also.device, also.candidate) == ("cpu", None)
 
 
+def test_a_change_names_the_runtime_where_there_are_two() -> None:
+    opencl = measured(Candidate("fp32", "opencl", "cpu"), 9.0, 0.09, 0.0)
+    two = replace(DEMAND, measurements=(FAST, SLOW, opencl))
+    lost = next(change for change in changes(two, NODE, "lost") if change.device == "gpu")
+    assert lost.text == "fp32 on cpu (onnxruntime) if gpu is lost"
+
+
 def test_without_a_meter_nothing_is_said_of_the_cap() -> None:
     assert changes(DEMAND, replace(NODE, rest_w=None, power_cap_w=5.0), "cap") == []
     blind = replace(DEMAND, measurements=(replace(FAST, joules=None), SLOW))

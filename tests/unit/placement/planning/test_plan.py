@@ -186,6 +186,19 @@ def test_what_misses_the_budget_is_taken_for_want_of_better_and_said(
     assert placed.reason == f"no candidate meets the budget; the closest is fp32 on cpu: {reason}"
 
 
+def test_two_runtimes_of_one_device_are_told_apart() -> None:
+    numpy, opencl = (
+        measured(Candidate("npu", name, "cpu"), p99) for name, p99 in (("program", 9.0), ("opencl", 30.0))
+    )
+    assert alone(BUDGET, numpy, opencl).candidate == numpy.candidate
+    assert alone(BUDGET, numpy, opencl, incumbent=opencl.candidate).candidate == numpy.candidate
+    late = alone(TIGHT, numpy, opencl)
+    assert late.reason.startswith(
+        "no candidate meets the budget; the closest is npu on cpu (program): p99 9 ms"
+    )
+    assert verdict_of(alone(BUDGET, numpy, opencl), opencl.candidate).reason.startswith("p99 30 ms > 20 ms")
+
+
 def test_the_closest_breaks_its_limits_least() -> None:
     placed = alone(BUDGET, measured(FP32, 60.0), measured(INT8, 21.0), measured(LITERT, 30.0))
     assert placed.candidate == INT8 and "p99 21 ms > 20 ms" in placed.reason
