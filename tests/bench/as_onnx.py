@@ -1,5 +1,6 @@
 """A segment's layers as an ONNX model with ONNX Runtime's integer operators, so that it runs the same arithmetic.
 
+Activations are UINT8 (the same bytes XOR 0x80), with which ONNX Runtime is several times faster on x86 than with INT8.
 Scales are 1 but for the weights', which are the layers' own; a sum in integers is QLinearAdd's in float, which can
 differ in the last bit.
 """
@@ -21,7 +22,7 @@ OPSET = [helper.make_opsetid("", 17), helper.make_opsetid(MICROSOFT, 1)]
 
 
 def as_onnx(program: Program, segment: Segment) -> bytes:
-    """int8 planes ``[batch, C, H, W]`` under the segment's names of inputs and outputs."""
+    """UINT8 planes ``[batch, C, H, W]`` under the segment's names of inputs and outputs."""
     maker = _Maker(program.tensors)
     for layer in segment.layers:
         maker.add(layer)
@@ -34,7 +35,7 @@ def as_onnx(program: Program, segment: Segment) -> bytes:
 
 def _info(tensor: Tensor) -> onnx.ValueInfoProto:
     shape = ["batch", tensor.channels, tensor.height, tensor.width]
-    return helper.make_tensor_value_info(tensor.name, TensorProto.INT8, shape)
+    return helper.make_tensor_value_info(tensor.name, TensorProto.UINT8, shape)
 
 
 class _Maker:
@@ -103,7 +104,7 @@ class _Maker:
         return [self._constant(np.float32(scale)), self._zero(name)]
 
     def _zero(self, name: str) -> str:
-        return self._constant(np.int8(self._tensors[name].zero_point))
+        return self._constant(np.uint8(self._tensors[name].zero_point + 128))
 
     def _constant(self, value: Any) -> str:
         name = f"constant{len(self.constants)}"

@@ -53,10 +53,12 @@ def measure_device(name: str, programs: Mapping[str, Path]) -> Measured:
         },
         [],
     )
+    peak = max(peaks.int8, peaks.fp32)
     with tempfile.TemporaryDirectory() as cache:
         for net, path in programs.items():
             if path.is_file():
-                _measure_net(net, read_program(path.read_bytes()), device, Path(cache), peaks.int8, measured)
+                program = read_program(path.read_bytes())
+                _measure_net(net, program, device, Path(cache), peak, measured)
     return measured
 
 
@@ -162,13 +164,12 @@ def _onnx(program: Program, sample: Sample, threads: int) -> Callable[[], object
         as_onnx(program, segment), options, providers=["CPUExecutionProvider"]
     )
     rng = np.random.default_rng(0)
-    given = {
-        each.tensor.name: to_planes(
-            each.tensor,
-            sample.get(each.tensor.name, rng.integers(0, 127, each.tensor.shape).astype(each.tensor.dtype.lower())),
-        )[None]
-        for each in segment.inputs
-    }  # fmt: skip
+    given = {}
+    for each in segment.inputs:
+        tensor = each.tensor
+        some = rng.integers(0, 127, tensor.shape).astype(tensor.dtype.lower())
+        planes = to_planes(tensor, sample.get(tensor.name, some))
+        given[tensor.name] = planes[None].view(np.uint8) ^ np.uint8(0x80)
     return lambda: session.run(None, given)
 
 
