@@ -1,4 +1,4 @@
-"""Random layers and small nets by the kernels for integer dot products: the bytes of the golden model."""
+"""Random layers and small nets on Intel's OpenCL, with integer dot products and without: the golden model's bytes."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from tests.unit.devices.opencl.layers import Bench, golden, segment_of
 LAYERS, NETS, LARGE = 300, 60, 12
 
 
-@pytest.fixture(scope="module")
-def bench(device: ClDevice) -> Bench:
-    return Bench(device)
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def bench(request: pytest.FixtureRequest, device: ClDevice) -> Bench:
+    """The kernels for CPUs, and those for GPUs, which use the dot products."""
+    return Bench(device, kind=request.param)
 
 
 @pytest.mark.parametrize(

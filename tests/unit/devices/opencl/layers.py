@@ -34,12 +34,35 @@ def golden(segment: Segment, inputs: Arrays) -> dict[str, NDArray[Any]]:
     return {b.tensor.name: from_planes(b.tensor, found[b.tensor.name]) for b in segment.outputs}
 
 
-class Bench:
-    """The kernels built on one device, and segments run by them with no more than pyopencl."""
+def compare(bench: Bench, segment: Segment, seed: int, batch: int) -> None:
+    """Random samples as one batch, and the least and the greatest bytes, give the golden model's bytes."""
+    rng = np.random.default_rng(seed)
+    ranges = [(-128, 128), (-128, -127), (127, 128)]
+    samples = [
+        {
+            of.name: from_planes(
+                of, rng.integers(*ranges[n % 3], (of.channels, of.height, of.width), np.int8)
+            )
+            for of in (b.tensor for b in segment.inputs)
+        }
+        for n in range(batch)
+    ]
+    for given, found in zip(samples, bench.run(segment, samples), strict=True):
+        for name, wanted in golden(segment, given).items():
+            np.testing.assert_array_equal(found[name], wanted, err_msg=name)
 
-    def __init__(self, device: ClDevice, threads: int | None = None, kind: str | None = None) -> None:
+
+class Bench:
+    """The kernels built on one device, and segments run by them with no more than pyopencl.
+
+    ``kind`` and ``group``: as if it were of another kind, or had other groups of work-items.
+    """
+
+    def __init__(
+        self, device: ClDevice, threads: int | None = None, kind: str | None = None, group: int | None = None
+    ) -> None:
         traits = traits_of(device, threads)
-        self.traits: Traits = replace(traits, kind=kind or traits.kind)
+        self.traits: Traits = replace(traits, kind=kind or traits.kind, group=group or traits.group)
         found: Any = handle(device)
         if threads is not None and threads < device.units:
             counts = [cl.device_partition_property.BY_COUNTS, threads, 0]
