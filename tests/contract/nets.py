@@ -1,4 +1,4 @@
-"""The test nets as overlay programs, for every executor that takes programs.
+"""The test nets and random graphs as overlay programs, for every executor that takes programs.
 
 ``python -m tests.contract.nets FOLDER`` writes them as files, for an environment that lacks what the compiler needs.
 """
@@ -22,6 +22,7 @@ from agent.overlay.programfile import write_program
 from agent.overlay.spec import load_spec
 from tests.bench.mobilenet import mobilenet_graph
 from tests.bench.paced import composite
+from tests.rtl.layers import Sample, random_large, random_layer, random_net
 from tests.system import mlperf
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,8 @@ COMMITTED = (
     "camera-digits/camera-digits-int8.onnx",
     "camera-digits/camera-digits-int8.tflite",
 )
+# Of random graphs so many: as many as are run on the RTL.
+MANY: Mapping[Callable[[int], Sample], int] = {random_layer: 300, random_net: 60, random_large: 12}
 TINY = ("resnet8-int8", "dscnn-int8", "vww-int8", "autoencoder-int8")
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,15 +12,9 @@ from agent.devices.opencl.engine import OpenClEngine
 from agent.devices.opencl.platforms import ClDevice, best_cpu, find_devices
 from agent.overlay.compiler import compile_graph
 from agent.overlay.spec import load_spec
-from tests.contract.nets import NETS, TINY, compare
-from tests.rtl.layers import Sample, random_large, random_layer, random_net
+from tests.contract.nets import MANY, NETS, TINY, compare
+from tests.rtl.layers import Sample
 from tests.system import mlperf
-
-MANY: Mapping[Callable[[int], Sample], int] = {
-    random_layer: 300,
-    random_net: 60,
-    random_large: 12,
-}  # as on the RTL
 
 
 @pytest.fixture(scope="module")
@@ -27,12 +22,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("opencl")
 
 
-@pytest.fixture(scope="module")
-def device() -> ClDevice:
+@pytest.fixture(scope="module", params=["cpu", "gpu"])
+def device(request: pytest.FixtureRequest) -> ClDevice:
+    """As what it is, and in the part of a GPU, which has other kernels."""
     devices, problems = find_devices()
     found = best_cpu(devices)
     assert found is not None, problems
-    return found
+    return replace(found, kind=request.param)
 
 
 @pytest.mark.parametrize("name", NETS)

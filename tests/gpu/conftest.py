@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,11 @@ def vendors() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="session")
-def device(vendors: None) -> ClDevice:
-    """Intel's, which has dot products."""
+@pytest.fixture(scope="session", params=["cpu", "gpu"])
+def device(request: pytest.FixtureRequest, vendors: None) -> ClDevice:
+    """Intel's, as what it is, and in the part of a GPU, whose kernels use its dot products."""
     devices, problems = find_devices()
     found = best_cpu(devices)
     assert found is not None, problems
     assert "Intel" in found.platform and found.dot
-    return found
+    return replace(found, kind=request.param)
