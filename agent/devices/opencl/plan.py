@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class Traits:
     """What of a device the plan and the kernels depend on. ``kind``: cpu, gpu or accelerator (an FPGA card).
 
-    ``dot``: cl_khr_integer_dot_product, packed int8 (OpenCL extension specification, section of that name).
+    ``dot``: cl_khr_integer_dot_product, packed int8 (OpenCL extension specification, section of that name); the kernels
+    for CPUs do without, as drivers for CPUs take a word at a time for it.
     ``units``: compute units; ``group``: work-items that a work-group may have.
     """
 
@@ -40,14 +41,14 @@ Argument = Slot | Constant | int  # an int is passed as a 32-bit signed integer
 class Launch:
     """One kernel. ``size``: work-items of one sample; the third dimension is multiplied by the samples of a batch.
 
-    ``local``: work-group, or None for the driver's choice. ``layer``: index into the segment's layers; None for the
+    ``local``: work-group, whose third dimension is 1. ``layer``: index into the segment's layers; None for the
     kernels that pack inputs and unpack outputs.
     """
 
     kernel: str
     arguments: tuple[Argument, ...]
     size: tuple[int, int, int]
-    local: tuple[int, int, int] | None
+    local: tuple[int, int, int]
     layer: int | None
 
 

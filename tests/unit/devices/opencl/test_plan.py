@@ -88,7 +88,7 @@ def test_launches_fit_the_device(segment: Segment, traits: Traits) -> None:
     plan = plan_segment(segment, traits)
     for launch in plan.launches:
         assert all(_is_there(plan, argument) for argument in launch.arguments)
-        assert launch.local is not None and np.prod(launch.local) <= traits.group
+        assert np.prod(launch.local) <= traits.group
         assert launch.local[2] == 1  # the third dimension is multiplied by the samples
         assert all(n > 0 and n % of == 0 for n, of in zip(launch.size, launch.local, strict=True))
     assert [launch.layer for launch in plan.launches if launch.layer is not None] == list(
