@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ from agent.overlay.program import Part, Program, Segment
 MAX_CHUNK = 16  # samples in one go: enough to fill a GPU with small layers
 LANES = 2
 KINDS = {"gpu": "gpu", "accelerator": "fpga"}  # what DeviceInfo calls them; a CPU is no other device
+_turns = itertools.count()  # sessions of this process on parts of a CPU
 Outputs = dict[str, NDArray[Any]]
 
 
@@ -218,10 +220,13 @@ def _largest(plans: Sequence[SegmentPlan], samples: int) -> int:
 
 
 def _part(whole: cl.Device, threads: int) -> cl.Device:
-    """So many compute units of a CPU; all of them where the driver does not divide it."""
+    """So many compute units of a CPU, each time others; all of them where the driver does not divide it.
+
+    PoCL runs what goes to one part on the same threads, whichever session sends it.
+    """
     if threads >= whole.max_compute_units:
         return whole
     with contextlib.suppress(cl.Error):
-        parts = whole.create_sub_devices([cl.device_partition_property.BY_COUNTS, threads, 0])
-        return parts[0]
+        parts = whole.create_sub_devices([cl.device_partition_property.EQUALLY, threads, 0])
+        return parts[next(_turns) % len(parts)]
     return whole

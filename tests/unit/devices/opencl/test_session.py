@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from agent.devices.cpu import BACKENDS, CpuDevice
-from agent.devices.opencl import session
+from agent.devices.opencl import engine, session
 from agent.devices.opencl.icds import Findings, Icd
 from agent.devices.opencl.platforms import ClDevice, best_cpu, find_devices
 from agent.devices.opencl.session import open_on_cpu, prove, prove_cpu
@@ -53,6 +53,22 @@ def test_the_cpu_runs_programs_by_opencl_with_numpys_bits(model: ModelFile) -> N
     assert got.device_s == got.wall_s
     assert model.cache is not None
     assert [path.name for path in model.cache.iterdir()] == ["opencl"]
+
+
+def test_sessions_of_one_process_run_on_different_cores() -> None:
+    class Whole:
+        max_compute_units = 6
+
+        def create_sub_devices(self, how: list[int]) -> list[tuple[int, ...]]:
+            _, threads, end = how
+            assert end == 0
+            return [tuple(range(start, start + threads)) for start in range(0, 6 - threads + 1, threads)]
+
+    whole = Whole()
+    parts = [engine._part(whole, 2) for _ in range(6)]
+    assert {len(set(parts[start : start + 3])) for start in range(4)} == {3}
+    assert engine._part(whole, 6) is whole
+    assert len({engine._part(whole, 4) for _ in range(3)}) == 1
 
 
 def test_no_zygote_warms_a_driver() -> None:
