@@ -5,8 +5,11 @@ A runtime that crashes on import (a wheel built for newer instructions), or a dr
 
 from __future__ import annotations
 
+import contextlib
 import json
 import mmap
+import os
+import selectors
 import signal
 import subprocess
 import sys
@@ -18,6 +21,7 @@ from agent.devices.gpu.findings import DROP_IN
 from agent.errors import one_line
 
 PROOF_TIMEOUT_S = 20.0
+MOST_KEPT = 1 << 20  # bytes of what a process prints, the last ones
 READ_S = 0.3  # to read what has ended by then, when another one has used up the time
 # Of a service's sandbox, to follow the name of who needs it.
 FORBIDDEN = (
@@ -42,7 +46,7 @@ def prove_in_processes(commands: Mapping[str, Sequence[str]], timeout_s: float) 
     running = {
         name: subprocess.Popen(
             [sys.executable, "-m", *command],
-            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL, text=True, errors="replace",
+            stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
         )
         for name, command in commands.items()
     }  # fmt: skip
@@ -67,23 +71,47 @@ def forbids_new_code() -> bool:
     return False
 
 
-def _outcome(process: subprocess.Popen[str], deadline: float) -> Outcome:
-    with process:
-        try:
-            output, _ = process.communicate(timeout=max(deadline - time.monotonic(), READ_S))
-        except subprocess.TimeoutExpired:
-            process.kill()
-            return Outcome(
-                problem="took too long to load a tiny model; is the machine overloaded, or the runtime hanging?"
-            )
+def _outcome(process: subprocess.Popen[bytes], deadline: float) -> Outcome:
+    said = _last_words(process, max(deadline, time.monotonic() + READ_S))
+    if said is None:
+        return Outcome(
+            problem="took too long to load a tiny model; is the machine overloaded, or the runtime hanging?"
+        )
     if process.returncode < 0:
-        name = signal.Signals(-process.returncode).name
+        name = _signal_name(-process.returncode)
         advice = "its wheel may be built for another CPU, or a driver be broken"
         if name != "SIGILL" and forbids_new_code():
             advice = f"a compiler in it may need {FORBIDDEN}"
         return Outcome(problem=f"crashed with {name} while loading a tiny model; {advice}")
     try:
-        answer = json.loads(output.strip().splitlines()[-1])
+        answer = json.loads(said.strip().splitlines()[-1])
         return Outcome(str(answer["version"]), str(answer["problem"]))
     except (ValueError, TypeError, KeyError, IndexError):
         return Outcome(problem=f"ended with exit code {process.returncode} while loading a tiny model")
+
+
+def _last_words(process: subprocess.Popen[bytes], deadline: float) -> str | None:
+    """The end of what it printed, once it has ended; None when it has not by the deadline, and was killed."""
+    assert process.stdout is not None
+    said = b""
+    with process.stdout as pipe, selectors.DefaultSelector() as readable:
+        readable.register(pipe, selectors.EVENT_READ)
+        while (left_s := deadline - time.monotonic()) > 0 and readable.select(left_s):
+            if not (data := os.read(pipe.fileno(), MOST_KEPT)):
+                break
+            said = (said + data)[-MOST_KEPT:]
+    try:
+        process.wait(max(deadline - time.monotonic(), 0.0))
+    except subprocess.TimeoutExpired:
+        process.kill()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # who waits for a driver in the kernel stays
+            process.wait(READ_S)
+        return None
+    return said.decode(errors="replace")
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have none
+        return f"signal {number}"

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,12 @@ if ctypes.CDLL(None).prctl(65, 1, 0, 0, 0): sys.exit(77)
 from agent.devices.proving import forbids_new_code, prove_in_processes
 assert forbids_new_code()
 print(prove_in_processes({"it": ("crashing",), "old": ("illegal",)}, 30))
+"""
+FRUGAL = """
+import resource
+from agent.devices.proving import prove_in_processes
+resource.setrlimit(resource.RLIMIT_AS, (400 << 20, 400 << 20))
+print(prove_in_processes({"it": ("talking",)}, 30)["it"].version)
 """
 
 
@@ -43,6 +51,8 @@ def outcome(modules: Path, code: str, timeout_s: float = 30) -> Outcome:
         ("tell_outcome(lambda: '1'); raise SystemExit(3)", Outcome("1")),
         ("print('[]')", Outcome(problem="ended with exit code 0 while loading a tiny model")),
         ("", Outcome(problem="ended with exit code 0 while loading a tiny model")),
+        ("print('9' * 10**6)\ntell_outcome(lambda: '1.2')", Outcome("1.2")),
+        ("print('9' * 10**6)", Outcome(problem="ended with exit code 0 while loading a tiny model")),
     ],
 )
 def test_what_came_of_it(modules: Path, code: str, found: Outcome) -> None:
@@ -56,6 +66,43 @@ def test_each_has_its_own_outcome_and_one_deadline(modules: Path) -> None:
     assert found["a"] == Outcome("1")
     assert "took too long" in found["b"].problem
     assert prove_in_processes({}, 30) == {}
+
+
+def test_a_signal_without_a_name(modules: Path) -> None:
+    found = outcome(modules, "import os\nos.kill(os.getpid(), 40)")
+    assert found.problem.startswith("crashed with signal 40 while loading a tiny model")
+
+
+def test_who_talks_without_end_takes_neither_memory_nor_more_time(modules: Path) -> None:
+    (modules / "talking.py").write_text(
+        f"{TELL}import os\nfor _ in range(800): os.write(1, bytes(1 << 20))\ntell_outcome(lambda: '1.2')"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", FRUGAL], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout == "1.2\n", done.stderr
+    assert "took too long" in outcome(modules, "while True: print('driver', flush=True)", 1.0).problem
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # that it still runs
+@pytest.mark.parametrize("hanging", ["time.sleep(600)", "os.close(1); time.sleep(600)"])
+def test_who_cannot_be_killed_is_left(modules: Path, monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
+    """As a process that waits for a driver inside the kernel."""
+    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: None)
+    (modules / "good.py").write_text(f"{TELL}tell_outcome(lambda: '1')")
+    (modules / "hanging.py").write_text(
+        f"import os, time\nopen({str(modules / 'pid')!r}, 'w').write(str(os.getpid()))\n{hanging}"
+    )
+    try:
+        found = prove_in_processes({"b": ("hanging",), "a": ("good",)}, 5.0)
+    finally:
+        for _ in range(1000):
+            if (pid := (modules / "pid")).exists() and pid.read_text():
+                os.kill(int(pid.read_text()), signal.SIGKILL)
+                break
+            time.sleep(0.01)
+    assert "took too long" in found["b"].problem
+    assert found["a"] == Outcome("1")
 
 
 def test_a_crash_under_a_sandbox_names_what_relaxes_it(modules: Path) -> None:

@@ -151,6 +151,19 @@ def test_what_cannot_be_listed_is_told(runtimes: Runtimes) -> None:
     assert found.problems == ("gpu: onnxruntime: ended with exit code 7 while loading a tiny model",)
 
 
+def test_a_listing_that_hangs_leaves_time_for_the_routes(runtimes: Runtimes) -> None:
+    runtimes.play(("webgpu",))
+    hang = "opencl) test $# = 1 && exec sleep 600; "
+    runtimes.python.write_text(
+        runtimes.python.read_text()
+        .replace("opencl) ", hang)
+        .replace("*) ", "*) test $1 = providers || sleep 1; ")
+    )
+    found = probing.probe_gpus((SOFTWARE,), timeout_s=6.0)
+    assert "webgpu" in {b.name for b in found.devices[0].backends}
+    assert any(problem.startswith("gpu: pyopencl: took too long") for problem in found.problems)
+
+
 def test_a_gpu_that_only_opencl_shows(runtimes: Runtimes, monkeypatch: pytest.MonkeyPatch) -> None:
     runtimes.play(devices=(MALI,))
     monkeypatch.setattr(device_module, "find_gpus", lambda software: ())
