@@ -16,6 +16,9 @@ from tests.unit.devices.opencl.layers import Bench, compare, segment_of
 from tests.unit.devices.opencl.segments import KINDS, many_layers, single_layers
 from tests.unit.overlay.handmade import conv, tensor
 
+# Of the golden model, whose scale takes a sum beyond float32: infinite, then bounded.
+pytestmark = pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+
 
 @pytest.fixture(scope="module", params=["cpu", "gpu"])
 def bench(request: pytest.FixtureRequest, cpu: ClDevice) -> Bench:
