@@ -5,9 +5,9 @@ registers (``peaks``). ``*_enqueue_us``: an empty kernel of a long chain. Of eac
 transfers and host operators included; ``*_of_peak``, ``*_of_peak_best`` and ``*_of_peak_worst``: what share of the
 larger of both peaks its convolutions reach by the device's own clock, the median's, the best and the worst layer's;
 ``*_batch16``: how many times as many samples in the same time when 16 come at once; ``*_over_numpy`` and
-``*_over_onnxruntime``: how many times as long the functional model and ONNX Runtime (the same integer layers) take on
-all the CPU's cores, measured by turns: below 1 OpenCL loses, as it does to ONNX Runtime. ``camera`` is
-models/camera-digits; MLPerf Tiny's nets are missing where they are not.
+``*_over_onnxruntime``: how many times as long the functional model and ONNX Runtime (the same integer layers) take,
+measured by turns: below 1 OpenCL loses, as it does to ONNX Runtime. ``camera`` is models/camera-digits; MLPerf Tiny's
+nets are missing where they are not. All on one core of the CPU, as workers are unless their models ask for more.
 
 ``--device NAME`` measures one device (part of its or its platform's name) in this process instead: for machines that
 have a GPU. ``--layers`` prints a table of its layers first.
@@ -29,6 +29,7 @@ from agent.cli.output import print_table
 from agent.overlay.compiler import compile_model
 from agent.overlay.programfile import write_program
 from agent.overlay.spec import load_spec
+from agent.serving.processes.limits import maths_threads
 from tests.bench.harness import Figure, show
 from tests.gpu.intel import intel_vendors
 from tests.pocl import pocl_vendors
@@ -66,7 +67,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         programs = asked.programs or write_programs(Path(folder))
         if asked.device:
-            figures = measure_here(asked.device, programs, asked.layers and not asked.json)
+            figures = measure_one(asked.device, programs, asked.layers and not asked.json)
         else:
             figures = measure_cpu(Path(folder), programs)
     show({name: figure.to_json() for name, figure in figures.items()}, asked.json)
@@ -81,39 +82,40 @@ def write_programs(folder: Path) -> Path:
     return folder
 
 
-def measure_here(name: str, programs: Path, layers: bool) -> dict[str, Figure]:
-    """One device, in this process."""
-    from tests.bench.opencl_device import measure_device
-
-    measured = measure_device(name, {net: programs / f"{net}.npu" for net in NETS})
-    if layers:
-        print_table(("NET", "LAYER", "KIND", "US", "GMAC/S", "OF PEAK"), measured.layers)
-    return dict(_figures("opencl", measured.values, "it was not measured"))
+def measure_one(name: str, programs: Path, layers: bool) -> dict[str, Figure]:
+    """One device, as this environment finds it."""
+    answer, missing = _child(sys.executable, {}, name, programs)
+    if layers and not missing:
+        print_table(("NET", "LAYER", "KIND", "US", "GMAC/S", "OF PEAK"), answer["layers"])
+    return dict(_figures("opencl", answer, missing))
 
 
 def measure_cpu(folder: Path, programs: Path) -> dict[str, Figure]:
     """This CPU with each driver, in processes of their own."""
-    figures: dict[str, Figure] = {}
-    pocl = pocl_vendors(folder / "pocl")
-    figures |= _figures("pocl", *_child(sys.executable, pocl, "Portable", programs))
-    if GPU_PYTHON.exists():
-        intel = intel_vendors(folder / "intel", GPU_PYTHON.parents[1] / "lib/libintelocl.so")
-        return figures | dict(_figures("intel", *_child(str(GPU_PYTHON), intel, "Intel", programs)))
-    return figures | dict(_figures("intel", {}, ".venv-gpu is not there; run `make gpu`"))
+    pocl = {"OCL_ICD_VENDORS": pocl_vendors(folder / "pocl")}
+    figures = dict(_figures("pocl", *_child(sys.executable, pocl, "Portable", programs)))
+    if not GPU_PYTHON.exists():
+        return figures | dict(_figures("intel", {}, ".venv-gpu is not there; run `make gpu`"))
+    library = GPU_PYTHON.parents[1] / "lib/libintelocl.so"
+    intel = {"OCL_ICD_VENDORS": intel_vendors(folder / "intel", library)}
+    return figures | dict(_figures("intel", *_child(str(GPU_PYTHON), intel, "Intel", programs)))
 
 
-def _child(python: str, vendors: str, device: str, programs: Path) -> tuple[Mapping[str, float], str]:
-    """Its values, or why there are none."""
+def _child(
+    python: str, extra: Mapping[str, str], device: str, programs: Path
+) -> tuple[Mapping[str, Any], str]:
+    """What ``opencl_device`` tells of a device in a process of its own, or why there is nothing."""
     command = [python, "-m", "tests.bench.opencl_device", device, str(programs)]
-    environment = os.environ | {"OCL_ICD_VENDORS": vendors}
+    environment = {**os.environ, **maths_threads(1), **extra}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         return {}, " ".join(done.stderr.split())[-200:]
-    values: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return values, "it was not measured"
+    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return answer, ""
 
 
-def _figures(prefix: str, values: Mapping[str, float], missing: str) -> Iterator[tuple[str, Figure]]:
+def _figures(prefix: str, answer: Mapping[str, Any], missing: str) -> Iterator[tuple[str, Figure]]:
+    values: Mapping[str, float] = answer.get("values", {})
     for name, unit in UNITS.items():
         yield f"{prefix}_{name}", Figure(values.get(name), unit, missing=missing)
     for net, path in NETS.items():

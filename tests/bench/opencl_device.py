@@ -1,6 +1,6 @@
 """One OpenCL device and what else runs programs, measured by turns in this process; see ``opencl``.
 
-``python -m tests.bench.opencl_device NAME FOLDER``: the values of the device of that name as JSON.
+``python -m tests.bench.opencl_device NAME FOLDER``: ``Measured`` of the device of that name as JSON.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ from agent.overlay.graph import Conv
 from agent.overlay.program import Part, Program, Segment
 from agent.overlay.programfile import read_program
 from tests.bench.as_onnx import as_onnx
-from tests.bench.peaks import measure_peaks
+from tests.bench.peaks import measure_peaks, part_of
 
+THREADS = 1
 ROUNDS, TURN_S, BATCH, PROFILES = 15, 0.02, 16, 9
 Sample = Mapping[str, NDArray[Any]]
 
@@ -44,7 +45,8 @@ class Measured:
 def measure_device(name: str, programs: Mapping[str, Path]) -> Measured:
     """The device of that name, with the programs whose files are there. LookupError when there is none."""
     device = _find(name)
-    peaks = measure_peaks(handle(device), traits_of(device))
+    threads = THREADS if device.kind == "cpu" else device.units
+    peaks = measure_peaks(part_of(handle(device), threads), traits_of(device, threads))
     measured = Measured(
         {
             "int8_peak": peaks.int8 / 1e9,
@@ -75,7 +77,7 @@ def _measure_net(
     net: str, program: Program, device: ClDevice, cache: Path, peak: float, into: Measured
 ) -> None:
     samples = [_sample(program, seed) for seed in range(BATCH)]
-    engine = OpenClEngine(program, device, device.units, cache, profile=True)
+    engine = OpenClEngine(program, device, THREADS, cache, profile=True)
     try:
         layers = _profile(engine, program, samples[:1])
     finally:
@@ -135,31 +137,36 @@ def _profile(
 
 
 def _race(program: Program, device: ClDevice, cache: Path, samples: Sequence[Sample]) -> dict[str, float]:
-    engine, golden = OpenClEngine(program, device, device.units, cache), FunctionalEngine(program)
+    engine, golden = OpenClEngine(program, device, THREADS, cache), FunctionalEngine(program)
     try:
         alone, together = samples[:1], samples
         ways: dict[str, Callable[[], object]] = {
             "opencl": lambda: engine.execute(alone, _no_part),
             "batch": lambda: engine.execute(together, _no_part),
             "numpy": lambda: golden.execute(alone, _no_part),
-            "onnxruntime": _onnx(program, alone[0], device.units),
+            "onnxruntime": _onnx(program, alone[0]),
         }
         took = _take_turns(ways)
     finally:
         engine.close()
     return {
-        "ms": 1e3 * took["opencl"],
-        "batch16": len(samples) * took["opencl"] / took["batch"],
-        "over_numpy": took["numpy"] / took["opencl"],
-        "over_onnxruntime": took["onnxruntime"] / took["opencl"],
+        "ms": 1e3 * statistics.median(took["opencl"]),
+        "batch16": len(samples) * _ratio(took["opencl"], took["batch"]),
+        "over_numpy": _ratio(took["numpy"], took["opencl"]),
+        "over_onnxruntime": _ratio(took["onnxruntime"], took["opencl"]),
     }
 
 
-def _onnx(program: Program, sample: Sample, threads: int) -> Callable[[], object]:
+def _ratio(a: Sequence[float], b: Sequence[float]) -> float:
+    """The median's of the rounds."""
+    return statistics.median(x / y for x, y in zip(a, b, strict=True))
+
+
+def _onnx(program: Program, sample: Sample) -> Callable[[], object]:
     """ONNX Runtime with the program's one segment."""
     (segment,) = (step for step in program.steps if isinstance(step, Segment))
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = THREADS
     session = onnxruntime.InferenceSession(
         as_onnx(program, segment), options, providers=["CPUExecutionProvider"]
     )
@@ -173,14 +180,14 @@ def _onnx(program: Program, sample: Sample, threads: int) -> Callable[[], object
     return lambda: session.run(None, given)
 
 
-def _take_turns(ways: Mapping[str, Callable[[], object]]) -> dict[str, float]:
-    """Seconds of each, the median over ROUNDS rounds of TURN_S each."""
+def _take_turns(ways: Mapping[str, Callable[[], object]]) -> dict[str, list[float]]:
+    """Seconds of each, in ROUNDS rounds of TURN_S each."""
     times: dict[str, list[float]] = {name: [] for name in ways}
     counts = {name: max(1, round(TURN_S / _seconds(way, 2))) for name, way in ways.items()}
     for _ in range(ROUNDS):
         for name, way in ways.items():
             times[name].append(_seconds(way, counts[name]))
-    return {name: statistics.median(each) for name, each in times.items()}
+    return times
 
 
 def _seconds(way: Callable[[], object], count: int) -> float:
@@ -193,8 +200,5 @@ def _seconds(way: Callable[[], object], count: int) -> float:
 
 if __name__ == "__main__":
     folder = Path(sys.argv[2])
-    print(
-        json.dumps(
-            measure_device(sys.argv[1], {path.stem: path for path in sorted(folder.glob("*.npu"))}).values
-        )
-    )
+    measured = measure_device(sys.argv[1], {path.stem: path for path in sorted(folder.glob("*.npu"))})
+    print(json.dumps(asdict(measured)))
