@@ -150,7 +150,8 @@ class Worker:
         await self.ask("drain", ANSWER_S)
 
     async def stop(self) -> None:
-        """Let requests in flight finish (10 s at most), then end the process."""
+        """Let requests in flight finish (10 s at most), then end the process, whatever it builds."""
+        self._built()
         with contextlib.suppress(OverlaidError):
             await self.ask("stop", STOP_S + ANSWER_S, grace_s=STOP_S)
         await self.end("was stopped")

@@ -152,6 +152,26 @@ def test_checking_builds_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
     play(scenario)
 
 
+def test_who_stops_a_worker_does_not_wait_for_what_it_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "STOP_S", 0.1)
+    monkeypatch.setattr(process, "ANSWER_S", 0.1)
+
+    async def scenario(played: Played) -> None:
+        starting = await played.started()
+        await played.send(op="answer", id=0, ok=LOADED)
+        await starting
+        checking = asyncio.create_task(played.worker.check())
+        assert (await played.receive())["op"] == "check"
+        await played.send(op="building", what="the engine of m")
+        checking.cancel()  # as when a newer revision supersedes the deployment
+        await asyncio.wait({checking})
+        await asyncio.wait_for(played.worker.stop(), 5)
+        assert played.told == ["the engine of m", ""]
+        assert played.builds.text("m") == ""
+
+    play(scenario)
+
+
 def test_a_worker_that_dies_builds_nothing_any_more() -> None:
     async def scenario(played: Played) -> None:
         starting = await played.started()
