@@ -16,6 +16,8 @@ settings.load_profile("loaded-machine")
 
 @pytest.fixture(scope="session", autouse=True)
 def pocl(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """OpenCL on this CPU for this process and all that it starts, whatever CPU it is."""
+    """OpenCL on this CPU for this process and all that it starts, whatever CPU it is; not for who tests another."""
+    if "OVERLAID_OPENCL_DEVICE" in os.environ:
+        return
     with contextlib.suppress(FileNotFoundError):  # tests that need it fail by themselves
         os.environ["OCL_ICD_VENDORS"] = pocl_vendors(tmp_path_factory.mktemp("pocl"))

@@ -2,7 +2,8 @@
 
 ``ROUTE_MODEL_ms``: a sample's time, transfers included; ``*_load_s``: loading, with nothing kept of earlier; both as a
 session in the agent does it. ``*_over_cpu``: how many times as long the CPU takes on one core (ONNX Runtime or LiteRT,
-numpy for the program), measured by turns. A route that is not here, and a model that is refused, say why; ``dscnn`` is
+numpy for the program), measured by turns; ``*_difference``: the largest of an output from the CPU's, as a share of the
+largest output. A route that is not here, and a model that is refused, say why; ``dscnn`` is
 MLPerf Tiny's. The stand-ins are SwiftShader (webgpu, litert), OpenVINO's CPU device (in .venv-gpu) and PoCL (opencl):
 they show that the routes work, and how slow a GPU that is none would be.
 """
@@ -28,6 +29,7 @@ from agent.devices.gpu.providers import PROVIDERS
 from agent.devices.gpu.routes import ROUTES
 from agent.errors import one_line
 from agent.hal import ModelFile, Session
+from agent.hal.device import Tensors
 from agent.types import TensorSpec
 from tests.bench.harness import Figure, main
 from tests.bench.opencl import GPU_PYTHON
@@ -52,7 +54,7 @@ MODELS = {
 }
 ON_CPU = {"onnx": "onnxruntime", "tflite": "litert", "npu": "program"}
 ROUNDS, TURN_S = 9, 0.05
-UNITS = {"ms": "ms", "load_s": "s", "over_cpu": "x"}
+UNITS = {"ms": "ms", "load_s": "s", "over_cpu": "x", "difference": ""}
 
 
 def measure() -> Mapping[str, Figure]:
@@ -159,10 +161,18 @@ def _measure_model(route: str, gpu: Gpu, file: ModelFile) -> dict[str, float]:
     load_s = time.perf_counter() - started
     try:
         beside = CpuDevice().open(file, ON_CPU[file.format])
+        difference = _difference(session.run(image).outputs, beside.run(image).outputs)
         here, there = _take_turns([_runner(session, image), _runner(beside, image)])
     finally:
         session.close()
-    return {"ms": 1e3 * here, "load_s": load_s, "over_cpu": there / here}
+    return {"ms": 1e3 * here, "load_s": load_s, "over_cpu": there / here, "difference": difference}
+
+
+def _difference(found: Tensors, wanted: Tensors) -> float:
+    return max(
+        float(abs(found[name].astype(float) - right).max() / abs(right.astype(float)).max())
+        for name, right in wanted.items()
+    )
 
 
 def _runner(session: Session, image: Any) -> Callable[[], object]:

@@ -1,7 +1,11 @@
-"""The OpenCL executor (on PoCL) gives the bytes of the golden model: all test nets, random layers and small nets."""
+"""The OpenCL executor (on PoCL) gives the bytes of the golden model: all test nets, random layers and small nets.
+
+With OVERLAID_OPENCL_DEVICE (part of a device's name, or of its platform's) on that one: for machines with a GPU.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,16 +20,20 @@ from tests.contract.nets import MANY, NETS, TINY, compare
 from tests.rtl.layers import Sample
 from tests.system import mlperf
 
+NAMED = os.environ.get("OVERLAID_OPENCL_DEVICE")
+
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("opencl")
 
 
-@pytest.fixture(scope="module", params=["cpu", "gpu"])
+@pytest.fixture(scope="module", params=["cpu", "gpu"] if NAMED is None else [NAMED])
 def device(request: pytest.FixtureRequest) -> ClDevice:
-    """As what it is, and in the part of a GPU, which has other kernels."""
+    """As what it is, and in the part of a GPU, which has other kernels; or the device that was named."""
     devices, problems = find_devices()
+    if NAMED is not None:
+        return next(device for device in devices if NAMED.lower() in device.label.lower())
     found = best_cpu(devices)
     assert found is not None, problems
     return replace(found, kind=request.param)
