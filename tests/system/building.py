@@ -1,15 +1,21 @@
-"""Workers whose runtime has something to build first: ``MODEL.build`` says what, ``MODEL.go`` that it is done."""
+"""Workers whose runtime has something to build first: ``MODEL.build`` says what, ``MODEL.go`` that it is done.
+
+``MODEL.batch`` says what the first run of a batch of another size than one builds.
+"""
 
 from __future__ import annotations
 
+import functools
 import socket
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.devices import board, building
 from agent.devices.board import open_board
-from agent.hal import Board, Device, ModelFile, Session
+from agent.hal import Board, Device, ModelFile, Run, Session
+from agent.hal.device import Tensors
 from agent.serving.processes.prctl import die_with_parent
 from agent.serving.processes.spawn import Spawned, ends, start
 from agent.serving.spec import WorkerSpec
@@ -34,11 +40,27 @@ class BuildingDevice:
         asked, built = model.path.with_suffix(".build"), model.path.with_suffix(".built")
         if asked.exists() and not built.exists():
             building.announce(asked.read_text())
-            deadline = time.monotonic() + 30
-            while not model.path.with_suffix(".go").exists() and time.monotonic() < deadline:
-                time.sleep(0.01)
+            _wait(model.path.with_suffix(".go"))
             built.touch()
-        return self._device.open(model, backend)
+        session = self._device.open(model, backend)
+        session.run = functools.partial(_run, model.path, session.run)  # type: ignore[method-assign]
+        return session
+
+
+def _run(path: Path, run: Callable[[Tensors], Run], tensors: Tensors) -> Run:
+    asked = path.with_suffix(".batch")
+    if asked.exists() and any(len(tensor) > 1 for tensor in tensors.values()):
+        building.announce(asked.read_text())
+        asked.unlink()
+        _wait(path.with_suffix(".go"))
+    return run(tensors)
+
+
+def _wait(file: Path) -> None:
+    """For 30 s at most."""
+    deadline = time.monotonic() + 30
+    while not file.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 class BuildingBoard:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import http.client
+import json
 import os
 import signal
 import socket
@@ -14,6 +15,7 @@ from pathlib import Path
 from agent.serving.events import PoolEvent
 from agent.serving.pool import Pool
 from agent.serving.processes.process import Worker
+from agent.serving.processes.vitals import Patience
 from tests.system.building import start_building
 from tests.system.serving_models import make_spec
 
@@ -86,6 +88,48 @@ def test_a_build_is_shown_and_waited_for_at_the_start_and_after_a_crash(tmp_path
             go.touch()
             await until(lambda: pool.trouble("m") == "")
             assert (await asyncio.to_thread(ask_ready, path))[0] == 200
+        finally:
+            await pool.close()
+
+    asyncio.run(scenario())
+
+
+def ask_batch(path: Path) -> int:
+    """The status that the model's own socket answers to a batch of two."""
+    body = {"inputs": [{"name": "x", "datatype": "FP32", "shape": [2, 4], "data": [1.0] * 8}]}
+    connection = _Unix(path)
+    try:
+        connection.request("POST", "/v2/models/m/infer", json.dumps(body))
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def test_a_build_for_a_batch_of_another_size_is_no_hung_run(tmp_path: Path) -> None:
+    spec = make_spec(tmp_path, "m", 2.0)
+    asked, go = (spec.file.path.with_suffix(end) for end in (".batch", ".go"))
+    asked.write_text("the engine of m for batches of 2")
+    hasty = Patience(look_s=0.05, doubt_s=0.5, silent_s=10.0, run_s=1.0)
+
+    async def scenario() -> None:
+        events: list[PoolEvent] = []
+        pool = Pool(
+            tmp_path / "run", events.append, functools.partial(Worker, spawn=start_building), patience=hasty
+        )
+        try:
+            worker = await pool.start(spec)
+            await worker.check()
+            await pool.route("m", worker)
+            path = pool.socket_of("m")
+            assert path is not None
+            asking = asyncio.create_task(asyncio.to_thread(ask_batch, path))
+            await until(lambda: not asked.exists())
+            await asyncio.sleep(3 * hasty.run_s)
+            assert worker.fate == ""
+            go.touch()
+            assert await asking == 200
+            assert pool.status("m").restarts == 0  # type: ignore[union-attr]
+            assert [event.kind for event in events if event.kind != "stats"] == []
         finally:
             await pool.close()
 

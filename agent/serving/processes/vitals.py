@@ -1,7 +1,8 @@
 """Signs of life of a worker: a page of memory that it shares with the daemon, and how the daemon reads them.
 
 The page, native byte order: float64 beat (monotonic seconds), float64 seconds that a run usually takes, 16 float64 with
-the start of the run that each instance does now (0: none); from byte 1024 on, the state of each connection (``Seat``).
+the start of the run that each instance does now (0: none), float64 1 while one of them builds something; from byte 1024
+on, the state of each connection (``Seat``).
 """
 
 from __future__ import annotations
@@ -12,10 +13,13 @@ import os
 import time
 from dataclasses import dataclass
 
+from agent.serving.processes.building import BUILD_S
+
 INSTANCES = 16
 SLOTS = 384  # connections of one worker
 _PAGE = 4096
 _BEAT, _USUAL, _RUNS = 0, 1, 2
+_BUILDS = _RUNS + INSTANCES
 _STATES = 1024
 _NEWEST = 0.125  # weight of the newest run in the usual time
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -29,7 +33,7 @@ class Vitals:
         self.fd = fd
         self._map = mmap.mmap(fd, _PAGE)
         self._view = memoryview(self._map)
-        self._floats = self._view[: 8 * (_RUNS + INSTANCES)].cast("d")
+        self._floats = self._view[: 8 * (_BUILDS + 1)].cast("d")
         self.states = self._view[_STATES : _STATES + SLOTS]
 
     @classmethod
@@ -65,9 +69,16 @@ class Vitals:
         """It ended, well or not. An inline run held the loop up, so that this is a beat too."""
         floats, now = self._floats, time.monotonic()
         wall, usual = now - floats[_RUNS + instance], floats[_USUAL]
-        floats[_USUAL] = usual + _NEWEST * (wall - usual) if usual else wall
+        if not floats[_BUILDS]:
+            floats[_USUAL] = usual + _NEWEST * (wall - usual) if usual else wall
         floats[_BEAT] = now
         floats[_RUNS + instance] = 0.0
+        if not self.running_since:
+            floats[_BUILDS] = 0.0
+
+    def build_began(self) -> None:
+        """A runtime builds something before it goes on with a run, which is no usual one."""
+        self._floats[_BUILDS] = 1.0
 
     # the daemon's side
 
@@ -81,6 +92,11 @@ class Vitals:
         return self._floats[_USUAL]
 
     @property
+    def building(self) -> bool:
+        """Something is built for a run that goes on."""
+        return bool(self._floats[_BUILDS])
+
+    @property
     def running_since(self) -> float:
         """Start of the oldest run that goes on; 0 when there is none."""
         return min((start for start in self._floats[_RUNS : _RUNS + INSTANCES] if start), default=0.0)
@@ -90,7 +106,7 @@ class Vitals:
 class Patience:
     """Seconds: between two looks; without a beat, and of one run, until a worker is doubted, then killed as hung.
 
-    A run may always last ``factor`` times the usual one.
+    A run may always last ``factor`` times the usual one, and until it is killed BUILD_S when it builds something.
     """
 
     look_s: float = 1.0
@@ -114,6 +130,7 @@ class Pulse:
     silent_s: float = 0.0
     run_s: float = 0.0
     _usual_s: float = 0.0
+    _building: bool = False
     _beat: float = -1.0
     _run: float = 0.0
     _looked: float | None = None
@@ -125,11 +142,12 @@ class Pulse:
         self.run_s = self.run_s + gap if run and run == self._run else 0.0
         self.silent_s = self.silent_s + gap if beat == self._beat else 0.0
         self._looked, self._beat, self._run, self._usual_s = now, beat, run, vitals.usual_s
+        self._building = vitals.building
 
     @property
     def hung(self) -> str:
         """Why the worker must be killed; empty when it need not."""
-        return self._late(self.patience.silent_s, self.patience.run_s)
+        return self._late(self.patience.silent_s, BUILD_S if self._building else self.patience.run_s)
 
     @property
     def doubtful(self) -> str:

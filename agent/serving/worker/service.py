@@ -189,7 +189,7 @@ class Service:
         self._connections.listen(self._listener, door=False)
         self._api.drain(False)
         self._golden = None
-        building.listen(None)  # the daemon waits for nothing any more
+        building.listen(lambda _: self._vitals.build_began())  # for a run, which takes its time
         release_memory()  # what loading and checking took
         return {}, b""
 
@@ -266,6 +266,7 @@ class Service:
 
     def _building(self, what: str) -> None:
         """A runtime builds something from now on, maybe without letting any other thread run: tell it before."""
+        self._vitals.build_began()
         told = threading.Event()
 
         def tell() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.serving.processes.building import BUILD_S
 from agent.serving.processes.vitals import INSTANCES, SLOTS, Patience, Pulse, Vitals
 
 
@@ -38,6 +39,20 @@ def test_the_daemon_sees_what_the_worker_writes(page: tuple[Vitals, Vitals]) -> 
     assert ours.running_since >= first
     theirs.run_ended(0)
     assert ours.running_since == 0 and 0 < ours.usual_s < 1
+
+
+def test_a_run_that_builds_is_not_a_usual_one(page: tuple[Vitals, Vitals]) -> None:
+    ours, theirs = page
+    theirs.run_started(0)
+    theirs.run_started(1)
+    theirs.build_began()
+    theirs.run_ended(1)
+    assert ours.building
+    theirs.run_ended(0)
+    assert not ours.building and ours.usual_s == 0
+    theirs.run_started(0)
+    theirs.run_ended(0)
+    assert ours.usual_s > 0
 
 
 def test_the_worker_cannot_cut_the_page_off(page: tuple[Vitals, Vitals]) -> None:
@@ -69,7 +84,7 @@ class Worker:
     """A page as the daemon sees it, in made-up time."""
 
     def __init__(self, **patience: float) -> None:
-        self.last_beat, self.running_since, self.usual_s = 1.0, 0.0, 0.0
+        self.last_beat, self.running_since, self.usual_s, self.building = 1.0, 0.0, 0.0, False
         self.pulse = Pulse(Patience(**patience))
         self.now = 100.0
 
@@ -126,6 +141,17 @@ def test_a_slow_model_may_be_slow() -> None:
     worker.usual_s, worker.running_since = 4.0, 100.5
     assert not worker.look(80).pulse.doubtful
     assert worker.look(2).pulse.hung == "a run has lasted 81 s"
+
+
+def test_a_run_that_builds_may_take_as_long_as_a_build() -> None:
+    worker = Worker()
+    worker.running_since, worker.building = 100.5, True
+    assert not worker.look(int(BUILD_S)).pulse.hung
+    assert worker.pulse.doubtful  # for whoever looks for one that answers now
+    assert "a run has lasted" in worker.look(2).pulse.hung
+    worker = Worker()
+    worker.building = True
+    assert worker.look(12).pulse.hung  # without a run nothing is built
 
 
 def test_who_was_frozen_himself_blames_nobody() -> None:
