@@ -22,6 +22,7 @@ SMALL = 64  # elements
 INTEGERS = frozenset({"bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"})
 MAX_PROFILE_BYTES = 256 << 20
 MOST_NAMES = 5
+MOST_CHARACTERS = 80  # of each
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,14 +130,20 @@ def check(nodes: Sequence[Node], ep: str, same_gpu: Sequence[str] = ()) -> None:
 
 def describe(nodes: Sequence[Node]) -> str:
     """Operators with their counts and some names: "QuantizeLinear x 3, Conv (a, b, c, d)"."""
-    counts = Counter(node.operator for node in nodes).most_common()
+    counts = Counter(_printable(node.operator) for node in nodes).most_common()
     operators = ", ".join(
         f"{operator} x {count}" if count > 1 else operator for operator, count in counts[:8]
     )
     more = f" and {len(counts) - 8} other operators" if len(counts) > 8 else ""
-    names = [node.name for node in nodes if node.name]
+    names = [_printable(node.name) for node in nodes if node.name]
     shown = ", ".join(names[:MOST_NAMES]) + (", ..." if len(names) > MOST_NAMES else "")
     return f"{operators}{more} ({shown})" if shown else f"{operators}{more}"
+
+
+def _printable(name: str) -> str:
+    """In one line of at most 80 characters; whoever made the model chose it."""
+    line = " ".join("".join(char if char.isprintable() else " " for char in name[:1000]).split())
+    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
 
 
 def _providers(nodes: Sequence[Node]) -> str:

@@ -216,15 +216,24 @@ class OnnxGpuSession:
         large the tensors of nodes on the CPU are."""
         nodes = assignment.recorded(self._session)
         if not nodes or assignment.on_cpu(nodes):
-            ran, error = profile_run(create_at, self._zeros())
+            ran, error = self._profiled(create_at)
             if error is None:
                 nodes = ran
             elif not nodes:
                 raise ModelLoadError(
-                    f"{self._name} fails on zeros ({one_line(error)}), so nothing tells which device runs it; "
-                    "install onnxruntime >= 1.24"
+                    f"{self._name} does not run on zeros, or not with a profile ({one_line(error)}), so nothing tells "
+                    "which device runs it; install onnxruntime >= 1.24"
                 ) from error
         assignment.check(nodes, self._spec.ep, [find(name).ep for name in self._spec.same_gpu])
+
+    def _profiled(
+        self, create_at: Callable[[Path], Any]
+    ) -> tuple[tuple[assignment.Node, ...], Exception | None]:
+        """See ``profile_run``; a profile that cannot be written or read is a failure, too."""
+        try:
+            return profile_run(create_at, self._zeros())
+        except (OSError, ValueError) as error:
+            return (), error
 
     def _warm_up(self, *, must_run: bool) -> None:
         try:

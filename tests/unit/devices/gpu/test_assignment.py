@@ -76,6 +76,13 @@ def test_many_kinds_of_operators_are_summed_up() -> None:
     assert text.endswith("Op7 and 3 other operators")
 
 
+def test_hostile_names_make_one_short_line() -> None:
+    strangers = [Node(CPU, f"Op{number}" * 1000, "a\n\x1b[2Jb" * 1000) for number in range(9)]
+    text = describe(strangers)
+    assert text.isprintable() and len(text) < 1500
+    assert describe([Node(CPU, "Cast", "a\nb")]) == "Cast (a b)"
+
+
 def reshaping_model() -> bytes:
     """y = relu(reshape(x, [size of x's first dimension, 4])), x FP32 [n, 2, 2]."""
     from onnx import TensorProto, helper

@@ -204,6 +204,21 @@ def test_a_model_that_fails_on_zeros_only_is_served(tmp_path: Path, monkeypatch:
         session.run({**tensors, "index": np.array([0])})
 
 
+def test_a_profile_that_cannot_be_read_tells_nothing(
+    model: ModelFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ONNX Runtime before 1.24 writes nodes' names into it as they are, quotes included."""
+    on_the_cpu(monkeypatch)
+    monkeypatch.setattr(assignment, "recorded", lambda session: ())
+
+    def profile_run(*_: Any) -> Any:
+        raise ValueError("Expecting ',' delimiter: line 3 column 70 (char 193)")
+
+    monkeypatch.setattr(onnx_gpu, "profile_run", profile_run)
+    with pytest.raises(ModelLoadError, match=r"m\.onnx .+ delimiter.+ install onnxruntime >= 1\.24"):
+        onnx_gpu.open_session(model, NVIDIA, "tensorrt")
+
+
 def test_memory_that_is_full_when_the_model_first_runs(
     model: ModelFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
