@@ -42,7 +42,7 @@ def it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Stage]:
         service = Service(folder, "--transport", "functional", "--user", USER, "--allow", str(node.runtime))
         try:
             it.serve()
-            for name in ("onnxruntime", "ai_edge_litert"):
+            for name in ("onnxruntime", "ai_edge_litert", "pyopencl"):
                 (tmp_path / f"{name}.py").write_text("raise ImportError('no wheel for this machine')\n")
             (tmp_path / "sitecustomize.py").write_text(NO_NUMPY)
             with monkeypatch.context() as bare:
