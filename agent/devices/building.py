@@ -25,7 +25,7 @@ def announce(what: str) -> None:
 
 def listen(callback: Callable[[str], None] | None) -> None:
     """``callback`` hears of all that is announced in this process from now on, in the thread that announces."""
-    global _listener
+    global _listener  # noqa: PLW0603
     _listener = callback
 
 
