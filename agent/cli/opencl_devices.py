@@ -27,8 +27,8 @@ def choose(devices: Sequence[ClDevice], wanted: str | None) -> ClDevice:
     if wanted is None:
         return listed[0]
     if wanted.isascii() and wanted.isdigit():
-        if int(wanted) < len(listed):
-            return listed[int(wanted)]
+        if wanted in (numbers := [str(number) for number in range(len(listed))]):
+            return listed[numbers.index(wanted)]
         raise UsageError(f"--device {wanted}: there is no such number; {_listing(listed)}")
     found = [device for device in listed if wanted.lower() in device.label.lower()]
     exact = [device for device in found if wanted in (device.name, device.label)]

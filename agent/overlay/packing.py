@@ -75,13 +75,18 @@ def unpack(binding: Binding, region: bytes, lanes: int) -> Array:
     return _flipped(tensor, np.array(source, order="C"))
 
 
-def _planes(tensor: Tensor, array: Array) -> Int8:
-    """``array`` as int8 ``[channels, height, width]``, a view where it can be."""
+def check_fits(tensor: Tensor, array: Array) -> None:
+    """TensorError when the array is not one sample of the tensor, as the source model holds it."""
     if array.dtype != DTYPES[tensor.dtype] or array.shape != concrete(tensor):
         raise TensorError(
             f"tensor {tensor.name!r}: wanted {tensor.dtype} {list(concrete(tensor))}, "
             f"got {array.dtype} {list(array.shape)}"
         )
+
+
+def _planes(tensor: Tensor, array: Array) -> Int8:
+    """``array`` as int8 ``[channels, height, width]``, a view where it can be."""
+    check_fits(tensor, array)
     signed = (array ^ FLIP).view(np.int8) if tensor.dtype == "UINT8" else array
     size = (tensor.channels, tensor.height, tensor.width)
     if tensor.layout == "nhwc":

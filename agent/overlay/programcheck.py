@@ -83,6 +83,8 @@ def _check_layers(segment: Segment, tensors: dict[str, Tensor]) -> None:
         if isinstance(layer, Conv):
             _check_conv(layer, tensors)
         _check_planes(layer, tensors)
+        if layer.output in known:
+            raise ValueError(f"layer {layer.name} writes {layer.output!r}, which is written before")
         known.add(layer.output)
     unknown = sorted({binding.tensor.name for binding in segment.outputs} - known)
     if unknown:

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 FOLDER = "opencl"  # in the folder for what runtimes build
 MAX_KEPT = 8  # binaries, and logs: one for each device and driver that was here of late
 MAX_LOG_BYTES = 1 << 20
+TEMPORARY_LOG = "overlaid-opencl-"
 
 
 def build_program(
@@ -76,10 +77,9 @@ def compile_source(
             return program.build(list(options), devices=[handle])
         except cl.Error as error:
             text = _build_log(program, handle) or str(error)
-            path = _keep_log(folder, key, text)
             raise KernelBuildFailed(
-                f"{device.label} does not compile the kernels: {first_error(text)}; the whole log is in {path}; update "
-                f"the driver ({device.driver})"
+                f"{device.label} does not compile the kernels: {first_error(text)}; {_keep_log(folder, key, text)}; "
+                f"update the driver ({device.driver})"
             ) from error
 
 
@@ -182,17 +182,17 @@ def _keep(folder: Path, name: str, content: Callable[[], bytes]) -> Path | None:
             except BaseException:
                 written.unlink(missing_ok=True)
                 raise
-        _prune(folder, suffix)
+        _prune(folder, f"*{suffix}")
     except (OSError, cl.Error) as error:
         log.debug("%s is not kept in %s: %s", name, folder, one_line(error))
         return None
     return folder / name
 
 
-def _prune(folder: Path, suffix: str) -> None:
+def _prune(folder: Path, pattern: str) -> None:
     """Keep the newest; another process may do the same."""
     aged = []
-    for path in folder.glob(f"*{suffix}"):
+    for path in folder.glob(pattern):
         with contextlib.suppress(OSError):
             aged.append((path.stat().st_mtime, path))
     for _, path in sorted(aged, reverse=True)[MAX_KEPT:]:
@@ -200,11 +200,16 @@ def _prune(folder: Path, suffix: str) -> None:
             path.unlink()
 
 
-def _keep_log(folder: Path | None, key: str, text: str) -> Path:
+def _keep_log(folder: Path | None, key: str, text: str) -> str:
+    """Where it is now, in words."""
     content = text.encode("utf-8", "replace")[:MAX_LOG_BYTES]
     kept = _keep(folder, f"build-{key}.log", lambda: content) if folder is not None else None
     if kept is not None:
-        return kept
-    with tempfile.NamedTemporaryFile(prefix="overlaid-opencl-", suffix=".log", delete=False) as file:
-        file.write(content)
-    return Path(file.name)
+        return f"the whole log is in {kept}"
+    try:
+        with tempfile.NamedTemporaryFile(prefix=TEMPORARY_LOG, suffix=".log", delete=False) as file:
+            file.write(content)
+    except OSError as error:
+        return f"the whole log cannot be kept ({one_line(error)})"
+    _prune(Path(file.name).parent, f"{TEMPORARY_LOG}*.log")
+    return f"the whole log is in {file.name}"

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from agent.devices.opencl.plan import Argument, Constant, Crossing, SegmentPlan, Slot
 from agent.devices.opencl.times import DOWNLOAD, UPLOAD, label, seconds
 from agent.overlay.graph import Tensor
+from agent.overlay.packing import check_fits
 from agent.overlay.program import Segment
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -43,7 +44,7 @@ class Loaded:
 class _Port:
     """A tensor that crosses: ``host`` is memory that the device reads and writes by itself, a row for a sample."""
 
-    name: str
+    tensor: Tensor
     nbytes: int
     host: NDArray[np.uint8]
     samples: NDArray[Any]  # the same, as the source model holds the tensor
@@ -120,12 +121,17 @@ class Lane:
         self._capacity = samples
 
     def start(self, number: int, given: Sequence[Arrays]) -> None:
-        """Enqueue segment ``number`` on samples, at most as many as are reserved; none may be under way."""
+        """Enqueue segment ``number`` on samples, at most as many as are reserved; none may be under way.
+
+        TensorError when a sample does not fit.
+        """
         chain, queue, count = self._chains[number], self._queue, len(given)
         events: list[cl.Event] = []
         for port in chain.inputs:
             for row, tensors in enumerate(given):
-                port.samples[row] = tensors[port.name]
+                sample = tensors[port.tensor.name]
+                check_fits(port.tensor, sample)
+                port.samples[row] = sample
             host = port.host[: count * port.nbytes]
             events.append(cl.enqueue_copy(queue, port.device, host, is_blocking=False))
         enqueue = cl.enqueue_nd_range_kernel
@@ -151,8 +157,8 @@ class Lane:
             chain = flight.chain
             labels = [*[UPLOAD] * len(chain.inputs), *chain.labels, *[DOWNLOAD] * len(chain.outputs)]
             self.times.layers += zip(labels, map(seconds, flight.events), strict=True)
-        found = [(port.name, port.samples[: flight.samples].copy()) for port in flight.chain.outputs]
-        return [{name: rows[row] for name, rows in found} for row in range(flight.samples)]
+        found = [(port.tensor.name, port.samples[: flight.samples].copy()) for port in flight.chain.outputs]
+        return [{name: rows[row, ...] for name, rows in found} for row in range(flight.samples)]
 
     def drain(self) -> None:
         """Wait for what is under way and forget it."""
@@ -197,7 +203,7 @@ class Lane:
         )
         self._pinned.append((buffer, host.base))
         dtype = np.int8 if tensor.dtype == "INT8" else np.uint8
-        return _Port(crossing.name, nbytes, host, host.view(dtype).reshape(samples, *tensor.shape), device)
+        return _Port(tensor, nbytes, host, host.view(dtype).reshape(samples, *tensor.shape), device)
 
 
 def slot_sizes(plans: Sequence[SegmentPlan]) -> list[int]:

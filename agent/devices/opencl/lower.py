@@ -8,15 +8,7 @@ from dataclasses import dataclass, field
 from agent.devices.opencl.dealing import Planes
 from agent.devices.opencl.plan import Argument, Constant, Crossing, Launch, SegmentPlan, Slot, Traits
 from agent.devices.opencl.slots import Life, assign
-from agent.devices.opencl.steps import (
-    FROM_HOST,
-    TO_HOST,
-    Operand,
-    Step,
-    crossing,
-    lower,
-    planes_of,
-)
+from agent.devices.opencl.steps import Operand, Raw, Step, crossing, lower, planes_of
 from agent.overlay.graph import Add, Pads, Pair, Pool, Tensor
 from agent.overlay.program import Segment
 
@@ -33,7 +25,7 @@ def plan_segment(segment: Segment, traits: Traits) -> SegmentPlan:
     constants = _Constants()
 
     def argument(operand: Operand) -> Argument:
-        if isinstance(operand, str):
+        if isinstance(operand, str | Raw):
             return Slot(slot_of[operand])
         return Constant(constants.index(operand)) if isinstance(operand, bytes) else operand
 
@@ -42,8 +34,8 @@ def plan_segment(segment: Segment, traits: Traits) -> SegmentPlan:
         for step in steps
     )
     inputs, outputs = (
-        tuple(_crosses(b.tensor, slot_of[prefix + b.tensor.name]) for b in side)
-        for side, prefix in ((segment.inputs, FROM_HOST), (segment.outputs, TO_HOST))
+        tuple(_crosses(b.tensor, slot_of[Raw(b.tensor.name, inward)]) for b in side)
+        for side, inward in ((segment.inputs, True), (segment.outputs, False))
     )
     return SegmentPlan(slots, tuple(constants.contents), inputs, outputs, launches)
 
@@ -84,11 +76,10 @@ def _lives(steps: Sequence[Step], sizes: Mapping[str, Planes]) -> list[Life]:
         last.update(dict.fromkeys(step.reads, number))
     between = [Life(name, planes.nbytes, written[name], last[name]) for name, planes in sizes.items()]
     crossing_host = [
-        Life(name, _raw(sizes[name.removeprefix(prefix)]), 0, len(steps), shared=False)
+        Life(held, _raw(sizes[held.name]), 0, len(steps), shared=False)
         for step in steps
-        for name in (*step.reads, step.writes)
-        for prefix in (FROM_HOST, TO_HOST)
-        if name.startswith(prefix)
+        for held in (*step.reads, step.writes)
+        if isinstance(held, Raw)
     ]
     return between + crossing_host
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 class Life:
     """A tensor from the step that writes it to the last that reads it, both included. ``shared``: with others."""
 
-    name: str
+    name: Hashable
     nbytes: int
     first: int
     last: int
     shared: bool = True
 
 
-def assign(lives: Iterable[Life]) -> tuple[dict[str, int], tuple[int, ...]]:
+def assign(lives: Iterable[Life]) -> tuple[dict[Hashable, int], tuple[int, ...]]:
     """The buffer of every tensor by name, and the bytes of every buffer.
 
     In the order in which they are written, each takes the free buffer that it fits best (the smallest that is large
     enough, otherwise the largest, which grows), or a new one.
     """
-    taken: dict[str, int] = {}
+    taken: dict[Hashable, int] = {}
     sizes: list[int] = []
     busy_until: list[int | None] = []  # None: never free
     for life in sorted(lives, key=lambda life: life.first):

@@ -21,13 +21,21 @@ from agent.devices.opencl.plan import Traits
 from agent.devices.opencl.weights import LANES, depthwise_weights, is_wide, matrix_weights, per_channel
 from agent.overlay.graph import Add, Conv, Layer, Pool, Tensor
 
-Operand = str | bytes | int  # a tensor's name, a constant's contents, a number
-Operands = tuple[Operand, ...]
-# Before a tensor's name: its bytes as the source model holds them.
-FROM_HOST, TO_HOST = "from host ", "to host "
-
 CPU_WORDS = 128  # kernels/conv_cpu.cl: words of four inputs that are summed up in floats
 EXACT = 1 << 24  # float32 holds every integer up to here
+
+
+@dataclass(frozen=True, slots=True)
+class Raw:
+    """A tensor's bytes as the source model holds them, on their way to the device (``inward``) or back."""
+
+    name: str
+    inward: bool
+
+
+Held = str | Raw  # what a buffer holds: a tensor in blocks by its name, or as it crosses
+Operand = Held | bytes | int  # bytes: a constant's contents
+Operands = tuple[Operand, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +44,8 @@ class Step:
 
     kernel: str
     operands: Operands
-    reads: tuple[str, ...]
-    writes: str
+    reads: tuple[Held, ...]
+    writes: Held
     size: Size3
     local: Size3
     layer: int | None
@@ -49,14 +57,15 @@ def planes_of(tensor: Tensor) -> Planes:
 
 def crossing(tensor: Tensor, traits: Traits, *, inward: bool) -> Step:
     """The kernel that packs an input or unpacks an output."""
-    planes, name = planes_of(tensor), tensor.name
-    kernel, source, target = ("pack", FROM_HOST + name, name) if inward else ("unpack", name, TO_HOST + name)
+    planes, name, raw = planes_of(tensor), tensor.name, Raw(tensor.name, inward)
+    ends: tuple[Held, Held] = (raw, name) if inward else (name, raw)
     dealt = deal(planes, Windows(), traits)
     numbers = (
         *(planes.channels, planes.height, planes.width, int(tensor.layout == "nhwc")),
         *(0x80 if tensor.dtype == "UINT8" else 0, *dealt.each),
     )
-    return Step(kernel, (source, target, *numbers), (source,), target, dealt.size, dealt.local, None)
+    kernel = "pack" if inward else "unpack"
+    return Step(kernel, (*ends, *numbers), ends[:1], ends[1], dealt.size, dealt.local, None)
 
 
 def lower(layer: Layer, index: int, sizes: Mapping[str, Planes], traits: Traits) -> Step:

@@ -50,7 +50,8 @@ def test_a_whole_name_is_more_than_a_part_of_another() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wanted", "why"), [("mali", "several have"), ("tesla", "none has"), ("5", "no such number")]
+    ("wanted", "why"),
+    [("mali", "several have"), ("tesla", "none has"), ("5", "no such number"), ("9" * 5000, "no such")],
 )
 def test_what_names_no_device_or_several_lists_them(wanted: str, why: str) -> None:
     with pytest.raises(UsageError) as caught:

@@ -88,6 +88,13 @@ def test_planes_of_another_size_are_refused(change: Change, named: str) -> None:
     assert named in str(refused.value)
 
 
+@pytest.mark.parametrize("output", ["a", "b"])
+def test_a_tensor_is_written_once(output: str) -> None:
+    """Executors reuse memory by that."""
+    with pytest.raises(ProgramError, match=f"corrupt: layer c writes '{output}', which is written before"):
+        read_program(changed(lambda header: layer(header, "c").update(output=output)))
+
+
 def test_a_shift_that_the_core_has_not_is_refused() -> None:
     assert read_program(with_shift(16)).name == "selftest"
     for shift in (15, 25, 200):

@@ -19,6 +19,7 @@ from agent.overlay.graph import Layer, Tensor
 from agent.overlay.program import Binding, Segment
 
 Arrays = Mapping[str, NDArray[Any]]
+GUARD_BYTES, GUARD = 4096, 0xA5  # behind every buffer of activations: what no kernel may touch
 
 
 def segment_of(layers: Sequence[Layer], inputs: Sequence[Tensor], outputs: Sequence[Tensor]) -> Segment:
@@ -83,14 +84,17 @@ class Loaded:
     def __init__(self, bench: Bench, segment: Segment, batch: int = 1) -> None:
         self._bench, self._segment, self._batch = bench, segment, batch
         self.plan: SegmentPlan = plan_segment(segment, bench.traits)
-        self._slots = [
-            cl.Buffer(bench.context, cl.mem_flags.READ_WRITE, batch * nbytes) for nbytes in self.plan.slots
-        ]
+        self._slots = [self._slot(batch * nbytes) for nbytes in self.plan.slots]
         self._constants = [
             cl.Buffer(bench.context, cl.mem_flags.READ_ONLY | cl.mem_flags.COPY_HOST_PTR, hostbuf=content)
             for content in self.plan.constants
         ]
         self.kernels = [self._kernel(launch) for launch in self.plan.launches]
+
+    def _slot(self, nbytes: int) -> Any:
+        content = np.full(nbytes + GUARD_BYTES, GUARD, np.uint8)
+        flags = cl.mem_flags.READ_WRITE | cl.mem_flags.COPY_HOST_PTR
+        return cl.Buffer(self._bench.context, flags, hostbuf=content)
 
     def _kernel(self, launch: Launch) -> Any:
         kernel = cl.Kernel(self._bench.program, launch.kernel)
@@ -113,12 +117,16 @@ class Loaded:
         ]
 
     def run(self, samples: Sequence[Arrays]) -> list[dict[str, NDArray[Any]]]:
-        """Outputs of each sample."""
+        """Outputs of each sample. AssertionError when a kernel has written beyond a buffer."""
         queue = self._bench.queue
         for crossing in self.plan.inputs:
             raw = np.concatenate([np.ascontiguousarray(sample[crossing.name]).ravel() for sample in samples])
             cl.enqueue_copy(queue, self._slots[crossing.slot], raw)
         self.launch()
+        for slot, nbytes in zip(self._slots, self.plan.slots, strict=True):
+            guard = np.empty(GUARD_BYTES, np.uint8)
+            cl.enqueue_copy(queue, guard, slot, src_offset=self._batch * nbytes)
+            assert (guard == GUARD).all(), "a kernel has written beyond its buffer"
         found: list[dict[str, NDArray[Any]]] = [{} for _ in samples]
         for crossing, binding in zip(self.plan.outputs, self._segment.outputs, strict=True):
             raw = np.empty((len(samples), crossing.nbytes), np.uint8)

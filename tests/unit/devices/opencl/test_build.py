@@ -149,6 +149,26 @@ def test_without_a_folder_the_log_is_a_temporary_file(
     assert "nowhere" in log.read_text()
 
 
+def test_temporary_logs_do_not_pile_up(
+    context: Any, cpu: ClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    (tmp_path / "of-others.log").touch()
+    for _ in range(MAX_KEPT + 2):
+        with pytest.raises(KernelBuildFailed):
+            compiled(context, cpu, BROKEN, None)
+    assert len(list(tmp_path.glob("overlaid-opencl-*.log"))) == MAX_KEPT
+    assert (tmp_path / "of-others.log").exists()
+
+
+def test_a_log_that_cannot_be_kept_hides_no_reason(
+    context: Any, cpu: ClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    with pytest.raises(KernelBuildFailed, match=r"nowhere.*; the whole log cannot be kept \(.*; update"):
+        compiled(context, cpu, BROKEN, None)
+
+
 def test_the_line_of_a_log_that_is_shown() -> None:
     assert (
         first_error("a warning\n\n  x.cl:3:  error: no  such thing \nerror: 2")

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent.devices.opencl.engine import MAX_CHUNK, OpenClEngine, chunk_limit
 from agent.devices.opencl.plan import SegmentPlan
 from agent.devices.opencl.platforms import ClDevice
 from agent.devices.opencl.times import LayerTime, busy
 from agent.devices.program import Executed, FunctionalEngine, ProgramSession
-from agent.errors import InferenceError
+from agent.errors import InferenceError, TensorError
 from agent.hal import ModelFile
 from agent.overlay.compiler import compile_model
 from agent.overlay.program import Program, Segment
@@ -127,6 +128,16 @@ def test_outputs_of_one_run_outlive_the_next_and_the_engine(
         first = engine.execute(given[:1], negate)
         engine.execute(given[1:], negate)
     assert plain(first) == golden(made, given[:1])
+
+
+@pytest.mark.parametrize("wrong", [np.zeros((1, 3, 4, 4), np.float32), np.zeros((1, 3, 4, 1), np.int8)])
+def test_a_sample_that_does_not_fit_is_refused(cpu: ClDevice, wrong: NDArray[Any]) -> None:
+    """Where steps of a damaged program do not agree on a tensor."""
+    made, given = chained(1), samples(1, 2)
+    with opened(made, cpu) as engine:
+        with pytest.raises(TensorError, match=r"tensor 'x': wanted INT8 \[1, 3, 4, 4\], got"):
+            engine.execute([given[0], {"x": wrong}], negate)
+        assert plain(engine.execute(given, negate)) == golden(made, given)
 
 
 def test_after_a_cpu_part_has_failed_runs_are_right_again(cpu: ClDevice) -> None:

@@ -76,5 +76,7 @@ def test_groups_that_are_not_filled(cpu: ClDevice) -> None:
     source = tensor("x", 20, 9, 9)
     first, middle = conv(1, source, 20, (3, 3), pads=(1, 1, 1, 1), depthwise=True)
     second, made = conv(2, middle, 13, (3, 3))
-    second = replace(second, input="y", output="z")
-    compare(bench, segment_of([first, second], [source], [middle, replace(made, name="z")]), 1, 2)
+    second, made = replace(second, input="y", output="z"), replace(made, name="z")
+    third, last = conv(3, made, 17, (5, 5))  # five blocks, for groups of four
+    third, last = replace(third, output="last"), replace(last, name="last")
+    compare(bench, segment_of([first, second, third], [source], [middle, made, last]), 1, 2)

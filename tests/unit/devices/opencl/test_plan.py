@@ -102,6 +102,16 @@ def _is_there(plan: SegmentPlan, argument: Argument) -> bool:
     return argument.index < len(plan.slots if isinstance(argument, Slot) else plan.constants)
 
 
+def test_tensors_may_have_any_name() -> None:
+    source, middle, last = (tensor(name, 8, 4, 4) for name in ("from host x", "x", "to host x"))
+    first, second = (conv(1, source, 8, (1, 1))[0] for _ in range(2))
+    first = replace(first, output="x")
+    second = replace(second, input="x", output=last.name)
+    plan = plan_segment(segment_of([first, second], [source], [middle, last]), CPU)
+    assert [crossing.name for crossing in (*plan.inputs, *plan.outputs)] == ["from host x", "x", "to host x"]
+    assert len({crossing.slot for crossing in (*plan.inputs, *plan.outputs)}) == 3
+
+
 def test_memory_counts_constants_once_and_slots_by_sample() -> None:
     source = tensor("x", 6, 5, 5)
     layer, made = conv(1, source, 20, (1, 1))
