@@ -53,7 +53,7 @@ async def until(holds: Callable[[], bool]) -> None:
 def test_a_build_is_shown_and_waited_for_at_the_start_and_after_a_crash(tmp_path: Path) -> None:
     spec = make_spec(tmp_path, "m", 2.0)
     asked, go, built = (spec.file.path.with_suffix(end) for end in (".build", ".go", ".built"))
-    asked.write_text("the engine\nof m")
+    asked.write_text(f"the engine\nof {spec.file.path.name}")  # in a store that is a digest
     events: list[PoolEvent] = []
 
     async def scenario() -> None:
