@@ -266,7 +266,7 @@ class Service:
 
     def _building(self, what: str) -> None:
         """A runtime builds something from now on, maybe without letting any other thread run: tell it before."""
-        what = what.replace(self._spec.file.path.name, self._spec.model)  # files of the store are called by digests
+        what = what.replace(self._spec.file.path.name, self._spec.model)  # the store calls files by digests
         self._vitals.build_began()
         told = threading.Event()
 
