@@ -153,15 +153,16 @@ def _of_missing(gpu: Gpu, missing: Sequence[str], around: Surroundings) -> str:
 
 
 def _of_denied(node: Node, around: Surroundings) -> str:
-    if node.group in ("", "root"):
+    if node.group == "root":
         name = node.path.rsplit("/", 1)[-1]
         return (
             f'{node.path} is root\'s alone; put KERNEL=="{name}", GROUP="render", MODE="0660" into '
             "/etc/udev/rules.d/70-gpu.rules, then: sudo udevadm control --reload && sudo udevadm trigger"
         )
     then = "sudo systemctl restart overlaid" if around.place == "service" else "log in again"
+    group = node.group or f'"$(stat -c %g {node.path})"'
     return (
-        f"user {around.user} may not open {node.path}: sudo usermod --append --groups {node.group} {around.user}, "
+        f"user {around.user} may not open {node.path}: sudo usermod --append --groups {group} {around.user}, "
         f"then {then}"
     )
 

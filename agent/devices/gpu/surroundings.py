@@ -14,6 +14,7 @@ from typing import Literal
 from agent.devices.gpu.gpus import Gpu
 
 MAX_TEXT = 4096
+UNMAPPED = 65534  # who a user namespace (PrivateUsers, rootless containers) says that all others are
 VERSION = re.compile(r"\b(\d{3}\.\d{1,3}(?:\.\d{1,3})?)\b")
 # Where distributions, NVIDIA's installer and its containers put the driver's libraries.
 LIBRARIES = (
@@ -28,7 +29,7 @@ LIBRARIES = (
 @dataclass(frozen=True, slots=True)
 class Node:
     """A file in /dev. ``state``: open when it opens; denied by its mode; forbidden by a service's or container's rules
-    for devices; missing; else failing, for ``why``. ``group``: whose it is; empty where nobody knows."""
+    for devices; missing; else failing, for ``why``. ``group``: whose it is; empty where this process cannot know."""
 
     path: str
     state: Literal["open", "denied", "forbidden", "missing", "failing"]
@@ -66,10 +67,7 @@ def look_around(
 
 def _node(root: Path, path: str) -> Node:
     file = root / path.lstrip("/")
-    try:
-        group = file.group()
-    except (OSError, KeyError):
-        group = ""
+    group = _group(file)
     try:
         os.close(os.open(file, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC))
     except FileNotFoundError:
@@ -80,6 +78,13 @@ def _node(root: Path, path: str) -> Node:
             return Node(path, "denied" if error.errno == errno.EACCES else "forbidden", group)
         return Node(path, "failing", group, error.strerror or "")
     return Node(path, "open", group)
+
+
+def _group(file: Path) -> str:
+    try:
+        return "" if file.stat().st_gid == UNMAPPED else file.group()
+    except (OSError, KeyError):
+        return ""
 
 
 def _user() -> str:

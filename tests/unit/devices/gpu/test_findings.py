@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from agent.devices.gpu import surroundings
 from agent.devices.gpu.findings import explain, problems_of, shorten
 from agent.devices.gpu.gpus import Gpu, find_gpus
 from agent.devices.gpu.surroundings import Node, Surroundings, look_around
@@ -40,6 +41,10 @@ def around(state: str, group: str = "render", place: str = "machine") -> Surroun
         (INTEL, around("missing", place="container"), ["this container has no", "--device /dev/dri/renderD128"]),
         (INTEL, around("denied"), ["user overlaid may not open", "--append --groups render overlaid", "log in"]),
         (INTEL, around("denied", place="service"), ["--groups render overlaid, then sudo systemctl restart overlaid"]),
+        (
+            INTEL, around("denied", "", place="service"),
+            ['--groups "$(stat -c %g /dev/dri/renderD128)" overlaid, then sudo systemctl restart overlaid'],
+        ),
         (INTEL, around("denied", "root"), ["root's alone", 'KERNEL=="renderD128"', "udevadm trigger"]),
         (INTEL, around("forbidden", place="service"), ["not among the service's devices", "systemd/overlaid-gpu.conf"]),
         (INTEL, around("forbidden", place="container"), ["this container may open", "--device /dev/dri/renderD128"]),
@@ -177,6 +182,20 @@ def test_where_this_process_runs(tmp_path: Path, mark: str, environment: dict[st
         (tmp_path / mark).parent.mkdir(exist_ok=True)
         (tmp_path / mark).touch()
     assert look_around(INTEL, tmp_path, environment).place == place
+
+
+def test_a_group_that_this_user_namespace_does_not_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A service with PrivateUsers sees the group render as nogroup."""
+    root = unpack("intel-laptop", tmp_path)
+    gid = (root / RENDER.lstrip("/")).stat().st_gid
+    monkeypatch.setattr(surroundings, "UNMAPPED", gid + 1)
+    (node,) = look_around(INTEL, root, {}).nodes
+    assert node.group == (root / RENDER.lstrip("/")).group()
+    monkeypatch.setattr(surroundings, "UNMAPPED", gid)
+    (node,) = look_around(INTEL, root, {}).nodes
+    assert (node.state, node.group) == ("open", "")
 
 
 @pytest.mark.parametrize(
