@@ -7,7 +7,7 @@ import ctypes
 import resource
 from pathlib import Path
 
-from agent.errors import one_line
+from agent.errors import OutOfDeviceMemory, one_line
 
 _WORDS = ("bad_alloc", "failed to allocate memory", "cannot allocate memory", "can't start new thread")
 OOM_SCORE_ADJ = 500  # out of 1000: the kernel ends a worker long before the daemon, which has 0
@@ -39,7 +39,9 @@ def maths_threads(threads: int) -> dict[str, str]:
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """True for Python's and numpy's MemoryError, and for what runtimes say instead."""
+    """True for Python's and numpy's MemoryError, and for what runtimes say instead; not for a GPU's own memory."""
+    if isinstance(error, OutOfDeviceMemory):
+        return False
     text = str(error).lower()
     return any(isinstance(e, MemoryError) for e in (error, error.__cause__)) or any(w in text for w in _WORDS)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import InferenceError
+from agent.errors import InferenceError, OutOfDeviceMemory
 from agent.serving.processes.limits import memory_text, out_of_memory
 
 
@@ -29,6 +29,7 @@ def caused(error: Exception, cause: Exception) -> Exception:
         ),
         (InferenceError("ONNX Runtime failed: std::bad_alloc"), True),
         (RuntimeError("can't start new thread"), True),
+        (OutOfDeviceMemory("RTX 4090: Failed to allocate memory for requested buffer of size 8"), False),
         (InferenceError("ONNX Runtime failed: index out of bounds"), False),
         (caused(InferenceError("failed"), ValueError("no")), False),
     ],
