@@ -59,12 +59,12 @@ def _build(target: Path, device: ClDevice) -> None:
 
     found, traits = handle(device), traits_of(device)
     try:
-        context = pyopencl.Context([found])
+        program = build_program(pyopencl.Context([found]), found, device, traits, None)
     except pyopencl.Error as error:
         raise RuntimeUnavailable(
             f"{device.label} cannot be opened: {one_line(error)}; see overlaid devices"
         ) from error
-    write_binary(target, build_program(context, found, device, traits, None), device, traits)
+    write_binary(target, program, device, traits)
 
 
 def _pack(built: Path, target: Path, device: ClDevice) -> None:

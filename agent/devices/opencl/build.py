@@ -13,6 +13,7 @@ from pathlib import Path
 import pyopencl as cl
 
 from agent.devices.opencl.binary import ADVICE, MAX_BINARY_BYTES, SUFFIX, Header, header_of, pack, unpack
+from agent.devices.opencl.failures import GONE
 from agent.devices.opencl.plan import Traits
 from agent.devices.opencl.platforms import ClDevice
 from agent.devices.opencl.source import build_options, kernel_source
@@ -36,7 +37,8 @@ def build_program(
     """The kernels, ready to launch: from ``binary`` when given, else as kept in ``cache``, else compiled.
 
     ``handle``: the device in ``context``, or a part of it. What is kept and does not fit or load is built again.
-    Raises KernelBuildFailed: the driver does not compile them (the text names the log), or does not take ``binary``.
+    Raises KernelBuildFailed: the driver does not compile them (the text names the log), or does not take ``binary``;
+    pyopencl's error when the device is gone.
     """
     header = header_of(device, traits)
     if binary is not None:
@@ -76,6 +78,8 @@ def compile_source(
         try:
             return program.build(list(options), devices=[handle])
         except cl.Error as error:
+            if error.code in GONE:
+                raise
             text = _build_log(program, handle) or str(error)
             raise KernelBuildFailed(
                 f"{device.label} does not compile the kernels: {first_error(text)}; {_keep_log(folder, key, text)}; "
@@ -134,6 +138,8 @@ def _from_file(
     try:
         return _load(context, handle, data)
     except cl.Error as error:
+        if error.code in GONE:
+            raise
         raise KernelBuildFailed(
             f"{device.label} does not take the kernels in {path}: {one_line(error)}; {ADVICE}"
         ) from error

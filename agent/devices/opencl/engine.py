@@ -15,7 +15,7 @@ import pyopencl as cl
 from numpy.typing import NDArray
 
 from agent.devices.opencl.build import build_program
-from agent.devices.opencl.failures import check_memory, named
+from agent.devices.opencl.failures import check_memory, named, room_on
 from agent.devices.opencl.lane import Lane, Loaded, Times, slot_sizes
 from agent.devices.opencl.lower import plan_segment
 from agent.devices.opencl.plan import SegmentPlan
@@ -64,8 +64,6 @@ class OpenClEngine:
         segments = [step for step in program.steps if isinstance(step, Segment)]
         traits = traits_of(device, threads if device.kind == "cpu" else None)
         plans = [plan_segment(segment, traits) for segment in segments]
-        check_memory(_needed(plans, 1), _largest(plans, 1), device)
-        self._limit, self._most_lanes = chunk_limit(plans, device.memory_bytes, device.max_alloc_bytes)
         self._kind = KINDS.get(device.kind) if any(isinstance(step, Part) for step in program.steps) else None
         self._numbers = {id(segment): number for number, segment in enumerate(segments)}
         self._lost: str | None = None  # why
@@ -76,6 +74,9 @@ class OpenClEngine:
             self._handle = _part(whole, threads) if device.kind == "cpu" else whole
             self._context = cl.Context([self._handle])
             self._kernels = build_program(self._context, self._handle, device, traits, cache, binary)
+            room = room_on(device)  # beside what a compiler holds
+            check_memory(self._needed, _largest(plans, 1), device, room)
+            self._limit, self._most_lanes = chunk_limit(plans, room, device.max_alloc_bytes)
             self._loaded = [
                 Loaded(segment, plan, self._upload(plan))
                 for segment, plan in zip(segments, plans, strict=True)
@@ -211,8 +212,10 @@ def chunk_limit(plans: Sequence[SegmentPlan], memory_bytes: int, max_alloc_bytes
 
 
 def _needed(plans: Sequence[SegmentPlan], samples: int) -> int:
+    """With the host's side of what crosses, which takes of the same memory on all but GPUs with their own."""
     constants = sum(len(content) for plan in plans for content in plan.constants)
-    return constants + samples * sum(slot_sizes(plans))
+    crossing = sum(each.nbytes for plan in plans for each in (*plan.inputs, *plan.outputs))
+    return constants + samples * (sum(slot_sizes(plans)) + crossing)
 
 
 def _largest(plans: Sequence[SegmentPlan], samples: int) -> int:

@@ -72,10 +72,6 @@ class SegmentPlan:
     outputs: tuple[Crossing, ...]
     launches: tuple[Launch, ...]
 
-    def device_bytes(self, batch: int) -> int:
-        """Memory on the device for batches of so many samples."""
-        return sum(map(len, self.constants)) + batch * sum(self.slots)
-
     def largest(self, batch: int) -> int:
         """Bytes of the largest buffer."""
         return max([*map(len, self.constants), *(batch * nbytes for nbytes in self.slots)], default=0)

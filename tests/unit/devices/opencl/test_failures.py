@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,7 +15,7 @@ import pyopencl as cl
 import pytest
 
 from agent.devices.opencl.engine import OpenClEngine
-from agent.devices.opencl.failures import check_memory, classify, named
+from agent.devices.opencl.failures import check_memory, classify, named, room_on
 from agent.devices.opencl.platforms import ClDevice
 from agent.devices.program import self_test
 from agent.errors import DeviceLost, InferenceError, OutOfDeviceMemory
@@ -41,6 +42,7 @@ def test_what_a_status_code_means(
     code: int, cpu: type[Exception], gpu: type[Exception], allocating: type[Exception]
 ) -> None:
     assert classify(code, "cpu", allocating=False) is cpu
+    assert classify(code, "cpu", allocating=True) is (OutOfDeviceMemory if code in (-5, -6) else cpu)
     assert classify(code, "gpu", allocating=False) is gpu
     assert classify(code, "gpu", allocating=True) is allocating
     assert classify(code, "accelerator", allocating=True) is allocating
@@ -77,7 +79,23 @@ def test_a_program_that_cannot_fit_is_refused_with_sizes(cpu: ClDevice) -> None:
     bits = replace(cpu, max_alloc_bytes=100)
     with pytest.raises(OutOfDeviceMemory, match=r"needs a buffer of [\d.]+ MB on .* gives 0\.0 MB at most"):
         self_test(lambda program: OpenClEngine(program, bits, 1))
-    check_memory(cpu.memory_bytes, cpu.max_alloc_bytes, cpu)
+    check_memory(cpu.memory_bytes, cpu.max_alloc_bytes, cpu, cpu.memory_bytes)
+    with pytest.raises(OutOfDeviceMemory, match=r"needs 3\.0 MB .* may have 2\.0 MB more; raise serving"):
+        check_memory(3_000_000, 1, cpu, 2_000_000)
+
+
+def test_a_cpu_has_what_the_process_may_still_have(
+    cpu: ClDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    status = tmp_path / "status"
+    status.write_text("VmPeak:\t  999 kB\nVmData:\t  2048 kB\n")
+    for limit_mb, room in ((10, 8 << 20), (1, 0), (1 << 40, cpu.memory_bytes)):
+        limit = limit_mb << 20
+        monkeypatch.setattr(resource, "getrlimit", lambda which, limit=limit: (limit, limit))
+        assert room_on(cpu, status) == room
+        assert room_on(replace(cpu, kind="gpu"), status) == cpu.memory_bytes
+    monkeypatch.setattr(resource, "getrlimit", lambda which: (resource.RLIM_INFINITY,) * 2)
+    assert room_on(cpu, status) == cpu.memory_bytes
 
 
 # -- in a process whose OpenCL fails on demand -------------------------------------------------------------------------
@@ -159,6 +177,8 @@ def test_a_lost_gpu_stays_lost_for_the_engine_that_used_it(fault: ClFault) -> No
             assert engine.ask("run") == [name, text]
         fault.lose_device()
         assert engine.ask("open")[0] == "DeviceLost"
+        fault.begin("clBuildProgram -2")
+        assert engine.ask("open")[0] == "DeviceLost"
     finally:
         fault.end()
         assert engine.close() == 0
@@ -179,6 +199,44 @@ def test_a_cpu_is_never_lost_and_runs_again(fault: ClFault) -> None:
     finally:
         fault.end()
         assert engine.close() == 0
+
+
+LIMITED = """
+import resource, sys
+import numpy as np
+from agent.devices.opencl.engine import OpenClEngine
+from agent.devices.opencl.platforms import find_devices
+from agent.errors import OutOfDeviceMemory
+from tests.unit.overlay.handmade import NPU, conv, program, tensor
+from tests.unit.devices.opencl.layers import segment_of
+
+def made(side):
+    source = tensor("x", 8, side, side)
+    layer, target = conv(1, source, 32, (3, 3), pads=(1, 1, 1, 1))
+    return program(NPU, segment_of([layer], [source], [target]))
+
+cpu = next(device for device in find_devices()[0] if device.runtime.startswith("PoCL "))
+OpenClEngine(made(8), cpu, 1).close()
+with open("/proc/self/status") as status:
+    held = next(int(line.split()[1]) << 10 for line in status if line.startswith("VmData"))
+limit = held + int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+try:
+    engine = OpenClEngine(made(512), cpu, 1)
+    zeros = np.zeros((1, 8, 512, 512), np.int8)
+    for _ in range(2):
+        engine.execute([{"x": zeros}] * 6, None)
+    print("ok")
+except OutOfDeviceMemory as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(("more", "said"), [(200, "ok"), (20, "raise serving.worker_memory_mb")])
+def test_a_cpus_driver_is_not_asked_for_more_than_the_process_may_have(more: int, said: str) -> None:
+    command = [sys.executable, "-c", LIMITED, str(more << 20)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=60)
+    assert said in done.stdout, (done.returncode, done.stderr)
 
 
 def test_where_memory_is_short_batches_go_in_smaller_chunks_and_not_at_all_without_any(
