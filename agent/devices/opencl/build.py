@@ -155,12 +155,14 @@ def _from_cache(
     context: cl.Context, handle: cl.Device, header: Header, folder: Path | None
 ) -> cl.Program | None:
     """What was built earlier, if it is there and whole."""
-    path = folder / f"{header.key}{SUFFIX}" if folder is not None else None
-    if path is None or not path.is_file():
+    if folder is None:
         return None
+    path = folder / f"{header.key}{SUFFIX}"
     try:
+        if not path.is_file():
+            return None
         program = _load(context, handle, _read(path, header))
-    except (OverlaidError, cl.Error) as error:
+    except (OverlaidError, OSError, cl.Error) as error:
         log.debug("kernels in %s are built again: %s", path, one_line(error))
         return None
     with contextlib.suppress(OSError):

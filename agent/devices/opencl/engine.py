@@ -104,6 +104,9 @@ class OpenClEngine:
                 lane.drain()
             if isinstance(error, DeviceLost):
                 self._lost = str(error)
+            elif isinstance(error, OutOfDeviceMemory):  # a smaller batch, or another model, can have it
+                for lane in self._lanes:
+                    lane.close()
             raise
         wall_s = time.perf_counter() - started
         self._layer_times = total(each for lane in self._lanes for each in lane.times.layers)

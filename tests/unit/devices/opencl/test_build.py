@@ -95,6 +95,12 @@ def test_a_folder_that_cannot_be_written_does_no_harm(context: Any, cpu: ClDevic
     assert "conv" in names(built(context, cpu, cache))
 
 
+def test_a_folder_that_cannot_be_looked_into_does_no_harm(
+    context: Any, cpu: ClDevice, tmp_path: Path
+) -> None:
+    assert "conv" in names(built(context, cpu, tmp_path / ("too long a name" * 20)))
+
+
 def test_only_the_newest_are_kept(context: Any, cpu: ClDevice, tmp_path: Path) -> None:
     folder = tmp_path / build.FOLDER
     folder.mkdir()

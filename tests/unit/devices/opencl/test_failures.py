@@ -256,6 +256,12 @@ def test_where_memory_is_short_batches_go_in_smaller_chunks_and_not_at_all_witho
         assert name == "OutOfDeviceMemory" and "which needs" in text and "MB in all" in text
         fault.end()
         assert engine.ask("run") == "ok"  # nothing is lost but time
+        fault.begin("clEnqueueNDRangeKernel -4")
+        assert engine.ask("run")[0] == "OutOfDeviceMemory"
+        fault.begin("clCreateBuffer -4 10")
+        assert engine.ask("run")[0] == "OutOfDeviceMemory"  # what it had was given back
+        fault.end()
+        assert engine.ask("run") == "ok"
     finally:
         fault.end()
         assert engine.close() == 0
