@@ -52,7 +52,8 @@ def describe(error: cl.Error, device: ClDevice, *, allocating: bool, needed: int
         program = f" for the program, which needs {needed / MB:.1f} MB" if needed else ""
         text = (
             f"has no room{program}; it has {device.memory_bytes / MB:.1f} MB in all, for all that runs on it ({said}); "
-            "remove another model from it, or send smaller batches"
+            f"remove another model from it, {'raise serving.worker_memory_mb, ' if device.kind == 'cpu' else ''}or send "
+            "smaller batches"
         )
     elif found is DeviceLost:
         text = f"is lost ({said}); see what its driver told the system (dmesg), and restart the machine if need be"
