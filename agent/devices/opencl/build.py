@@ -117,7 +117,7 @@ def first_error(text: str) -> str:
 
 def _read(path: Path, header: Header) -> bytes:
     try:
-        with path.open("rb") as file:
+        with open(path, "rb", opener=_without_waiting) as file:
             size = os.fstat(file.fileno()).st_size  # as read() takes memory for all that it is asked for
             data = file.read(size) if size <= MAX_BINARY_BYTES else b""
     except OSError as error:
@@ -129,6 +129,11 @@ def _read(path: Path, header: Header) -> bytes:
             f"{path} has more than {MAX_BINARY_BYTES} bytes and is no file of kernels; {ADVICE}"
         )
     return unpack(data, header, str(path))
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """For a pipe's other end, which may never come."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _from_file(

@@ -49,11 +49,11 @@ def describe(error: cl.Error, device: ClDevice, *, allocating: bool, needed: int
     found = classify(error.code, device.kind, allocating=allocating)
     said = f"{error.routine or 'OpenCL'} says {cl.status_code.to_string(error.code, '%d')}"
     if found is OutOfDeviceMemory:
+        allow = "raise serving.worker_memory_mb, " if device.kind == "cpu" else ""
         program = f" for the program, which needs {needed / MB:.1f} MB" if needed else ""
         text = (
             f"has no room{program}; it has {device.memory_bytes / MB:.1f} MB in all, for all that runs on it ({said}); "
-            f"remove another model from it, {'raise serving.worker_memory_mb, ' if device.kind == 'cpu' else ''}or send "
-            "smaller batches"
+            f"remove another model from it, {allow}or send smaller batches"
         )
     elif found is DeviceLost:
         text = f"is lost ({said}); see what its driver told the system (dmesg), and restart the machine if need be"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -112,6 +113,10 @@ def a_folder(path: Path, _good: bytes) -> None:
     path.mkdir()
 
 
+def a_pipe(path: Path, _good: bytes) -> None:
+    os.mkfifo(path)
+
+
 def something_else(path: Path, _good: bytes) -> None:
     path.write_bytes(b"\x7fELF" + bytes(100))
 
@@ -125,6 +130,7 @@ def half(path: Path, good: bytes) -> None:
     [
         (no_file, "cannot be read"),
         (a_folder, "cannot be read"),
+        (a_pipe, "no kernels"),
         (something_else, "no kernels"),
         (half, "truncated"),
     ],
