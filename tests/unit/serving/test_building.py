@@ -114,8 +114,8 @@ def test_loading_waits_for_what_is_built(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_a_build_has_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "LOAD_S", 0.1)
-    monkeypatch.setattr(building, "BUILD_S", 0.4)
+    monkeypatch.setattr(process, "LOAD_S", 0.5)
+    monkeypatch.setattr(building, "BUILD_S", 1.0)
 
     async def scenario(played: Played) -> None:
         starting = await played.started()
