@@ -24,7 +24,7 @@ OverlaidError
 │   ├── InferenceError
 │   ├── DeviceMismatch     the device that ran is not the one that was chosen
 │   ├── DeviceLost         it was there and answers no more
-│   ├── OutOfDeviceMemory  a GPU's own memory does not hold the model or its tensors
+│   ├── OutOfDeviceMemory  the memory that a device may use does not hold the model or its tensors
 │   ├── KernelBuildFailed  an OpenCL driver does not compile the kernels, or not take their binary
 │   ├── OverlayLoadError   the FPGA does not take the bitstream
 │   ├── OverlayFault       the overlay ended with an error status

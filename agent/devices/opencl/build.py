@@ -87,6 +87,13 @@ def compile_source(
             ) from error
 
 
+def least_group(program: cl.Program, handle: cl.Device) -> int:
+    """Work-items that a work-group of any of the kernels may have (CL_KERNEL_WORK_GROUP_SIZE): drivers allow fewer than
+    the device's limit where a kernel takes many registers."""
+    asked = cl.kernel_work_group_info.WORK_GROUP_SIZE
+    return min(int(kernel.get_work_group_info(asked, handle)) for kernel in program.all_kernels())
+
+
 def write_binary(path: Path, program: cl.Program, device: ClDevice, traits: Traits) -> None:
     """Keep the kernels that ``build_program`` made as a file, for ``build_program`` to load elsewhere.
 

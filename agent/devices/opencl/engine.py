@@ -7,14 +7,14 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pyopencl as cl
 from numpy.typing import NDArray
 
-from agent.devices.opencl.build import build_program
+from agent.devices.opencl.build import build_program, least_group
 from agent.devices.opencl.failures import check_memory, named, room_on
 from agent.devices.opencl.lane import Lane, Loaded, Times, slot_sizes
 from agent.devices.opencl.lower import plan_segment
@@ -74,6 +74,9 @@ class OpenClEngine:
             self._handle = _part(whole, threads) if device.kind == "cpu" else whole
             self._context = cl.Context([self._handle])
             self._kernels = build_program(self._context, self._handle, device, traits, cache, binary)
+            if (group := least_group(self._kernels, self._handle)) < traits.group:
+                traits = replace(traits, group=group)
+                plans = self._plans = [plan_segment(segment, traits) for segment in segments]
             room = room_on(device)  # beside what a compiler holds
             check_memory(self._needed, _largest(plans, 1), device, room)
             self._limit, self._most_lanes = chunk_limit(plans, room, device.max_alloc_bytes)

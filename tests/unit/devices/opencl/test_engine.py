@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,7 +14,8 @@ import pytest
 from numpy.typing import NDArray
 
 from agent.devices.opencl.engine import MAX_CHUNK, OpenClEngine, chunk_limit
-from agent.devices.opencl.plan import SegmentPlan
+from agent.devices.opencl.lower import plan_segment
+from agent.devices.opencl.plan import SegmentPlan, Traits
 from agent.devices.opencl.platforms import ClDevice
 from agent.devices.opencl.times import LayerTime, busy
 from agent.devices.program import Executed, FunctionalEngine, ProgramSession
@@ -92,6 +94,26 @@ def test_kernels_for_gpus_give_the_same_bits(programs: dict[str, Program], cpu: 
     given = random_samples(made, 3)
     with opened(made, replace(cpu, kind="gpu")) as engine:
         assert plain(engine.execute(given, negate)) == golden(made, given)
+
+
+def test_work_groups_are_no_larger_than_a_driver_allows_for_each_kernel(
+    programs: dict[str, Program], cpu: ClDevice, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = []
+
+    def plan(segment: Segment, traits: Traits) -> SegmentPlan:
+        planned.append(plan_segment(segment, traits))
+        return planned[-1]
+
+    monkeypatch.setattr("agent.devices.opencl.engine.plan_segment", plan)
+    # No driver at hand allows a kernel fewer than its device.
+    monkeypatch.setattr("agent.devices.opencl.engine.least_group", lambda _program, _handle: 7)
+    made = programs["digits"]
+    given = random_samples(made, 2)
+    with opened(made, replace(cpu, kind="gpu")) as engine:
+        assert plain(engine.execute(given, negate)) == golden(made, given)
+    first, second = (max(math.prod(launch.local) for launch in each.launches) for each in planned)
+    assert first > 7 >= second
 
 
 def test_one_thread_is_one_compute_unit_with_the_same_bits(
