@@ -87,7 +87,11 @@ def test_who_talks_without_end_takes_neither_memory_nor_more_time(modules: Path)
 def test_who_cannot_be_killed_is_left(modules: Path, monkeypatch: pytest.MonkeyPatch, hanging: str) -> None:
     """As a process that waits for a driver inside the kernel."""
     left: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setattr(subprocess.Popen, "kill", lambda self: left.append(self))
+
+    def kill(process: subprocess.Popen[bytes]) -> None:
+        left.append(process)
+
+    monkeypatch.setattr(subprocess.Popen, "kill", kill)
     (modules / "good.py").write_text(f"{TELL}tell_outcome(lambda: '1')")
     (modules / "hanging.py").write_text(f"import os, time\n{hanging}")
     try:
