@@ -52,6 +52,8 @@ OverlaidError
 The text of an error says what is wrong and what to do next; it never holds a secret.
 """
 
+import signal
+
 
 class OverlaidError(Exception):
     """Root of the tree: ``str(error)`` is for people, ``error.name`` for machines."""
@@ -221,3 +223,11 @@ def one_line(error: BaseException) -> str:
         "utf-8", "replace"
     ).decode()  # lone surrogates, which JSON may bring, cannot be sent on
     return text[:497] + "..." if len(text) > 500 else text
+
+
+def signal_name(number: int) -> str:
+    """What a process was ended by, for texts: "SIGSEGV", or "signal 40" (most of the real-time ones have no name)."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"

@@ -6,14 +6,13 @@ A simulated board's modules and every runtime stay out of the process that asks.
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.errors import OverlaidError, RuntimeUnavailable, from_name
+from agent.errors import OverlaidError, RuntimeUnavailable, from_name, signal_name
 from agent.types import BoardInfo, to_jsonable
 
 
@@ -31,9 +30,7 @@ def probe_board(name: str, folder: Path, timeout_s: float = 30.0) -> BoardInfo:
             f"see where it hangs with: {' '.join(command)}"
         ) from None
     if done.returncode < 0:
-        raise RuntimeUnavailable(
-            f"probing board {name!r} crashed with {signal.Signals(-done.returncode).name}"
-        )
+        raise RuntimeUnavailable(f"probing board {name!r} crashed with {signal_name(-done.returncode)}")
     try:
         answer = json.loads(done.stdout)
         if "error" in answer:

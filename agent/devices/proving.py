@@ -10,7 +10,6 @@ import json
 import mmap
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import time
@@ -18,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from agent.devices.gpu.findings import DROP_IN
-from agent.errors import one_line
+from agent.errors import one_line, signal_name
 
 PROOF_TIMEOUT_S = 20.0
 MOST_KEPT = 1 << 20  # bytes of what a process prints, the last ones
@@ -47,10 +46,16 @@ def prove_in_processes(commands: Mapping[str, Sequence[str]], timeout_s: float) 
         name: subprocess.Popen(
             [sys.executable, "-m", *command],
             stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, stdin=subprocess.DEVNULL,
+            env=environment_of_children(),
         )
         for name, command in commands.items()
     }  # fmt: skip
     return {name: _outcome(process, deadline) for name, process in running.items()}
+
+
+def environment_of_children() -> dict[str, str]:
+    """This process's, less what it knows of the broker: runtimes and drivers need no password."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
 
 
 def tell_outcome(prove: Callable[[], str]) -> None:
@@ -78,7 +83,7 @@ def _outcome(process: subprocess.Popen[bytes], deadline: float) -> Outcome:
             problem="took too long to load a tiny model; is the machine overloaded, or the runtime hanging?"
         )
     if process.returncode < 0:
-        name = _signal_name(-process.returncode)
+        name = signal_name(-process.returncode)
         advice = "its wheel may be built for another CPU, or a driver be broken"
         if name != "SIGILL" and forbids_new_code():
             advice = f"a compiler in it may need {FORBIDDEN}"
@@ -108,10 +113,3 @@ def _last_words(process: subprocess.Popen[bytes], deadline: float) -> str | None
             process.wait(READ_S)
         return None
     return said.decode(errors="replace")
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:  # most of the real-time signals have none
-        return f"signal {number}"

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pyopencl as cl
 
+from agent.devices.building import announce
 from agent.devices.opencl.binary import ADVICE, MAX_BINARY_BYTES, SUFFIX, Header, header_of, pack, unpack
 from agent.devices.opencl.failures import GONE
 from agent.devices.opencl.plan import Traits
@@ -51,6 +52,7 @@ def build_program(
     kept = _from_cache(context, handle, header, folder)
     if kept is not None:
         return kept
+    announce(f"the OpenCL kernels for {device.name}, once for this driver")
     program = compile_source(
         context, handle, device, build_options(traits), kernel_source(), folder, header.key
     )

@@ -9,14 +9,13 @@ import itertools
 import json
 import logging
 import os
-import signal
 import socket
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
-from agent.errors import OverlaidError, WorkerCrashed, WorkerError, WorkerTimeout, from_name
+from agent.errors import OverlaidError, WorkerCrashed, WorkerError, WorkerTimeout, from_name, signal_name
 from agent.histogram import Histogram
 from agent.serving.processes.building import Building
 from agent.serving.processes.channel import Channel, Message
@@ -277,7 +276,7 @@ class Worker:
         code = self._process.returncode
         how = "is gone" if code is None else f"exited with status {code}"
         if code is not None and code < 0:
-            how = f"was killed by {_signal_name(-code)}"
+            how = f"was killed by {signal_name(-code)}"
         if self._channel.nonsense:
             how = f"was killed because it talked nonsense to the daemon: {self._channel.nonsense}"
         self.fate = self.fate or how
@@ -304,13 +303,6 @@ class Worker:
                 self._tail.append(text[:200])
                 log.warning("%s: %s", self.spec.model, text)
         return bool(data)
-
-
-def _signal_name(number: int) -> str:
-    try:
-        return signal.Signals(number).name
-    except ValueError:
-        return f"signal {number}"
 
 
 def _close_orphans(_: Worker, orphans: list[Orphan]) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.devices.proving import environment_of_children
 from agent.serving.processes.limits import maths_threads
 from agent.serving.processes.prctl import adopt_orphans
 from agent.serving.spec import WorkerSpec
@@ -104,7 +105,6 @@ def start(
     command: list[str], control: socket.socket, threads: int, stderr: int | None = None
 ) -> subprocess.Popen[bytes]:
     """Returns after exec. Without the broker's password in its environment; from /, where `python -m` looks first."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
     return subprocess.Popen(
         command,
         stdin=subprocess.DEVNULL,
@@ -112,7 +112,7 @@ def start(
         stderr=stderr,
         pass_fds=[control.fileno()],
         cwd="/",
-        env={**environment, **maths_threads(threads)},
+        env={**environment_of_children(), **maths_threads(threads)},
     )
 
 

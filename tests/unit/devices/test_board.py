@@ -93,6 +93,7 @@ def test_the_probe_passes_the_boards_error_on() -> None:
     [
         ("sleep 600", "took longer than 0.3 s; see where it hangs with"),
         ("kill -SEGV $$", "crashed with SIGSEGV"),
+        ("kill -40 $$", "crashed with signal 40"),
         ("echo out of memory >&2; exit 1", "failed: out of memory"),
         ("echo '{}'", "failed: it printed no error"),
         ("echo '[]'", "failed"),

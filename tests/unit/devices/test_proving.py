@@ -72,6 +72,12 @@ def test_a_signal_without_a_name(modules: Path) -> None:
     assert found.problem.startswith("crashed with signal 40 while loading a tiny model")
 
 
+def test_runtimes_do_not_see_the_brokers_password(modules: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OVERLAID_MQTT_PASSWORD", "secret")
+    look = "import os\ntell_outcome(lambda: str(sorted(name for name in os.environ if 'MQTT' in name)))"
+    assert outcome(modules, TELL + look) == Outcome("[]")
+
+
 def test_who_talks_without_end_takes_neither_memory_nor_more_time(modules: Path) -> None:
     (modules / "talking.py").write_text(
         f"{TELL}import os\nfor _ in range(800): os.write(1, bytes(1 << 20))\ntell_outcome(lambda: '1.2')"

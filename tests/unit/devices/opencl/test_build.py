@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from agent.devices import building
 from agent.devices.opencl import build
 from agent.devices.opencl.binary import header_of, pack
 from agent.devices.opencl.build import MAX_KEPT, build_program, compile_source, first_error
@@ -189,3 +190,14 @@ def test_a_card_without_a_binary(context: Any, cpu: ClDevice, tmp_path: Path) ->
     card = replace(cpu, kind="accelerator")
     with pytest.raises(KernelBuildFailed, match=r"from a binary file only.*overlaid overlay kernels -o"):
         build_program(context, handle(cpu), card, traits_of(card), tmp_path)
+
+
+def test_only_what_is_compiled_is_announced(context: Any, cpu: ClDevice, tmp_path: Path) -> None:
+    told: list[str] = []
+    building.listen(told.append)
+    try:
+        built(context, cpu, tmp_path)
+        built(context, cpu, tmp_path)
+    finally:
+        building.listen(None)
+    assert told == [f"the OpenCL kernels for {cpu.name}, once for this driver"]
