@@ -130,6 +130,8 @@ class Reporter:
         """The node at this instant."""
         config, manager = self._config, self._manager
         warnings = [text for text in (self._why, self.link_problem, self._telemetry.problem) if text]
+        if manager is not None and manager.problem:
+            warnings.append(manager.problem)
         lost = manager.lost_devices if manager else {}
         warnings += [f"device {device} is lost: {why}" for device, why in sorted(lost.items())]
         return Snapshot(

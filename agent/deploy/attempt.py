@@ -28,6 +28,7 @@ from agent.errors import (
     Superseded,
     TrustError,
     WorkerError,
+    one_line,
 )
 from agent.package.verify import VerifiedPackage
 from agent.placement.demand import Demand
@@ -58,6 +59,11 @@ def final_state(error: OverlaidError) -> State:
         if isinstance(error, kind):
             return state
     return State.FAILED
+
+
+def _named(error: BaseException) -> str:
+    """As ``resuming`` reads it; empty for a stop, after which the deployment goes on."""
+    return f"{error.name}: {one_line(error)}" if isinstance(error, OverlaidError) else ""
 
 
 @dataclass(slots=True)
@@ -183,8 +189,8 @@ class Attempt:
                 res.settings.soak_s + res.settings.phase_timeout_s,
             )
             self._commit(placement)
-        except BaseException:
-            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+        except BaseException as error:
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old, error)))
             raise
         self.replaced = old
 
@@ -199,17 +205,20 @@ class Attempt:
             raise canceled or failed
         old = flip.result()
         if canceled is not None:
-            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old, canceled)))
             raise canceled
         return old
 
-    async def _roll_back(self, worker: Worker, old: Worker | None) -> None:
-        """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place."""
+    async def _roll_back(self, worker: Worker, old: Worker | None, error: BaseException) -> None:
+        """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place.
+
+        ``error`` is journalled, so that a start which finds this phase knows how the deployment ended.
+        """
         pool, name = self.res.pool, self.deployment.model.name
         try:
-            self._enter(Phase.ROLLING_BACK)
-        except StoreError as error:  # a full disk must not keep the old version from coming back
-            log.error("%s: %s", name, error)
+            self._enter(Phase.ROLLING_BACK, _named(error))
+        except StoreError as refused:  # a full disk must not keep the old version from coming back
+            log.error("%s: %s", name, refused)
         if old is None:
             await pool.unroute(name)
             return
@@ -235,6 +244,6 @@ class Attempt:
         except asyncio.TimeoutError as error:
             raise PhaseTimeout(f"{phase.value} took longer than {limit:g} s; deploy it again") from error
 
-    def _enter(self, phase: Phase) -> None:
-        self.res.journal.enter(self.deployment, phase)
+    def _enter(self, phase: Phase, why: str = "") -> None:
+        self.res.journal.enter(self.deployment, phase, why)
         self.report(phase, 0.0)

@@ -16,12 +16,12 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.deploy import profiles
+from agent.deploy import profiles, standing
 from agent.errors import Replayed, StoreError
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
 from agent.validation import explain_validation
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 HISTORY_ROWS = 1000
 PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
 MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
@@ -73,7 +73,7 @@ class Placed:
 class Journal:
     """The only reader and writer of its tables; used from one thread. Raises StoreError when the disk refuses.
 
-    ``profiles``: what was measured.
+    ``profiles``: what was measured; ``standing``: which versions stayed up.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
@@ -86,6 +86,7 @@ class Journal:
         try:
             self._open(path)
             self.profiles = profiles.Profiles(self._run)
+            self.standing = standing.Standings(self._run)
         except sqlite3.Error as error:
             self._db.close()
             raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
@@ -107,7 +108,7 @@ class Journal:
         ):  # opening must not write: a node whose disk is full still serves after a reboot
             self._db.execute("PRAGMA journal_mode=WAL")
             steps = [_UPGRADES.get(old, "") for old in range(version, SCHEMA_VERSION)] if version else []
-            script = f"BEGIN; {'; '.join(steps)}; {_SCHEMA} {profiles.SCHEMA} PRAGMA user_version={SCHEMA_VERSION};"
+            script = f"BEGIN; {'; '.join(steps)}; {_SCHEMA} {profiles.SCHEMA} {standing.SCHEMA} PRAGMA user_version={SCHEMA_VERSION};"
             self._db.executescript(f"{script} COMMIT")
 
     def close(self) -> None:
@@ -220,11 +221,12 @@ class Journal:
         """An orderly stop interrupted the attempt: it does not count."""
         self._run("UPDATE deployments SET attempts = attempts - 1 WHERE id = ?", deployment.id)
 
-    def enter(self, deployment: Deployment, phase: Phase) -> None:
-        """Journal a phase before it acts."""
+    def enter(self, deployment: Deployment, phase: Phase, why: str = "") -> None:
+        """Journal a phase before it acts; ``why``: the error's name and text that ROLLING_BACK is entered for."""
         self._run(
-            "UPDATE deployments SET phase = ?, updated = ? WHERE id = ?",
+            "UPDATE deployments SET phase = ?, why = ?, updated = ? WHERE id = ?",
             phase.value,
+            why,
             self._clock(),
             deployment.id,
         )

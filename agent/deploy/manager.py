@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agent.deploy.measuring import Progress
 from agent.deploy.reconcile import Effective, Installed, effective, reconcile
 from agent.deploy.recovery import restore
 from agent.deploy.resources import BlockSource, Resources
+from agent.deploy.resuming import Ended, decide
 from agent.deploy.service import Service
 from agent.deploy.status import model_status
 from agent.errors import Canceled, MessageError, OverlaidError, StoreError, Superseded, UsageError
@@ -33,6 +35,7 @@ from agent.waiting import set_within
 
 log = logging.getLogger("deploy")
 RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
+REFUSED_S = 2.0  # while the disk refuses
 
 
 class Manager:
@@ -59,6 +62,7 @@ class Manager:
         self._seen = self._applied = 0
         self._weighed_cap_w: float | None = None
         self.effective = Effective({}, None)
+        self.problem = ""  # why what is desired cannot even be begun
         turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         measuring = asyncio.Lock()
         self._turns = turns
@@ -103,21 +107,48 @@ class Manager:
             self._lost.resume()
             self._adaptation.resume()
             adapting = asyncio.get_running_loop().create_task(self._adaptation.run())
-            for deployment in self._res.journal.unfinished():
-                self._deployments.start(deployment)
+            self._resume()
             self.restored.set()
             while True:
                 self._again.clear()
+                written = self._ledger.write()
                 try:
                     self._reconcile()
+                    self._refused("")
                 except StoreError as error:  # e.g. a full disk, which may heal
-                    log.error("%s", error)
-                await set_within(self._again, RECONCILE_S)
+                    self._refused(f"{error.name}: {error}")
+                    written = False
+                self._res.journal.standing.look(
+                    {name: service.placement.digest for name, service in self._services.items() if service.serves}
+                )
+                await set_within(self._again, RECONCILE_S if written else REFUSED_S)
         finally:
+            self._res.journal.standing.forgive()
             if adapting is not None:
                 adapting.cancel()
                 await asyncio.gather(adapting, return_exceptions=True)
             await asyncio.gather(self._lost.stop(), self._deployments.end(), return_exceptions=True)
+
+    def _refused(self, problem: str) -> None:
+        if problem != self.problem:
+            if problem:
+                log.error("%s", problem)
+                self._res.telemetry.event("store-error", problem)
+            self.problem = problem
+            self._on_change()
+
+    def _resume(self) -> None:
+        """Decide about each deployment that the last process did not end."""
+        for deployment in self._res.journal.unfinished():
+            name = deployment.model.name
+            service = self._services.get(name)
+            placement = None if service is None or service.why else service.placement
+            found = decide(deployment, self._ledger.latest[name], placement)
+            if isinstance(found, Ended):
+                self._ledger.closed(deployment, found.error, found.why)
+                continue
+            self._res.telemetry.event("resumed", f"{deployment.model.version}: {found.why}", name)
+            self._deployments.start(replace(deployment, why=found.why))
 
     def reconcile(self) -> None:
         """A desired state was accepted: compare it soon with what is installed and start the difference."""

@@ -25,7 +25,7 @@ from tests.system.stage import StageError
 
 LANES = 2
 BATCH = 10  # kills between two looks at the clock
-SHORT = {"phase": 5.0, "download": 5.0}  # deadlines, which the hangs wait for
+SHORT = {"phase": 6.0, "download": 15.0}  # deadlines, which the hangs wait for
 
 
 @dataclass(slots=True)

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from agent.deploy.ledger import HEALING
 from tests.faults.control import Mode
 from tests.faults.lane import FINAL, Broken, Lane, end
 from tests.faults.launcher import PHASES
@@ -149,7 +150,7 @@ def scenario(lane: Lane, fault: Fault, phase: str) -> str:
     """The deployment's state in the end; Broken says what should not be."""
     old = lane.serves()
     try:
-        with _watching(lane, fault) as new_or_old:
+        with _watching(lane, fault.down or phase == "ROLLING_BACK") as new_or_old:
             state = _strike(lane, fault, phase, old, new_or_old)
         _remembers(lane)
         _deploys_again(lane)
@@ -180,7 +181,8 @@ def _strike(lane: Lane, fault: Fault, phase: str, old: str, allowed: set[str]) -
 
 
 def _remembers(lane: Lane) -> None:
-    """What was final is so after a restart too, and the same version serves."""
+    """What was final is so on the disk and after a restart too, and the same version serves; but a start tries again
+    what may have healed meanwhile."""
     deadline = time.monotonic() + 45
     while open_ones := [row for row in lane.journalled() if row[2] not in FINAL]:
         if time.monotonic() > deadline:
@@ -191,8 +193,11 @@ def _remembers(lane: Lane) -> None:
     lane.kill()
     lane.start()
     again = lane.serves()
+    if before is None or before.state == "TIMED_OUT" or before.why.startswith(HEALING):
+        lane.check({version, lane.wanted})
+        return
     after = lane.check({version})
-    if again != version or before is None or (before.state, before.version) != (after.state, after.version):
+    if again != version or (before.state, before.version) != (after.state, after.version):
         raise Broken(f"before a restart {version}, {before}; after it {again}, {after}")
     if len(lane.journalled()) != known:
         raise Broken(f"a restart began a deployment: {lane.journalled()[known:]}")
@@ -207,9 +212,9 @@ def _deploys_again(lane: Lane) -> None:
 
 
 @contextlib.contextmanager
-def _watching(lane: Lane, fault: Fault) -> Iterator[set[str]]:
-    """A client asks all the time: only versions put into the set may answer, and while the fault does not end the
-    daemon or workers, every request is answered."""
+def _watching(lane: Lane, down: bool) -> Iterator[set[str]]:
+    """A client asks all the time: only versions put into the set may answer, and unless the fault ends the daemon or
+    workers (``down``), every request is answered."""
     allowed: set[str] = set()
     stop, wrong = threading.Event(), []
 
@@ -218,7 +223,7 @@ def _watching(lane: Lane, fault: Fault) -> Iterator[set[str]]:
             try:
                 version = lane.answer()
             except OSError as error:
-                if not fault.down:
+                if not down:
                     wrong.append(f"a request was not answered: {error}")
             except Broken as error:
                 wrong.append(str(error))

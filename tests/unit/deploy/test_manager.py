@@ -334,10 +334,10 @@ def test_a_full_disk_at_the_commit_puts_the_old_version_back(tmp_path: Path) -> 
         rig.store.commit = refuse  # type: ignore[method-assign,assignment]
         enter = rig.journal.enter
 
-        def full(deployment: Deployment, phase: Phase) -> None:
+        def full(deployment: Deployment, phase: Phase, why: str = "") -> None:
             if phase is Phase.ROLLING_BACK:
                 refuse()
-            enter(deployment, phase)
+            enter(deployment, phase, why)
 
         rig.journal.enter = full  # type: ignore[method-assign]
         rig.want((V2, "1.1.0"))
