@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -75,7 +76,7 @@ def _prepare(config: Config) -> TextIO:
             # The default below /tmp could have been made by anybody.
             if os.geteuid() != 0 and folder.stat().st_uid != os.geteuid():
                 raise ConfigError(f"{folder} belongs to another user; set [paths] to folders of your own")
-        lock = (config.paths.state / "lock").open("w")
+        lock = _lock_file(config.paths.state / "lock")
     except OSError as error:
         raise ConfigError(
             f"{error.filename}: {error.strerror}; set [paths] to folders this user may write"
@@ -86,6 +87,16 @@ def _prepare(config: Config) -> TextIO:
         lock.close()
         raise ConfigError(f"another overlaid runs on {config.paths.state}; stop it first") from error
     return lock
+
+
+def _lock_file(path: Path) -> TextIO:
+    """On a disk that became read-only the one that is there: models shall serve, and locking writes nothing."""
+    try:
+        return path.open("w")
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        return path.open()
 
 
 class Daemon:

@@ -114,12 +114,12 @@ class Manager:
                 written = self._ledger.write()
                 try:
                     self._reconcile()
-                    self._refused("")
+                    self._refused(self._res.journal.problem)
                 except StoreError as error:  # e.g. a full disk, which may heal
                     self._refused(f"{error.name}: {error}")
                     written = False
                 self._res.journal.standing.look(
-                    {name: service.placement.digest for name, service in self._services.items() if service.serves}
+                    {name: s.placement.digest for name, s in self._services.items() if s.serves}
                 )
                 await set_within(self._again, RECONCILE_S if written else REFUSED_S)
         finally:

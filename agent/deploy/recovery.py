@@ -61,7 +61,8 @@ class _Restoring:
             placed = res.journal.placement(model, digest) if digest else None
             if digest is None or placed is None:
                 continue
-            if not res.journal.standing.starting(model, digest) and self._can_go_back(model, digest, previous):
+            stands = res.journal.standing.starting(model, digest)
+            if not stands and digest == current and self._may_start(model, previous):
                 first = self._give_up(placed)
                 continue
             try:
@@ -81,8 +82,8 @@ class _Restoring:
             return Service(placement, placed.origin)
         return first
 
-    def _can_go_back(self, model: str, digest: str, previous: str | None) -> bool:
-        return previous not in (None, digest) and self._res.journal.placement(model, previous or "") is not None
+    def _may_start(self, model: str, digest: str | None) -> bool:
+        return digest is not None and self._res.journal.placement(model, digest) is not None
 
     def _give_up(self, placed: Placed) -> Service:
         """The daemon dies again and again with this version: a deployment of its own says so, because the fleet may

@@ -44,4 +44,5 @@ def decide(deployment: Deployment, newest: Deployment, in_service: Placement | N
 
 def _is(deployment: Deployment, placement: Placement) -> bool:
     model = deployment.model
-    return (placement.digest, placement.budget, placement.instances) == (model.digest, model.budget, model.instances)
+    wanted = model.digest, model.budget, model.instances
+    return (placement.digest, placement.budget, placement.instances) == wanted

@@ -47,13 +47,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
     parser.add_argument("--kills", type=int, default=1000, help="kills at random instants (default: 1000)")
     parser.add_argument("--seconds", type=float, default=7200, help="begin nothing more after so long")
-    parser.add_argument("--only", default="", metavar="NAME", help="faults or phases that contain NAME; no kills unless it is 'kills'")
+    parser.add_argument(
+        "--only", default="", metavar="NAME", help="faults and phases that contain NAME, or: kills"
+    )
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
-    cases = [
-        (fault, phase) for phase, fault in itertools.product(PHASES, FAULTS) if args.only in fault.name or args.only in phase
-    ]
+    pairs = itertools.product(PHASES, FAULTS)
+    cases = [(fault, phase) for phase, fault in pairs if args.only in fault.name or args.only in phase]
     count = args.kills if args.only in ("", "kills") else 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
         run = play(Path(folder), cases, count, args.seconds, args.seed, show=sys.stderr.isatty())
@@ -62,7 +63,7 @@ def main() -> int:
 
 
 def play(
-    folder: Path, cases: list[tuple[Fault, str]], count: int, seconds: float, seed: int, show: bool = False, lanes: int = LANES
+    folder: Path, cases: list[tuple[Fault, str]], count: int, seconds: float, seed: int, show: bool = False
 ) -> Run:
     """Two lanes beside each other, each a node with its broker and operator, take what is left to do."""
     run = Run(total=len(cases) + count)
@@ -81,7 +82,7 @@ def play(
         except BaseException as error:
             failed.append(error)
 
-    threads = [threading.Thread(target=lane_of, args=(number,)) for number in range(lanes)]
+    threads = [threading.Thread(target=lane_of, args=(number,)) for number in range(LANES)]
     for thread in threads:
         thread.start()
     while any(thread.is_alive() for thread in threads):

@@ -42,7 +42,9 @@ class Page:
     def __init__(self, path: Path, folder: Path | None = None) -> None:
         self.path = path
         if folder is not None:
-            path.write_bytes(NUMBERS.pack(0, 0, 0, 0, 0, 0, 0) + STRINGS.pack(str(folder).encode(), b"") + bytes(4))
+            path.write_bytes(
+                NUMBERS.pack(0, 0, 0, 0, 0, 0, 0) + STRINGS.pack(str(folder).encode(), b"") + bytes(4)
+            )
         with path.open("r+b") as file:
             self._map = mmap.mmap(file.fileno(), SIZE)
 

@@ -56,9 +56,8 @@ def _one(lane: Lane, chance: random.Random, tally: Tally) -> str:
         lane.kill()
     by_call = chance.random() < 0.6
     if by_call:
-        lane.page.strike(
-            chance.choice([Mode.KILL_BEFORE, Mode.KILL_AFTER]), at=chance.randint(1, int(tally.usual_calls * 1.1))
-        )
+        how = chance.choice([Mode.KILL_BEFORE, Mode.KILL_AFTER])
+        lane.page.strike(how, at=chance.randint(1, int(tally.usual_calls * 1.1)))
     new = lane.deploy()
     if in_start:
         lane.start(wait=False)
@@ -92,8 +91,8 @@ def _wait_for_the_strike(lane: Lane) -> None:
     """Until the shim has killed it, or the deployment has ended without that many calls."""
     deadline = time.monotonic() + PATIENCE_S
     while lane.alive() and time.monotonic() < deadline:
-        model = lane.model()
-        if model is not None and model.version == lane.wanted and model.state in FINAL and not lane.page.struck:
+        model = None if lane.page.struck else lane.model()
+        if model is not None and model.version == lane.wanted and model.state in FINAL:
             return
         time.sleep(0.02)
 

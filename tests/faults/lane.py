@@ -36,7 +36,9 @@ from tests.system.brokers import start_broker
 from tests.system.stage import ROOT, SITE, Stage, wait_until
 
 NODE = "n1"
-TIMES = "soak_s = {soak}\nprofile_s = 0.05\nphase_timeout_s = {phase}\ndownload_timeout_s = {download}\n"
+TIMES = (
+    "[deploy]\nsoak_s = 0.0\nprofile_s = 0.05\nphase_timeout_s = {phase}\ndownload_timeout_s = {download}\n"
+)
 FINAL = ("SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED", "SUPERSEDED")
 SETTLE_S = 75.0
 
@@ -59,7 +61,7 @@ class Model:
 class Lane:
     """``folder``: everything of it. ``start`` before anything else; ``close`` ends what was started."""
 
-    def __init__(self, folder: Path, library: Path, soak: float = 0.0, phase: float = 20.0, download: float = 20.0) -> None:
+    def __init__(self, folder: Path, library: Path, phase: float = 20.0, download: float = 20.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
         self.broker = start_broker(folder / "broker")
@@ -72,9 +74,9 @@ class Lane:
         self.digests = {entry["version"]: entry["digest"] for entry in packages}
         self.stage.serve()
         self.node = self.stage.node(NODE)
-        text = self.node.config.read_text().replace(f"port = {self.broker.port}", f"port = {self.proxy.port}", 1)
-        text = text.partition("[deploy]")[0] + "[deploy]\n" + TIMES.format(soak=soak, phase=phase, download=download)
-        self.node.config.write_text(text)
+        text = self.node.config.read_text().partition("[deploy]")[0]
+        text = text.replace(f"port = {self.broker.port}", f"port = {self.proxy.port}", 1)
+        self.node.config.write_text(text + TIMES.format(phase=phase, download=download))
         self.state = self.node.state
         self._operator = Operator(self.stage.home / "operator.db")
         self._key = PrivateKey.load(self.stage.home / "keys/commands.pem")
@@ -171,9 +173,11 @@ class Lane:
         version = version or self.next_version()
         model = DesiredModel(NAME, version, self.digests[version], Budget(2000.0, 0.1))
         state = self._operator.revise(self._target, lambda content: with_model(content, model))
-        command = ["mosquitto_pub", "-h", self.broker.host, "-p", str(self.broker.port), "-q", "1", "-r", "-s"]
+        command = (
+            f"mosquitto_pub -h {self.broker.host} -p {self.broker.port} -q 1 -r -s -t {self._target.desired}"
+        )
         payload = sign(Desired.of(self._target, state), self._key)
-        subprocess.run([*command, "-t", self._target.desired], input=payload, check=True, timeout=20)
+        subprocess.run(command.split(), input=payload, check=True, timeout=20)
         self.wanted, self.revision = version, state.revision
         return version
 
@@ -261,7 +265,8 @@ class Lane:
                 found = database.execute("PRAGMA integrity_check").fetchone()[0]
                 if found != "ok":
                     raise Broken(f"state.db: {found}")
-                return database.execute("SELECT id, version, state, phase FROM deployments ORDER BY id").fetchall()
+                query = "SELECT id, version, state, phase FROM deployments ORDER BY id"
+                return database.execute(query).fetchall()
             finally:
                 database.close()
 
@@ -274,7 +279,8 @@ class Lane:
             return [f"models/{NAME}.json: {error}"]
         keep = {versions.get("current"), versions.get("previous")} - {None}
         found = [str(path.relative_to(store)) for path in store.rglob("*.tmp")]
-        found += [f"manifest {p.stem[:12]}" for p in (store / "manifests").glob("*.json") if p.stem not in keep]
+        manifests = (path.stem for path in (store / "manifests").glob("*.json"))
+        found += [f"manifest {digest[:12]}" for digest in manifests if digest not in keep]
         found += [f"block {path.name[:12]}" for path in (store / "blocks").glob("*/*")]
         needed = {sha for digest in keep for sha in self._files(digest)}
         found += [f"file {path.name[:12]}" for path in (store / "files").iterdir() if path.name not in needed]
@@ -290,7 +296,8 @@ class Lane:
 
     def orphans(self) -> list[str]:
         """Processes of daemons that are gone."""
-        return [f"{pid} {name}" for pid, name, session in processes() if session in self.sessions and session != self.pid]
+        gone = {session for session in self.sessions if session != self.pid}
+        return [f"{pid} {name}" for pid, name, session in processes() if session in gone]
 
     def own(self) -> list[tuple[int, str]]:
         """Workers and zygotes of the daemon, oldest first."""

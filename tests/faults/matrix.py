@@ -53,6 +53,26 @@ def _read_only(lane: Lane, _phase: str) -> Callable[[Lane], None]:
     return _after_a_while
 
 
+def _all_read_only(lane: Lane, _phase: str) -> Callable[[Lane], None]:
+    lane.page.strike(Mode.FAIL_ALL, error=errno.EROFS)
+    return _after_a_while
+
+
+def _restarted(
+    fault: Callable[[Lane, str], Callable[[Lane], None]],
+) -> Callable[[Lane, str], Callable[[Lane], None]]:
+    """The daemon dies of it, so it starts with the fault still there, and serves."""
+
+    def strike(lane: Lane, phase: str) -> Callable[[Lane], None]:
+        after = fault(lane, phase)
+        lane.kill()
+        lane.start(wait=False)
+        lane.serves()
+        return after
+
+    return strike
+
+
 def _after_a_while(lane: Lane) -> None:
     time.sleep(HOLD_S)
     lane.page.heal()
@@ -70,7 +90,9 @@ def _hang(lane: Lane, phase: str) -> Callable[[Lane], None]:
     if phase == "VERIFYING":
         lane.page.strike(Mode.HANG, only="/files/")
         return _until_final_then(lane.page.heal)
-    stopped = [pid for pid, _ in lane.own()][-1:] if phase in ("SOAKING", "ROLLING_BACK") else [pid for pid, _ in lane.own()]
+    stopped = [pid for pid, _ in lane.own()]
+    if phase in ("SOAKING", "ROLLING_BACK"):
+        stopped = stopped[-1:]  # the new version's, or what answers now
     for pid in stopped:
         end(pid, signal.SIGSTOP)
     return _until_final_then(lambda: [end(pid, signal.SIGCONT) for pid in stopped])
@@ -138,6 +160,9 @@ FAULTS = (
     Fault("workers killed", _workers, down=True),
     Fault("ENOSPC", _full),
     Fault("read-only database", _read_only),
+    Fault("start on full disk", _restarted(_full), down=True),
+    Fault("start read-only", _restarted(_read_only), down=True),
+    Fault("start, all read-only", _restarted(_all_read_only), down=True),
     Fault("broker killed", _broker),
     Fault("link flapping", _flapping),
     Fault("clock at 1970", _clock(lambda: 100.0 - time.time())),

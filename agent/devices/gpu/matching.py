@@ -26,7 +26,9 @@ def match(gpu: Gpu, devices: Sequence[ClDevice]) -> ClDevice | None:
     several drivers offer: with dot products, then of the newest OpenCL."""
     if gpu.software:
         player = best_cpu(devices)
-        return None if player is None else replace(player, kind="gpu")  # with a GPU's kernels, and a GPU's faults
+        return (
+            None if player is None else replace(player, kind="gpu")
+        )  # with a GPU's kernels, and a GPU's faults
     there = [device for device in devices if device.kind == "gpu"]
     here = [device for device in there if gpu.pci is not None and device.pci == gpu.pci]
     if here:

@@ -249,3 +249,32 @@ def test_a_journal_of_version_3_learns_of_standing(tmp_path: Path) -> None:
         assert journal.standing.starting("digits", "ab" * 32)
     finally:
         journal.close()
+
+
+def test_a_read_only_journal_is_read_and_heals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state.db"
+    journal = Journal(path)
+    journal.queue("fleet", "lab/n1", 3, MODEL)
+    real, refused = sqlite3.connect, True
+
+    def connect(name: Any, *args: Any, **kwargs: Any) -> sqlite3.Connection:
+        if refused and Path(str(name)) == path:
+            raise sqlite3.OperationalError("unable to open database file")
+        return real(name, *args, **kwargs)
+
+    journal.close()
+    monkeypatch.setattr(sqlite3, "connect", connect)
+    monkeypatch.setattr("agent.deploy.journal.LOOK_S", 0.0)
+    again = Journal(path)
+    try:
+        assert "state.db" in again.problem
+        assert [one.model for one in again.unfinished()] == [MODEL]
+        with pytest.raises(StoreError, match="readonly"):
+            again.queue("fleet", "lab/n1", 4, MODEL)
+        refused = False
+        assert again.queue("fleet", "lab/n1", 4, MODEL).id == 2 and not again.problem
+    finally:
+        again.close()
+    kept = Journal(path)
+    assert len(kept.unfinished()) == 2
+    kept.close()
