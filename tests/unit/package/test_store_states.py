@@ -1,4 +1,4 @@
-"""The store in any order of events: overlapping deliveries, commits, ways back, removals, full and failing disks, kills.
+"""The store in any order of events: overlapping deliveries, commits, removals, full and failing disks, kills.
 
 Whatever happens, what is current or previous is whole, and what is under way loses nothing.
 """
@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -27,7 +28,7 @@ from tests.unit.package.samples import Sample, sample
 
 SMALL = 1 << 20
 MEMORY = Path("/dev/shm")  # thousands of syncs
-PACKAGES = [
+MADE = [
     sample(f"1.{minor}.0", b"shared" * 700 + bytes([seed, minor]) * 900, name)
     for seed, name in enumerate(("cam", "net"))
     for minor in range(3)
@@ -63,6 +64,17 @@ def failing(steps: int, fail: Callable[[], None]) -> Iterator[None]:
         for owner, name in FAULTS:
             patched.enter_context(mock.patch.object(owner, name, wrapped(getattr(owner, name))))
         yield
+
+
+@dataclass(frozen=True, repr=False)
+class Known(Sample):
+    """With a name instead of its content, in the steps that fail."""
+
+    def __repr__(self) -> str:
+        return f"{self.manifest.name}@{self.manifest.version}"
+
+
+PACKAGES = [Known(each.manifest, each.envelope, each.blocks, each.contents) for each in MADE]
 
 
 class Machine(RuleBasedStateMachine):
@@ -200,7 +212,8 @@ class Machine(RuleBasedStateMachine):
             (folder / "half.tmp").write_bytes(b"what a kill left")
         self.store = self.opened()
         assert not list(self.root.rglob("*.tmp"))
-        assert self.still_missing() == before
+        after = self.still_missing()  # zeros are there as soon as they have a place
+        assert all(after[digest] <= before[digest] for digest in after)
 
     @rule(
         package=st.sampled_from(PACKAGES),
