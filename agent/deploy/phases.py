@@ -10,13 +10,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
+    BlockError,
     NoFeasibleCandidate,
     OverlayLoadError,
     SoakFailed,
     StoreError,
 )
 from agent.package.manifest import Block, File, Manifest, Variant
-from agent.package.verify import VerifiedPackage, check_identity, verify_package
+from agent.package.verify import VerifiedPackage, check_identity, digest_of, verify_package
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.processes.process import Worker
 from agent.types import DesiredModel
@@ -62,6 +63,9 @@ async def download(
 
     if missing:
         await source.fetch(model.digest, {sha: block.size for sha, block in missing.items()}, deliver)
+    size = sum(file.size for file in files.values())
+    text = f"{model.version}: fetched {total} of {size} bytes, the rest was on this node"
+    res.telemetry.event("fetched", text, model.name)
     return package
 
 
@@ -81,7 +85,13 @@ async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) ->
         envelope = res.store.manifest(model.digest)
     except StoreError:
         found: list[bytes] = []
-        await source.fetch(model.digest, {model.digest: 0}, lambda _sha, data: found.append(data))
+
+        def deliver(sha: str, data: bytes) -> None:
+            if digest_of(data) != sha:
+                raise BlockError(f"signed manifest {sha[:12]} does not match its digest")
+            found.append(data)
+
+        await source.fetch(model.digest, {model.digest: 0}, deliver)
         envelope = found[0]
     package = verify_package(envelope, res.package_keys, model.digest)
     check_identity(package, model.name, model.version)
