@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BlockError, BlockMissing, StoreError
+from agent.fleet.sizes import SizeProbe
 from agent.link.blocks import MAX_EARLY, BlockFetcher, encode_frame
 from agent.link.client import Message, MqttSettings
 from agent.link.messages import BlockRequest, parse
@@ -362,4 +363,22 @@ def test_a_flood_on_the_shared_topic_costs_memory_and_time_within_bounds(tmp_pat
                 await feed.close()
 
     with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+@pytest.mark.parametrize("limit, told", [(100_000, ["broker-limit"]), (0, [])])
+def test_a_broker_that_drops_blocks_is_named(tmp_path: Path, limit: int, told: list[str]) -> None:
+    events: list[str] = []
+
+    async def run(broker: Broker) -> None:
+        async with Recorded(broker, "server") as link:
+            probe = SizeProbe(SITE, link, lambda event, _text, **_: events.append(event), wait_s=1.0)
+            link.on_message = lambda message: probe.heard(message.payload)
+            task = asyncio.create_task(probe.run())
+            await until(lambda: events or probe._whole.is_set())
+            await link.ready()
+            task.cancel()
+            assert events == told
+
+    with start_mosquitto(tmp_path, more=[f"message_size_limit {limit}"]) as broker:
         asyncio.run(run(broker))
