@@ -36,4 +36,4 @@ class Backoff:
 
 
 # Of connections that carry blocks: few nodes download at once, and a broker that restarted shall cost them little.
-BLOCKS = Backoff(floor_s=0.5, stable_s=10.0)
+BLOCKS = Backoff(floor_s=0.5, stable_s=3.0)

@@ -16,11 +16,12 @@ from agent.config import Config
 from agent.link.blocks import encode_frame
 from agent.link.topics import block_data
 from tests.system.brokers import Broker, start_mosquitto
+from tests.system.digits import DIGITS
 from tests.system.links import until
 from tests.system.stage import Node, Stage, stage, wait_until
 from tests.system.test_block_transfer import PACKAGE, Received, Server, make_blocks, sizes
 from tests.system.test_block_transfer import SITE as PLANT
-from tests.system.test_interrupted import BUDGET, DIGITS, model
+from tests.system.test_interrupted import BUDGET, model
 
 
 def hours_from_now(begin: int, end: int) -> str:
