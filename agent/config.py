@@ -187,7 +187,7 @@ class Telemetry(Section):
 
     max_mb: int = Field(64, ge=1, le=100_000)
     publish_s: float = Field(60.0, ge=1, le=86_400)
-    outbox_mb: int = Field(32, ge=1, le=10_000)
+    outbox_mb: int = Field(64, ge=1, le=10_000)
 
 
 class Store(Section):

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from agent.errors import LinkError
 
-ROW_BYTES = 64  # what a row takes beside its topic and payload, its entry in the index included
+PAGE_BYTES = 4096
 DAMAGED = ("file is not a database", "malformed")
 _SCHEMA = """
 BEGIN IMMEDIATE;
@@ -28,7 +28,6 @@ CREATE INDEX IF NOT EXISTS outbox_value ON outbox (priority, id);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
 COMMIT;
 """
-_SIZE = f"length(payload) + length(topic) + {ROW_BYTES}"
 
 T = TypeVar("T")
 Encode = Callable[[str, int, T], bytes]  # (series, sequence, part) -> payload
@@ -57,24 +56,19 @@ class Waiting:
 class Spool:
     """Used from one thread. Every method raises LinkError when the disk refuses, and the next call tries again.
 
-    ``max_bytes`` bounds topics, payloads and ``ROW_BYTES`` each. ``dropped`` counts what went for want of space, and
-    ``damaged`` the files that were put aside, with all that waited in them, as ``outbox.db.damaged``.
+    ``max_bytes`` bounds the file, without its write-ahead log of some 4 MB. ``dropped`` counts what went for want of
+    space, and ``damaged`` the files that were put aside, with all that waited in them, as ``outbox.db.damaged``.
     """
 
     def __init__(self, path: Path, max_bytes: int) -> None:
         self.dropped = self.damaged = 0
         self._path, self._max_bytes = path, max_bytes
         self._db: sqlite3.Connection | None = None
-        self._rows = self._bytes = 0
+        self._rows = 0
         self._series = ""
 
     def __len__(self) -> int:
         return self._rows
-
-    @property
-    def nbytes(self) -> int:
-        """What counts towards ``max_bytes``."""
-        return self._bytes
 
     def open(self) -> None:
         """Open the file now, so that what waits in it is known."""
@@ -132,10 +126,8 @@ class Spool:
     def delete(self, keys: Collection[Key]) -> None:
         """Forget messages; those that are gone already are no error."""
         with self._transaction() as db:
-            for series, number in keys:
-                found = db.execute(f"SELECT id, {_SIZE} FROM outbox WHERE id = ?", (number,)).fetchone()
-                if series == self._series:
-                    self._delete(db, found)
+            gone = [(number,) for series, number in keys if series == self._series]
+            self._rows -= max(0, db.executemany("DELETE FROM outbox WHERE id = ?", gone).rowcount)
 
     def close(self) -> None:
         if self._db is not None:
@@ -160,13 +152,13 @@ class Spool:
     @contextlib.contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._database() as db:
-            before = self._rows, self._bytes, self.dropped
+            before = self._rows, self.dropped
             try:
                 with db:
                     db.execute("BEGIN IMMEDIATE")
                     yield db
             except BaseException:
-                self._rows, self._bytes, self.dropped = before
+                self._rows, self.dropped = before
                 raise
 
     def _insert(self, db: sqlite3.Connection, topic: str, payload: bytes, priority: Priority) -> None:
@@ -174,20 +166,12 @@ class Spool:
             "INSERT INTO outbox (topic, payload, priority) VALUES (?, ?, ?)", (topic, payload, priority)
         )
         self._rows += 1
-        self._bytes += len(payload) + len(topic) + ROW_BYTES
-
-    def _delete(self, db: sqlite3.Connection, row: tuple[int, int] | None) -> None:
-        if row is not None:
-            db.execute("DELETE FROM outbox WHERE id = ?", row[:1])
-            self._rows -= 1
-            self._bytes -= row[1]
 
     def _drop(self, db: sqlite3.Connection) -> None:
-        """The oldest of the lowest priority, until what waits is within the limit."""
-        while self._bytes > self._max_bytes and self._rows:
-            self._delete(
-                db, db.execute(f"SELECT id, {_SIZE} FROM outbox ORDER BY priority, id LIMIT 1").fetchone()
-            )
+        """The oldest of the lowest priority, until the pages in use are within the limit."""
+        while self._rows and _used(db) > self._max_bytes:
+            db.execute("DELETE FROM outbox WHERE id = (SELECT id FROM outbox ORDER BY priority, id LIMIT 1)")
+            self._rows -= 1
             self.dropped += 1
 
     def _open(self) -> sqlite3.Connection:
@@ -201,14 +185,14 @@ class Spool:
                 "SELECT count(*) FROM sqlite_master WHERE name IN ('outbox', 'notes')"
             ).fetchone()
             if tables[0] < 2:
+                db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
                 db.execute("PRAGMA journal_mode = WAL")
                 db.executescript(_SCHEMA)
             self._series = _note(db, "series") or ""
             if not self._series:
                 self._series = uuid.uuid4().hex[:12]
                 db.execute("INSERT INTO notes VALUES ('series', ?)", (json.dumps(self._series),))
-            rows, nbytes = db.execute(f"SELECT count(*), total({_SIZE}) FROM outbox").fetchone()
-            self._rows, self._bytes = int(rows), int(nbytes)
+            self._rows = int(db.execute("SELECT count(*) FROM outbox").fetchone()[0])
         except BaseException:
             db.close()
             raise
@@ -216,7 +200,7 @@ class Spool:
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> LinkError:
         aside = self._path.with_name(self._path.name + ".damaged")
-        lost, self._rows, self._bytes = self._rows, 0, 0
+        lost, self._rows = self._rows, 0
         try:
             self._path.replace(aside)
             for suffix in ("-wal", "-journal"):
@@ -228,6 +212,13 @@ class Spool:
             f"{self._path} is damaged ({error}): kept as {aside.name} with the {lost or 'unknown number of'} messages "
             "that waited; a new one begins"
         )
+
+
+def _used(db: sqlite3.Connection) -> int:
+    pages, free = (
+        int(db.execute(f"PRAGMA {what}").fetchone()[0]) for what in ("page_count", "freelist_count")
+    )
+    return (pages - free) * PAGE_BYTES
 
 
 def _note(db: sqlite3.Connection, name: str) -> Any:
