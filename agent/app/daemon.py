@@ -16,6 +16,7 @@ from agent import __version__, notify
 from agent.app.allowance import allow_many_descriptors, share_one_heap
 from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
+from agent.app.endings import Endings
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
 from agent.app.meters import node_meters
@@ -48,7 +49,6 @@ from agent.types import BoardInfo, PowerSample
 from agent.waiting import stop_signals
 
 log = logging.getLogger("app")
-OUTBOX_ROWS = 10_000
 
 
 def main(config: Config) -> int:
@@ -126,14 +126,18 @@ class Daemon:
         )
         self.power = PowerLog()
         self.node = node_target(config)
-        self.wire = WireSource(config) if config.mqtt else None
+        self.wire = WireSource(config, self.board.wall_time, self.journal.now) if config.mqtt else None
         self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power.watts)
+        if self.wire is not None:
+            wire = self.wire
+            self.reporter.delivery = lambda: wire.total
         self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []
         self.link: MqttLink | None = None
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
+        self.endings: Endings | None = None
         self.bindings: Bindings | None = None
         self.manager: Manager | None = None
 
@@ -199,7 +203,10 @@ class Daemon:
         if config.mqtt is None:
             self.reporter.attach(manager, board, None)
             return
-        outbox = self.outbox = Outbox(config.paths.state / "outbox.db", OUTBOX_ROWS)
+        outbox = self.outbox = Outbox(
+            config.paths.state / "outbox.db", config.telemetry.outbox_mb << 20, self._outbox_event
+        )
+        self.reporter.outbox_problem = lambda: outbox.problem
         commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
@@ -222,6 +229,8 @@ class Daemon:
         uplink = Uplink(self.node, self.boot_id, database, outbox, config.telemetry.publish_s)
         self._spawn(outbox.run(self.link))
         self._spawn(uplink.run())
+        endings = self.endings = Endings(self.node, self.boot_id, self.journal, outbox)
+        self._spawn(endings.run())
         bindings = self.bindings = Bindings(
             mqtt_settings(config, "bindings"),
             lambda: manager.effective.bindings,
@@ -234,6 +243,8 @@ class Daemon:
 
     def _changed(self) -> None:
         self.reporter.changed()
+        if self.endings is not None:
+            self.endings.look()
         if self.bindings is not None:
             self.bindings.look()
 
@@ -296,6 +307,10 @@ class Daemon:
         log.log(level, "%s: worker %s: %s", event.model, event.kind, event.text)
         self.telemetry.event(f"worker-{event.kind}", event.text, event.model)
         self.reporter.changed()
+
+    def _outbox_event(self, text: str) -> None:
+        log.warning("%s", text)
+        self.telemetry.event("outbox", text)
 
     def _power(self, samples: Sequence[PowerSample]) -> None:
         self.power.add(samples)

@@ -33,7 +33,7 @@ from agent.errors import (
 from agent.package.verify import VerifiedPackage
 from agent.placement.demand import Demand
 from agent.serving.processes.process import Worker
-from agent.types import Phase, Placement, State, Verdict
+from agent.types import Delivery, Phase, Placement, State, Verdict
 from agent.waiting import to_the_end
 
 log = logging.getLogger("deploy")
@@ -64,6 +64,19 @@ def final_state(error: OverlaidError) -> State:
 def _named(error: BaseException) -> str:
     """As ``resuming`` reads it; empty for a stop, after which the deployment goes on."""
     return f"{error.name}: {one_line(error)}" if isinstance(error, OverlaidError) else ""
+
+
+def _useless(delivery: Delivery) -> int:
+    return delivery.received - delivery.useful
+
+
+def _silence(limit_s: float, useless: int) -> str:
+    if not useless:
+        return f"DOWNLOADING: nothing arrived for {limit_s:g} s; does overlaid fleet serve run?"
+    return (
+        f"DOWNLOADING: nothing of use arrived for {limit_s:g} s, only {useless / 1e6:.1f} MB that are damaged or not "
+        "wanted; check who may publish on overlaid/v1/+/blocks/+/data, and the repository of overlaid fleet serve"
+    )
 
 
 @dataclass(slots=True)
@@ -98,9 +111,16 @@ class Attempt:
         return package
 
     async def _download(self) -> VerifiedPackage:
-        """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is."""
-        limit, clock = self.res.settings.download_timeout_s, asyncio.get_running_loop().time
+        """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is. The clock
+        stands still while the source waits because it is configured so."""
+        limit, time_ = self.res.settings.download_timeout_s, asyncio.get_running_loop().time
+        digest = self.deployment.model.digest
+
+        def clock() -> float:
+            return time_() - self.source.delivery(digest).waited_s
+
         alive = clock()
+        useless = _useless(self.source.delivery(digest))
 
         def progress(share: float) -> None:
             nonlocal alive
@@ -113,9 +133,7 @@ class Attempt:
             while not task.done():
                 left = alive + limit - clock()
                 if left <= 0:
-                    raise PhaseTimeout(
-                        f"DOWNLOADING: nothing arrived for {limit:g} s; does overlaid fleet serve run?"
-                    )
+                    raise PhaseTimeout(_silence(limit, _useless(self.source.delivery(digest)) - useless))
                 await asyncio.wait({task}, timeout=left)
             return task.result()
         finally:

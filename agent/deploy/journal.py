@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,13 +21,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from agent.deploy import profiles, standing
 from agent.errors import Replayed, StoreError
+from agent.hours import PLAUSIBLE_TIME
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
 from agent.validation import explain_validation
 
 SCHEMA_VERSION = 4
 HISTORY_ROWS = 1000
 LOOK_S = 2.0  # between looks whether a disk has healed
-PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
 MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (target TEXT PRIMARY KEY, revision INTEGER NOT NULL, state TEXT NOT NULL);
@@ -123,8 +123,9 @@ class Journal:
                         shutil.copyfile(f"{self._path}{suffix}", f"{folder}/state.db{suffix}")
                 with contextlib.closing(sqlite3.connect(f"{folder}/state.db")) as copy:
                     copy.backup(db)
-            if db.execute("PRAGMA user_version").fetchone()[0] != SCHEMA_VERSION:
-                raise refused
+            if not db.execute("PRAGMA user_version").fetchone()[0]:
+                raise refused  # there is nothing
+            self._prepare(db)
         except (OSError, sqlite3.Error):
             db.close()
             raise refused from None
@@ -310,6 +311,15 @@ class Journal:
         """The newest deployment of each model."""
         found = self._deployments("id IN (SELECT max(id) FROM deployments GROUP BY model)")
         return {deployment.model.name: deployment for deployment in found}
+
+    def ended(self) -> dict[int, float]:
+        """When each deployment that is over ended (Unix seconds), by id, as far as the history goes."""
+        rows = self._run("SELECT id, updated FROM deployments WHERE state NOT IN ('QUEUED', 'IN_PROGRESS')")
+        return dict(rows.fetchall())
+
+    def find(self, ids: Collection[int]) -> list[Deployment]:
+        """Deployments by their ids, oldest first."""
+        return self._deployments(f"id IN ({', '.join(str(int(one)) for one in ids)}) ORDER BY id")
 
     def _deployments(self, where: str) -> list[Deployment]:
         rows = self._run(

@@ -30,7 +30,7 @@ from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.events import PoolEvent
-from agent.types import MAX_MODELS, Budget, DesiredModel, DesiredState, ModelStatus, Placement
+from agent.types import MAX_MODELS, Budget, Delivery, DesiredModel, DesiredState, ModelStatus, Placement
 from agent.waiting import set_within
 
 log = logging.getLogger("deploy")
@@ -54,7 +54,7 @@ class Manager:
     ) -> None:
         self._res = res
         self._node, self._groups = node, groups
-        self._on_change = on_change
+        self._wire, self._on_change = wire, on_change
         self._base_cap_w, self._power_w = base_cap_w, power_w
         self.restored = asyncio.Event()  # what was installed serves again, or is known not to
         self._services: dict[str, Service] = {}
@@ -251,6 +251,14 @@ class Manager:
         """Cancel the open deployment of a model; False when there is none."""
         return self._deployments.stop(model, Canceled("canceled by command"))
 
+    def download(self, model: str) -> bool:
+        """Let the open deployment of a model download at any hour; False when there is none that downloads."""
+        latest = self._ledger.latest.get(model)
+        if model not in self._deployments.models or self._wire is None or latest is None or latest.folder:
+            return False
+        self._wire.hurry(latest.model.digest)
+        return True
+
     async def restart(self, model: str) -> None:
         """Replace the worker of a model by a fresh one; UsageError while the model is being deployed."""
         if model in self._deployments.models:
@@ -288,10 +296,18 @@ class Manager:
                 self.effective.models.get(name),
                 self._res.pool.status(name),
                 self._res.pool.builds.text(name),
+                self._delivery(name),
             )
             for name in sorted({*self._services, *self._ledger.latest})
         )
         return tuple(status for status in found if status is not None)
+
+    def _delivery(self, model: str) -> Delivery | None:
+        latest = self._ledger.latest.get(model)
+        if self._wire is None or latest is None or latest.folder is not None:
+            return None
+        found = self._wire.delivery(latest.model.digest)
+        return None if found == Delivery() else found
 
     @property
     def lost_devices(self) -> Mapping[str, str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.bench.harness import parse, show
 
-SHARED = ("as_onnx", "harness", "mobilenet", "opencl_device", "paced", "peaks")  # what benches use
+SHARED = ("as_onnx", "harness", "mobilenet", "opencl_device", "paced", "peaks", "transfers")  # what benches use
 
 
 def _names() -> list[str]:

@@ -1,0 +1,120 @@
+"""Download hours and a bandwidth limit: what waits says so, a command lets it go ahead, costs are shown."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.app.wire import WireSource
+from agent.config import Config
+from agent.link.blocks import encode_frame
+from agent.link.topics import block_data
+from tests.system.brokers import Broker, start_mosquitto
+from tests.system.digits import DIGITS
+from tests.system.links import until
+from tests.system.stage import Node, Stage, stage, wait_until
+from tests.system.test_block_transfer import PACKAGE, Received, Server, make_blocks, sizes
+from tests.system.test_block_transfer import SITE as PLANT
+from tests.system.test_interrupted import BUDGET, model
+
+
+def hours_from_now(begin: int, end: int) -> str:
+    """``HH:MM-HH:MM``, so many hours after this moment."""
+    hour = time.localtime().tm_hour
+    return f"{(hour + begin) % 24:02}:00-{(hour + end) % 24:02}:00"
+
+
+@pytest.fixture(scope="module")
+def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with stage(tmp_path_factory.mktemp("hours")) as it:
+        it.serve()
+        it.publish(DIGITS)
+        yield it
+
+
+def status_of(node: Node) -> str:
+    return node.run("status").stdout
+
+
+def test_a_deployment_waits_for_its_hours_unless_it_is_told_to_go_ahead(it: Stage) -> None:
+    hours = hours_from_now(3, 5)
+    extra = f'download_timeout_s = 2.0\n[delivery]\ndownload_hours = ["{hours}"]\nmax_kbit_s = 40000\n'
+    node = it.node("n1", extra)
+    node.start()
+    it.fleet("deploy", "digits@1.0.0", "--node", "n1", *BUDGET)
+    text = f"waits for {hours[:5]}, download hours"
+    wait_until("the reason in status", lambda: model(node, "digits").get("why") == text)
+    time.sleep(2.5)  # longer than the time-out, which stands still
+    seen = model(node, "digits")
+    assert (seen["phase"], seen["why"], seen["delivery"]["received"]) == ("DOWNLOADING", text, 0)
+    assert text in " ".join(status_of(node).split())
+    assert text in " ".join(it.fleet("status", "n1").stdout.split())
+    it.fleet("command", "download", "--node", "n1", "--model", "digits")
+    wait_until("digits in service", lambda: model(node, "digits").get("state") == "SUCCEEDED", 60)
+    status = json.loads(node.run("status", "--json").stdout)
+    cost = status["models"][0]["delivery"]
+    assert 0 < cost["useful"] <= cost["received"]
+    assert cost["waited_s"] > 2.0 and not cost["waits_for"]
+    assert status["delivery"]["useful"] == cost["useful"]
+    assert "MB of models" in status_of(node)
+    with urllib.request.urlopen(f"http://127.0.0.1:{node.port}/metrics") as page:
+        metrics = page.read().decode()
+    assert f'overlaid_download_bytes_total{{kind="received"}} {cost["received"]}\n' in metrics
+    reported = json.loads(it.fleet("status", "n1", "--json").stdout)["nodes"][0]["reported"]
+    assert reported["models"][0]["received_bytes"] == cost["received"]
+    refused = it.fleet("command", "download", "--node", "n1", "--model", "digits", check=False)
+    assert refused.returncode != 0 and "no deployment in progress" in refused.stdout + refused.stderr
+
+
+def test_hours_that_end_stop_a_download_which_goes_on_when_they_come_again(tmp_path: Path) -> None:
+    blocks = make_blocks(60, 32 * 1024)
+
+    async def run(broker: Broker) -> None:
+        shut, reopened = "", False
+        config = Config.model_validate(
+            {
+                "node": {"site": PLANT, "name": "n1"},
+                "mqtt": {"host": broker.host, "port": broker.port},
+                "delivery": {"download_hours": ("00:00-24:00",)},
+            }
+        )
+        source = WireSource(config, look_s=0.02)
+        source._hours.closed = lambda: shut  # type: ignore[method-assign]
+        got = Received()
+
+        def deliver(sha: str, data: bytes) -> None:
+            nonlocal shut
+            got(sha, data)
+            if len(got) == 20:
+                shut = "waits for 22:00, download hours"
+
+        def answer(_: str, frame: bytes) -> bytes | None:
+            return frame if len(got) < 20 or reopened else None
+
+        async with Server(broker, blocks, answer) as server:
+            await server.ready()
+            work = asyncio.create_task(source.fetch(PACKAGE, sizes(blocks), deliver))
+            await until(lambda: source.delivery(PACKAGE).waits_for)
+            had, received = len(got), source.total.received
+            assert 20 <= had < len(blocks)
+            for sha, data in blocks.items():  # for other nodes: not even this is received now
+                server.publish(block_data(PLANT, PACKAGE), encode_frame(sha, data), qos=0)
+            await server.ready()
+            await asyncio.sleep(0.2)
+            assert (len(got), source.total.received) == (had, received)
+            shut, reopened = "", True
+            await asyncio.wait_for(work, 30)
+        assert got == blocks
+        assert sum(server.sent.values()) <= len(blocks) + 16
+        cost = source.delivery(PACKAGE)
+        assert cost.useful == sum(map(len, blocks.values())) and cost.waited_s >= 0.2
+        await source.close()
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
