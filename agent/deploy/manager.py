@@ -149,6 +149,8 @@ class Manager:
                 continue
             self._res.telemetry.event("resumed", f"{deployment.model.version}: {found.why}", name)
             self._deployments.start(replace(deployment, why=found.why))
+        # What the last process would have cleaned up; what failed may be tried again, with what has arrived of it.
+        self._removals.collect(last.model.digest for last in self._ledger.latest.values())
 
     def reconcile(self) -> None:
         """A desired state was accepted: compare it soon with what is installed and start the difference."""

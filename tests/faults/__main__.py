@@ -9,6 +9,7 @@ import itertools
 import json
 import queue
 import random
+import signal
 import sys
 import tempfile
 import threading
@@ -24,7 +25,8 @@ from tests.faults.matrix import FAULTS, Fault, scenario
 from tests.system.stage import StageError
 
 LANES = 2
-BATCH = 10  # kills between two looks at the clock
+SAY_S = 30.0
+BATCH = 5  # kills between two looks at the clock
 SHORT = {"phase": 6.0, "download": 15.0}  # deadlines, which the hangs wait for
 
 
@@ -37,6 +39,8 @@ class Run:
     broken: list[str] = field(default_factory=list)
     total: int = 0
     began: float = field(default_factory=time.monotonic)
+    said: float = 0.0
+    end: float = 0.0  # nothing more is begun after this
 
     @property
     def done(self) -> int:
@@ -53,6 +57,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=random.randrange(1 << 16))
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     pairs = itertools.product(PHASES, FAULTS)
     cases = [(fault, phase) for phase, fault in pairs if args.only in fault.name or args.only in phase]
     count = args.kills if args.only in ("", "kills") else 0
@@ -73,23 +78,27 @@ def play(
     for first in range(0, count, BATCH):
         work.put(min(BATCH, count - first))
     library = control.build(folder)
-    end = time.monotonic() + seconds
+    run.end = time.monotonic() + seconds
     failed: list[BaseException] = []
 
     def lane_of(number: int) -> None:
         try:
-            _work(Lane(folder / f"lane{number}", library, **SHORT), work, run, end, seed + number)
+            _work(Lane(folder / f"lane{number}", library, **SHORT), work, run, seed + number)
         except BaseException as error:
             failed.append(error)
 
     threads = [threading.Thread(target=lane_of, args=(number,)) for number in range(LANES)]
     for thread in threads:
         thread.start()
-    while any(thread.is_alive() for thread in threads):
-        threads[0].join(0.5)
-        threads[-1].join(0.5)
-        if show:
-            _show(run)
+    try:
+        while any(thread.is_alive() for thread in threads):
+            threads[0].join(0.5)
+            threads[-1].join(0.5)
+            _show(run, bar=show)
+    except KeyboardInterrupt:
+        run.end = 0.0
+        for thread in threads:  # which end what they started
+            thread.join()
     if show:
         print(file=sys.stderr)
     if failed:
@@ -97,14 +106,12 @@ def play(
     return run
 
 
-def _work(
-    lane: Lane, work: queue.SimpleQueue[tuple[Fault, str] | int], run: Run, end: float, seed: int
-) -> None:
+def _work(lane: Lane, work: queue.SimpleQueue[tuple[Fault, str] | int], run: Run, seed: int) -> None:
     try:
         lane.start()
         measure(lane, run.tally)
         measure(lane, run.tally)
-        while time.monotonic() < end:
+        while time.monotonic() < run.end:
             try:
                 item = work.get_nowait()
             except queue.Empty:
@@ -129,15 +136,18 @@ def _case(lane: Lane, fault: Fault, phase: str, run: Run) -> None:
         mend(lane)
 
 
-def _show(run: Run) -> None:
+def _show(run: Run, bar: bool) -> None:
+    """A bar in a terminal, else a line now and then."""
+    if not bar and time.monotonic() < run.said + SAY_S:
+        return
+    run.said = time.monotonic()
     broken = len(run.broken) + len(run.tally.broken)
     minutes = (time.monotonic() - run.began) / 60
     share = run.done / max(run.total, 1)
-    bar = "#" * round(30 * share)
-    print(
-        f"\r[{bar:<30}] {run.done}/{run.total}, {run.done / minutes:.0f} a minute, broken {broken} ",
-        end="", file=sys.stderr, flush=True,
-    )  # fmt: skip
+    text = f"{run.done}/{run.total}, {run.done / minutes:.0f} a minute, broken {broken} "
+    if bar:
+        text = f"\r[{'#' * round(30 * share):<30}] {text}"
+    print(text, end="" if bar else "\n", file=sys.stderr, flush=True)
 
 
 def _print(run: Run, as_json: bool, seed: int) -> None:
@@ -153,9 +163,9 @@ def _print(run: Run, as_json: bool, seed: int) -> None:
     names = list(dict.fromkeys(fault for fault, _ in run.table))
     shown = [phase for phase in PHASES if any(phase == p for _, p in run.table)]
     if names:
-        print(f"{'':20}" + "".join(f"{phase:14}" for phase in shown))
+        print(f"{'':22}" + "".join(f"{phase:14}" for phase in shown))
     for name in names:
-        print(f"{name:20}" + "".join(f"{run.table.get((name, phase), '-'):14}" for phase in shown))
+        print(f"{name:22}" + "".join(f"{run.table.get((name, phase), '-'):14}" for phase in shown))
     if run.tally.done:
         print(f"kills at random instants: {run.tally.done}, seed {seed}")
         for title, found in (("killed in", run.tally.phases), ("ended", run.tally.states)):

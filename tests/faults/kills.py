@@ -4,6 +4,7 @@ changes a file, before it or after half of it."""
 from __future__ import annotations
 
 import random
+import sys
 import time
 from dataclasses import dataclass, field
 
@@ -45,6 +46,7 @@ def kills(lane: Lane, count: int, seed: int, tally: Tally) -> None:
             what = _one(lane, chance, tally)
         except (Broken, StageError) as error:
             tally.broken.append(f"kill {number} (seed {seed}) {what}: {error}")
+            print(f"\nBROKEN {tally.broken[-1]}", file=sys.stderr, flush=True)
             mend(lane)
         tally.done += 1
 

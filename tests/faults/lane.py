@@ -63,10 +63,24 @@ class Lane:
 
     def __init__(self, folder: Path, library: Path, phase: float = 20.0, download: float = 20.0) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.folder = folder
-        self.broker = start_broker(folder / "broker")
+        self.pid = 0
+        self.wanted = ""
+        self.revision = 0
+        self.sessions: list[int] = []
+        self._stopped: socket.socket | None = None
+        self._ends = contextlib.ExitStack()
+        try:
+            self._equip(folder, phase, download)
+            self._launcher = self._launch(library)
+        except BaseException:
+            self._ends.close()
+            raise
+
+    def _equip(self, folder: Path, phase: float, download: float) -> None:
+        self.broker = self._ends.enter_context(start_broker(folder / "broker"))
         self.proxy = Proxy(self.broker.port)
-        self.stage = Stage(folder, self.broker)
+        self._ends.callback(self.proxy.close)
+        self.stage = self._ends.enter_context(Stage(folder, self.broker))
         self.stage.prepare()
         for model in write_versions(folder / "models"):
             self.stage.publish(model, "--no-check")
@@ -78,29 +92,29 @@ class Lane:
         text = text.replace(f"port = {self.broker.port}", f"port = {self.proxy.port}", 1)
         self.node.config.write_text(text + TIMES.format(phase=phase, download=download))
         self.state = self.node.state
-        self._operator = Operator(self.stage.home / "operator.db")
+        self._operator = self._ends.enter_context(Operator(self.stage.home / "operator.db"))
         self._key = PrivateKey.load(self.stage.home / "keys/commands.pem")
         self._target = Target(SITE, NODE)
         self.page = control.Page(folder / "page", self.state)
-        self._hook = socket.socket(socket.AF_UNIX)
+        self._ends.callback(self.page.close)
+
+    def _launch(self, library: Path) -> subprocess.Popen[str]:
         # A path of a socket has 107 bytes at most.
-        self._hook_folder = tempfile.TemporaryDirectory(prefix="faults-")
-        self._hook.bind(f"{self._hook_folder.name}/hook")
+        hook = Path(self._ends.enter_context(tempfile.TemporaryDirectory(prefix="faults-"))) / "hook"
+        self._hook = self._ends.enter_context(socket.socket(socket.AF_UNIX))
+        self._hook.bind(str(hook))
         self._hook.listen()
         command = [sys.executable, "-m", "tests.faults.launcher", str(self.node.config), str(self.node.log)]
-        self._launcher = subprocess.Popen(
-            [*command, f"{self._hook_folder.name}/hook"],
+        launcher = subprocess.Popen(
+            [*command, str(hook)],
             cwd=ROOT,
             env={**os.environ, **self.page.environment(library)},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
         )
-        self.pid = 0
-        self.wanted = ""
-        self.revision = 0
-        self.sessions: list[int] = []
-        self._stopped: socket.socket | None = None
+        self._ends.callback(_end_launcher, launcher)
+        return launcher
 
     # -- the daemon ------------------------------------------------------------------------------------------------
 
@@ -335,19 +349,17 @@ class Lane:
         """End everything."""
         self.page.heal()
         self.page.stop_in()
-        with contextlib.suppress(Exception):
-            self.kill()
-        assert self._launcher.stdin is not None and self._launcher.stdout is not None
-        self._launcher.stdin.close()
-        self._launcher.wait(10)
-        self._launcher.stdout.close()
-        self.stage.close()
-        self._operator.close()
-        self.proxy.close()
-        self.broker.stop()
-        self._hook.close()
-        self._hook_folder.cleanup()
-        self.page.close()
+        self._release()
+        self._ends.close()
+
+
+def _end_launcher(launcher: subprocess.Popen[str]) -> None:
+    """Its daemon dies with it."""
+    assert launcher.stdin is not None and launcher.stdout is not None
+    launcher.kill()
+    launcher.wait()
+    launcher.stdin.close()
+    launcher.stdout.close()
 
 
 def processes() -> list[tuple[int, str, int]]:

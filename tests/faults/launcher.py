@@ -20,6 +20,7 @@ from agent.cli.logs import start_logging
 from agent.config import load_config
 from agent.deploy.journal import Journal
 from agent.devices.probe import probe_board
+from agent.serving.processes.prctl import die_with_parent
 from agent.types import BoardInfo
 from tests.faults.control import page_of_this_process
 
@@ -51,6 +52,7 @@ def _prepare(config: Path) -> BoardInfo:
 def _daemon(config: Path, log: Path, hook: str, board: BoardInfo) -> NoReturn:
     status = 1
     try:
+        die_with_parent()
         os.setsid()  # whatever it leaves behind is known by its session
         descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
         for number in (1, 2):

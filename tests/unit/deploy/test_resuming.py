@@ -278,3 +278,21 @@ def test_a_read_only_journal_is_read_and_heals(tmp_path: Path, monkeypatch: pyte
     kept = Journal(path)
     assert len(kept.unfinished()) == 2
     kept.close()
+
+
+def test_what_the_last_process_had_no_time_to_clean_up_goes_at_the_start(tmp_path: Path) -> None:
+    async def first(rig: Rig) -> None:
+        stay(rig)
+        rig.store.collect = lambda keep: 0  # type: ignore[method-assign]
+        for package, version in ((V1, "1.0.0"), (V2, "1.1.0"), (V3, "1.2.0")):
+            rig.want((package, version))
+            await rig.settled()
+
+    async def second(rig: Rig) -> None:
+        assert len(list((tmp_path / "store/manifests").iterdir())) == 3
+        rig.revision = 3
+        await rig.settled()
+        assert {path.stem for path in (tmp_path / "store/manifests").iterdir()} == {V2.digest, V3.digest}
+
+    play(tmp_path, first, Source([V1, V2, V3]))
+    play(tmp_path, second, Source([V1, V2, V3]))
