@@ -90,6 +90,16 @@ def play(
     threads = [threading.Thread(target=lane_of, args=(number,)) for number in range(LANES)]
     for thread in threads:
         thread.start()
+    _wait(threads, run, show)
+    if show:
+        print(file=sys.stderr)
+    if failed:
+        raise failed[0]
+    return run
+
+
+def _wait(threads: list[threading.Thread], run: Run, show: bool) -> None:
+    """Until both lanes are done; after an interruption they end what they are at, and what they started."""
     try:
         while any(thread.is_alive() for thread in threads):
             threads[0].join(0.5)
@@ -97,13 +107,8 @@ def play(
             _show(run, bar=show)
     except KeyboardInterrupt:
         run.end = 0.0
-        for thread in threads:  # which end what they started
+        for thread in threads:
             thread.join()
-    if show:
-        print(file=sys.stderr)
-    if failed:
-        raise failed[0]
-    return run
 
 
 def _work(lane: Lane, work: queue.SimpleQueue[tuple[Fault, str] | int], run: Run, seed: int) -> None:

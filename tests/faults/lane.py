@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,11 @@ from typing import Any
 from agent.control import client
 from agent.errors import OverlaidError
 from agent.fleet.desired import with_model
+from agent.fleet.home import Home
+from agent.fleet.keys import load_key, public_keys
 from agent.fleet.operator import Operator
+from agent.fleet.pack import pack
+from agent.fleet.repository import Repository
 from agent.link.messages import Desired, sign
 from agent.link.topics import Target
 from agent.package.manifest import parse_manifest
@@ -41,6 +45,7 @@ TIMES = (
 )
 FINAL = ("SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "CANCELED", "SUPERSEDED")
 SETTLE_S = 75.0
+BLOCK_BYTES = 64 << 10
 
 
 class Broken(Exception):
@@ -82,10 +87,7 @@ class Lane:
         self._ends.callback(self.proxy.close)
         self.stage = self._ends.enter_context(Stage(folder, self.broker))
         self.stage.prepare()
-        for model in write_versions(folder / "models"):
-            self.stage.publish(model, "--no-check")
-        packages = json.loads(self.stage.fleet("packages", "--json").stdout)
-        self.digests = {entry["version"]: entry["digest"] for entry in packages}
+        self.digests = publish(Home(self.stage.home), folder)
         self.stage.serve()
         self.node = self.stage.node(NODE)
         text = self.node.config.read_text().partition("[deploy]")[0]
@@ -353,6 +355,19 @@ class Lane:
         self._ends.close()
 
 
+def publish(home: Home, folder: Path) -> dict[str, str]:
+    """Every version of the model, as ``overlaid fleet pack`` and ``publish`` do, without a process for each; the
+    digests, by version."""
+    repository, key, keys = Repository(home.packages), load_key(home, "packages"), public_keys(home)
+    digests = {}
+    for model in write_versions(folder / "models"):
+        package = folder / f"package-{model.name}"
+        pack(model, package, key, block_bytes=BLOCK_BYTES, check=False)
+        entry = repository.publish(package, keys)
+        digests[entry.version] = entry.digest
+    return digests
+
+
 def _end_launcher(launcher: subprocess.Popen[str]) -> None:
     """Its daemon dies with it."""
     assert launcher.stdin is not None and launcher.stdout is not None
@@ -378,7 +393,8 @@ def processes() -> list[tuple[int, str, int]]:
     return [(pid, name, session) for _, pid, name, session in sorted(found)]
 
 
-def end(pid: int, number: signal.Signals = signal.SIGKILL) -> None:
-    """Signal a process if it is there."""
-    with contextlib.suppress(ProcessLookupError):
-        os.kill(pid, number)
+def signal_all(pids: Iterable[int], number: signal.Signals = signal.SIGKILL) -> None:
+    """Those that are there."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)

@@ -9,10 +9,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from agent.deploy.ledger import HEALING
 from tests.faults.control import Mode
-from tests.faults.lane import FINAL, Broken, Lane, end
+from tests.faults.lane import FINAL, Broken, Lane, signal_all
 from tests.faults.launcher import PHASES
 
 YEAR_S = 365.0 * 86_400
@@ -86,16 +87,15 @@ def _hang(lane: Lane, phase: str) -> Callable[[Lane], None]:
     if phase == "DOWNLOADING":
         assert lane.stage.server is not None
         lane.stage.server.send_signal(signal.SIGSTOP)
-        return _until_final_then(lambda: lane.stage.server and lane.stage.server.send_signal(signal.SIGCONT))
+        return _until_final_then(partial(lane.stage.server.send_signal, signal.SIGCONT))
     if phase == "VERIFYING":
         lane.page.strike(Mode.HANG, only="/files/")
         return _until_final_then(lane.page.heal)
     stopped = [pid for pid, _ in lane.own()]
     if phase in ("SOAKING", "ROLLING_BACK"):
         stopped = stopped[-1:]  # the new version's, or what answers now
-    for pid in stopped:
-        end(pid, signal.SIGSTOP)
-    return _until_final_then(lambda: [end(pid, signal.SIGCONT) for pid in stopped])
+    signal_all(stopped, signal.SIGSTOP)
+    return _until_final_then(partial(signal_all, stopped, signal.SIGCONT))
 
 
 def _watchdog(lane: Lane) -> None:
@@ -119,8 +119,7 @@ def _until_final_then(heal: Callable[[], object]) -> Callable[[Lane], None]:
 
 def _workers(lane: Lane, _phase: str) -> Callable[[Lane], None]:
     """All that the kernel ends when memory is out: zygotes and workers."""
-    for pid, _ in lane.own():
-        end(pid)
+    signal_all([pid for pid, _ in lane.own()])
     return lambda _: None
 
 
@@ -195,7 +194,7 @@ def _strike(lane: Lane, fault: Fault, phase: str, old: str, allowed: set[str]) -
     lane.stopped()
     if phase == "ROLLING_BACK":
         lane.page.stop_in(PHASES.index(phase))
-        end(lane.own()[-1][0])  # the new version's worker
+        signal_all([lane.own()[-1][0]])  # the new version's worker
         lane.go_on()
         lane.stopped()
     after = fault.strike(lane, phase)

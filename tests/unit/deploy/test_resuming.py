@@ -80,7 +80,7 @@ def test_an_end_that_the_disk_refused_is_written_when_it_heals(
                 raise StoreError("no space left on device")
             finish(*args)
 
-        rig.journal.finish = refuse  # type: ignore[method-assign]
+        rig.journal.finish = refuse  # type: ignore[method-assign,assignment]
         rig.want((V1, "1.0.0"))
         status = await rig.settled()
         assert status is not None and status.state is State.SUCCEEDED
@@ -260,7 +260,8 @@ def test_a_read_only_journal_is_read_and_heals(tmp_path: Path, monkeypatch: pyte
     def connect(name: Any, *args: Any, **kwargs: Any) -> sqlite3.Connection:
         if refused and Path(str(name)) == path:
             raise sqlite3.OperationalError("unable to open database file")
-        return real(name, *args, **kwargs)
+        found: sqlite3.Connection = real(name, *args, **kwargs)
+        return found
 
     journal.close()
     monkeypatch.setattr(sqlite3, "connect", connect)
