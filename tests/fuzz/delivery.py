@@ -64,7 +64,8 @@ ODD: tuple[Any, ...] = (
 )  # fmt: skip
 TOKENS = (
     b'"', b"{", b"}", b"[", b"]", b",", b":", b"\\", b"\\ud800", b"\\u0000", b"NaN", b"-Infinity", b"1e999", b"\0",
-    b"\xff", b"-", b"[" * 3000, b'{"a":' * 3000, b"9" * 5000, b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff" * 8, b"\x80" * 12,
+    b"\xff", b"-", b"[" * 3000,
+    b'{"a":' * 3000, b"9" * 5000, b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xff" * 8, b"\x80" * 12,
     b"\0" * 8,
 )  # fmt: skip
 

@@ -1,4 +1,4 @@
-"""The corpus and the first rounds of the fuzzer of what delivery reads (``tests.fuzz.delivery`` goes on from there), and
+"""The corpus and the first rounds of the fuzzer of delivery (``tests.fuzz.delivery`` goes on from there), and
 large inputs that could cost much."""
 
 from __future__ import annotations
