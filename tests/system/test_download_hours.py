@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +16,12 @@ from agent.app.wire import WireSource
 from agent.config import Config
 from agent.link.blocks import encode_frame
 from agent.link.topics import block_data
+from agent.link.window import MAX_BLOCKS
+from tests.system.bigmodel import make_big_model
 from tests.system.brokers import Broker, start_mosquitto
 from tests.system.digits import DIGITS
-from tests.system.links import until
+from tests.system.links import Recorded, until
+from tests.system.stage import SITE as STAGE_SITE
 from tests.system.stage import Node, Stage, stage, wait_until
 from tests.system.test_block_transfer import PACKAGE, Received, Server, make_blocks, sizes
 from tests.system.test_block_transfer import SITE as PLANT
@@ -118,3 +122,31 @@ def test_hours_that_end_stop_a_download_which_goes_on_when_they_come_again(tmp_p
 
     with start_mosquitto(tmp_path) as broker:
         asyncio.run(run(broker))
+
+
+def test_a_kill_in_mid_download_costs_a_window_at_most(it: Stage) -> None:
+    it.publish(make_big_model(it.folder / "big-1", "big", "1.0.0", width=1600), "--block-kib", "64")
+    node = it.node("n2", "[delivery]\nmax_kbit_s = 24000\n")
+    node.start()
+
+    async def run() -> tuple[int, int]:
+        async with Recorded(it.broker, "spy") as spy:
+            spy.subscribe(f"overlaid/v1/{STAGE_SITE}/blocks/+/data", 0)
+            await spy.ready()
+
+            def deploy() -> None:
+                it.fleet("deploy", "big@1.0.0", "--node", "n2", *BUDGET)
+                wait_until("half of it", lambda: (model(node, "big").get("progress") or 0) > 0.5)
+                node.kill()
+                node.start()
+                wait_until("big in service", lambda: model(node, "big").get("state") == "SUCCEEDED", 60)
+
+            await asyncio.to_thread(deploy)
+            sent = Counter(payload[:32] for payload in spy.payloads)
+            return len(sent), sum(sent.values())
+
+    blocks, frames = asyncio.run(run())
+    assert blocks > 150
+    assert frames - blocks <= MAX_BLOCKS + 1  # and the manifest
+    cost = model(node, "big")["delivery"]
+    assert 0 < cost["received"] < blocks * 64 * 1024 * 0.75  # the rest had come before
