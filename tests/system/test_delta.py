@@ -47,7 +47,7 @@ def version(folder: Path, number: str, change: str) -> Path:
 
 
 def deployed(it: Stage, node: Node, model: Path) -> dict[str, int]:
-    """Pack, publish, deploy. Bytes: of all files, ``new`` and ``manifest`` as publish told, ``received`` by the node."""
+    """Pack, publish, deploy. Bytes: of all files; ``new`` and ``manifest`` as publish tells; ``received`` by it."""
     out = it.folder / f"package-{model.name}"
     number = json.loads(it.fleet("pack", str(model), "-o", str(out), "--json").stdout)["version"]
     published = json.loads(it.fleet("publish", str(out), "--json").stdout)
