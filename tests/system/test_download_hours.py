@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import urllib.request
@@ -118,6 +119,42 @@ def test_hours_that_end_stop_a_download_which_goes_on_when_they_come_again(tmp_p
         assert sum(server.sent.values()) <= len(blocks) + 16
         cost = source.delivery(PACKAGE)
         assert cost.useful == sum(map(len, blocks.values())) and cost.waited_s >= 0.2
+        await source.close()
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_who_waits_for_its_hours_holds_nobody_up_and_two_download_at_a_time(tmp_path: Path) -> None:
+    blocks = make_blocks(4, 1024)
+    others = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(3)]
+
+    async def run(broker: Broker) -> None:
+        config = Config.model_validate(
+            {
+                "node": {"site": PLANT, "name": "n1"},
+                "mqtt": {"host": broker.host, "port": broker.port},
+                "delivery": {"download_hours": ("00:00-24:00",)},
+            }
+        )
+        source, shut = WireSource(config, look_s=0.02), "waits for 22:00, download hours"
+        source._hours.closed = lambda: shut  # type: ignore[method-assign]
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            work = [asyncio.create_task(source.fetch(other, {other: 0}, Received())) for other in others]
+            await until(lambda: [source.delivery(other).waits_for for other in others] == 3 * [shut])
+            got = Received()
+            source.hurry(PACKAGE)
+            await asyncio.wait_for(source.fetch(PACKAGE, sizes(blocks), got), 10)
+            assert got == blocks
+            shut = ""  # nobody serves the others, so that two of them go on for ever
+            await until(lambda: source.delivery(others[2]).waits_for == "waits for other downloads")
+            assert not source.delivery(others[0]).waits_for and not source.delivery(others[1]).waits_for
+            work[0].cancel()
+            await until(lambda: not source.delivery(others[2]).waits_for)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
         await source.close()
 
     with start_mosquitto(tmp_path) as broker:
