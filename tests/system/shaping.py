@@ -92,8 +92,10 @@ class Shaper:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._online.set()
         self._server = await asyncio.start_server(self._accept, HOST, 0, limit=SEGMENT * 4)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -107,6 +109,14 @@ class Shaper:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def cut(self) -> None:
+        """Reset every connection, with what is on its way; from any thread."""
+        assert self._loop is not None
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._cut)
+        self._loop.call_soon_threadsafe(done.set)
+        assert done.wait(10)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)

@@ -83,6 +83,8 @@ def test_a_damaged_outbox_stops_neither_the_node_nor_the_ends_of_its_deployments
     node.start()
     assert (node.state / "outbox.db.damaged").exists()
     it.fleet("deploy", "digits@1.0.0", "--node", "damaged", *BUDGET, "--wait")
+    with Operator(Home(it.home).database) as operator:
+        wait_until("the end", lambda: operator.ends("damaged"))
     node.kill()
     (node.state / "outbox.db-wal").unlink(missing_ok=True)
     (node.state / "outbox.db").write_bytes(b"\x00garbage" * 1000)
