@@ -92,5 +92,9 @@ def test_a_damaged_outbox_stops_neither_the_node_nor_the_ends_of_its_deployments
     with Operator(Home(it.home).database) as operator:
         wait_until("two series", lambda: len(operator.streams("damaged")) == 2)
         assert [(end.model, end.state.value) for end in operator.ends("damaged")] == [("digits", "SUCCEEDED")]
-    log = json.loads(it.fleet("command", "logs", "--node", "damaged", "--json").stdout)
-    assert [event["kind"] for event in log["output"]["events"]].count("outbox") == 2
+
+    def told() -> int:
+        log = json.loads(it.fleet("command", "logs", "--node", "damaged", "--json").stdout)
+        return [event["kind"] for event in log["output"]["events"]].count("outbox")
+
+    wait_until("both events", lambda: told() == 2)
