@@ -31,6 +31,7 @@ def test_nothing_is_lost_or_doubled_over_a_bad_link_and_a_kill(
     # Of two boots: one connection for control each, a few for blocks. Every other one has its cause.
     assert row.connections <= 6 + row.resets + row.failed, row
     assert row.failed <= 60, row
+    assert row.failed or not profile.startswith("offline"), row
 
 
 @pytest.fixture(scope="module")
