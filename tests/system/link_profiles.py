@@ -215,7 +215,9 @@ def drive(it: Stage, profile: Profile, *, hurried: bool, timeout_s: float, batch
         + len(expected - set(answered))
         + (ends + 1 - len(ids))
         + max(0, different - received)
-        + (0 if tallies["summary"].last >= batches else batches - tallies["summary"].last)
+        + max(
+            0, batches + ends + results + len(commands) - received
+        )  # also what came before the first that came
         + (left if left > 2 else 0),  # the last second's, which the next start sends
         doubled=sum(answered.values()) - len(answered) + len(told) - len(ids) + max(0, received - different),
         commands=len(commands),
