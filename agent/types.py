@@ -150,7 +150,7 @@ class Budget:
 
 
 def _within(what: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # as NaN; an integer may be too large to be a float
         raise ValueError(f"{what} must be between {low:g} and {high:g}, not {value!r}")
 
 

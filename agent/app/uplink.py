@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from pathlib import Path
@@ -30,6 +31,8 @@ class Uplink:
 
     async def run(self) -> None:
         """Queue what was recorded each interval, until cancelled."""
+        with contextlib.suppress(LinkError):
+            await self._begin()
         while True:
             await asyncio.sleep(self._every_s)
             try:
@@ -37,12 +40,19 @@ class Uplink:
             except (LinkError, TelemetryError) as error:  # the next batch has these rows too
                 log.warning("no telemetry for the operator yet: %s", error)
 
-    async def _sum_up(self) -> None:
+    async def _begin(self) -> queries.Position:
+        """Where the last batch ended, or, before the first one, now: what is older than the broker stays here."""
         if self._position is None:
             self._position = self._outbox.note(POSITION)
-        if self._position is None:  # what was recorded before there was a broker is for `overlaid logs` alone
-            self._position = await asyncio.to_thread(queries.newest, self._database)
-        rows, upto = await asyncio.to_thread(queries.summary_rows, self._database, self._position)
+        if self._position is None:
+            try:
+                self._position = await asyncio.to_thread(queries.newest, self._database)
+            except TelemetryError:  # nothing was ever recorded
+                self._position = {}
+        return self._position
+
+    async def _sum_up(self) -> None:
+        rows, upto = await asyncio.to_thread(queries.summary_rows, self._database, await self._begin())
         if not rows:
             return
         parts = [rows[at : at + BATCH_ROWS] for at in range(0, len(rows), BATCH_ROWS)]

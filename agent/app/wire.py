@@ -4,9 +4,10 @@ while bindings run."""
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from agent.app.downloads import LOOK_S, DownloadHours
@@ -98,7 +99,10 @@ class WireSource:
         look_s: float = LOOK_S,
     ) -> None:
         self._config = config
-        self.turn = asyncio.Semaphore(PARALLEL_FETCHES)
+        self.turn = (
+            contextlib.nullcontext()
+        )  # fetches take turns by themselves: what waits for its hours takes none
+        self._turns = asyncio.Semaphore(PARALLEL_FETCHES)
         self._hours = DownloadHours(config.delivery.spans, clock, proven or clock)
         self._look_s = look_s if self._hours.any else None
         self._hurry = asyncio.Event()
@@ -119,7 +123,8 @@ class WireSource:
 
         while left:
             await self._opened(digest)
-            await self._fetch(digest, left, keep, lingers)
+            async with self._turn(digest):
+                await self._fetch(digest, left, keep, lingers)
 
     def delivery(self, digest: str) -> Delivery:
         """Of one package."""
@@ -158,6 +163,21 @@ class WireSource:
         finally:
             if package.waits_for:
                 package.wait_for("")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, digest: str) -> AsyncIterator[None]:
+        package = self._package(digest)
+        if self._turns.locked():
+            package.wait_for("waits for other downloads")
+        try:
+            await self._turns.acquire()
+        finally:
+            if package.waits_for:
+                package.wait_for("")
+        try:
+            yield
+        finally:
+            self._turns.release()
 
     def _closed(self, package: _Package) -> str:
         why = self._hours.closed()

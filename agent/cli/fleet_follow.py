@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from agent.fleet.actions import Desk
 
 OP_HELP = (
-    "logs (recent events), bench (measure a model again), cancel (its deployment), restart (its worker), download (now, "
-    "whatever the node's download hours)"
+    "logs (recent events), bench (measure a model again), cancel (its deployment), restart (its worker), "
+    "download (now, at any hour)"
 )
 
 

@@ -21,7 +21,7 @@ from agent.waiting import set_within, to_the_end
 DIGEST_BYTES = 32
 MAX_DATA_BYTES = MAX_PAYLOAD_BYTES - DIGEST_BYTES
 MANY_WRONG = 16  # worth a line in the log, once a fetch
-MAX_PENDING_BYTES = 2 * MAX_BYTES  # of frames that wait for the disk: all that was asked for, and what others did
+MAX_PENDING_BYTES = 2 * MAX_BYTES  # wait for the disk: all that was asked for, and what others did
 BATCH = 4  # frames taken to the disk at once
 MAX_EARLY = 1024  # frames kept, beside their bytes: each costs memory, however small it is
 

@@ -61,8 +61,11 @@ class Arriving:
         disk.make_folder(folder)
 
     def has(self, file: File) -> bool:
-        """True when there is a place for this file."""
-        return self._path(file).exists()
+        """True when there is a place for the whole file; a kill may have left less."""
+        try:
+            return self._path(file).stat().st_size == file.size
+        except OSError:
+            return False
 
     def expect(self, file: File, find: Callable[[str], Span | None]) -> list[Block]:
         """Make the file's place unless it is there, take what ``find`` knows of; the blocks that are missing."""
@@ -135,7 +138,7 @@ class Arriving:
     def _begin(self, file: File, find: Callable[[str], Span | None]) -> _Part:
         path = self._path(file)
         part = _Part(path, file, tuple(spans_of(path, file)))
-        if not self._is_whole_size(part):
+        if not self.has(file):
             self._announce(path, file.size)
         with _opened(path, os.O_RDWR | os.O_CREAT) as descriptor:
             try:
@@ -188,12 +191,6 @@ class Arriving:
                 self._wanted[sha] = left
             else:
                 del self._wanted[sha]
-
-    def _is_whole_size(self, part: _Part) -> bool:
-        try:
-            return part.path.stat().st_size == part.file.size
-        except OSError:
-            return False
 
     def _path(self, file: File) -> Path:
         return self._folder / file.sha256

@@ -40,6 +40,7 @@ class Store:
         self._max_bytes = max_bytes
         self._before_write = before_write
         self._lock = threading.RLock()
+        self._making_room = threading.Lock()
         self._spans: dict[str, Span] | None = None
         for folder in ("files", "manifests"):
             disk.make_folder(root / folder)
@@ -53,12 +54,13 @@ class Store:
         """Make room for the ``files`` that are not here, take from others what they have; the blocks to fetch, each
         once, in order. StoreError when the space does not suffice. What was written before a restart is read and
         checked, so this may take seconds, as ``put_block`` and ``assemble`` may: not for the event loop."""
-        absent = {file.sha256: file for file in files.values() if not self._has_file(file)}
-        self.reserve(sum(file.size for file in absent.values() if not self._arriving.has(file)))
-        wanted: dict[str, Block] = {}
-        for file in absent.values():
-            wanted |= {block.sha256: block for block in self._arriving.expect(file, self._span)}
-        return list(wanted.values())
+        with self._making_room:  # two at once would count on the same space
+            absent = {file.sha256: file for file in files.values() if not self._has_file(file)}
+            self.reserve(sum(file.size for file in absent.values() if not self._arriving.has(file)))
+            wanted: dict[str, Block] = {}
+            for file in absent.values():
+                wanted |= {block.sha256: block for block in self._arriving.expect(file, self._span)}
+            return list(wanted.values())
 
     def put_block(self, block: Block, data: bytes) -> None:
         """Keep a block that arrived, wherever ``missing`` named it; of no use otherwise.

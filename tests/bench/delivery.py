@@ -3,11 +3,12 @@
 One node: ``overlaid fleet serve``, mosquitto and a daemon of its own, new for each run, which is told to deploy the
 model by ``overlaid fleet deploy``. Its time is that of DOWNLOADING and VERIFYING as it recorded them: the connection
 for blocks, the signed manifest, every block checked, stored and synced, every file whole and its digest checked. Beside
-it ``mosquitto_pub`` → ``mosquitto_sub`` through a second mosquitto and nginx → curl, the same file, synced; medians
-of three, taking turns. ``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
-daemon has caused to be written (/proc/PID/io) from the order to SUCCEEDED over the package;
-``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what it had before the order;
-``status_p99_ms`` how long it took to answer ``snapshot`` meanwhile, asked every 20 ms.
+it ``mosquitto_pub`` → ``mosquitto_sub`` through a second mosquitto and nginx → curl, the same file, synced; the best
+of five each, taking turns, because what else a machine does only ever adds to a time. ``broker_peak_mb`` is the first
+mosquitto's peak after these runs; ``disk_write_ratio`` what the daemon has caused to be written (/proc/PID/io) from the
+order to SUCCEEDED over the package; ``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what
+it had before the order: the most of all runs. ``status_p99_ms``: how long one more daemon took to answer ``snapshot``
+meanwhile, asked every 20 ms.
 
 Interruptions: ``refetched_windows`` is what the server sent beyond the package, in windows of 4 MiB, when the daemon
 is killed (SIGKILL) at half of the download and started again; ``broker_gap_s`` the longest time without a new block
@@ -19,8 +20,6 @@ when mosquitto is killed at 30 % and started again at once, the worst of three.
 
 from __future__ import annotations
 
-import json
-import statistics
 import sys
 import tempfile
 import time
@@ -37,14 +36,15 @@ from tests.bench.harness import Figure, main
 from tests.bench.transfers import BUDGET, Watch
 from tests.system.bigmodel import make_big_model
 from tests.system.brokers import Broker, start_mosquitto
-from tests.system.many import crowd
+from tests.system.many import QUICK, crowd
 from tests.system.stage import Stage, stage
 
-RUNS = 3
+RUNS = 5
 GAPS = 3
 WIDTH = 7071  # 200 MB of weights
 NODES = 50
 FAN_WIDTH = 2236  # 20 MB
+WITH_ONNX = ("jetson-orin-nano", "kv260", "rpi5", "x86-dgpu")  # simulated boards
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,12 +90,12 @@ def _one_node(it: Stage, peer: Broker) -> dict[str, Figure]:
             ours.append(_deliver(it, f"n{number}"))
             pub_sub.append(transfers.pub_sub_s(peer, file, it.folder / "message"))
             curl.append(transfers.curl_s(port, file, it.folder / "download"))
-    seconds = statistics.median(run.seconds for run in ours)
-    answers = sorted(answer for run in ours for answer in run.status_s)
+    seconds = min(run.seconds for run in ours)
+    answers = sorted(_deliver(it, "asked", 0.02).status_s)
     return {
         "delivery_mb_s": Figure(size / seconds / 1e6, "MB/s"),
-        "ratio_to_mosquitto_pub_sub": Figure(statistics.median(pub_sub) / seconds, "ratio", at_least=0.9),
-        "ratio_to_curl": Figure(statistics.median(curl) / seconds, "ratio", at_least=0.2),
+        "ratio_to_mosquitto_pub_sub": Figure(min(pub_sub) / seconds, "ratio", at_least=0.9),
+        "ratio_to_curl": Figure(min(curl) / seconds, "ratio", at_least=0.2),
         "broker_peak_mb": Figure(transfers.memory_mb(it.broker.process.pid, "VmHWM"), "MB", at_most=20),
         "disk_write_ratio": Figure(max(run.written for run in ours) / size, "ratio", at_most=2.2),
         "transfer_rss_over_idle_mb": Figure(max(run.peak_mb for run in ours), "MB", at_most=24),
@@ -103,7 +103,7 @@ def _one_node(it: Stage, peer: Broker) -> dict[str, Figure]:
     }
 
 
-def _deliver(it: Stage, name: str) -> _Run:
+def _deliver(it: Stage, name: str, every_s: float = 0.25) -> _Run:
     node = it.node(name)
     node.start()
     assert node.process is not None
@@ -111,7 +111,7 @@ def _deliver(it: Stage, name: str) -> _Run:
     time.sleep(1.0)  # what starting takes is over
     idle_mb, written = transfers.memory_mb(pid, "VmRSS"), transfers.written_bytes(pid)
     transfers.forget_peak(pid)
-    watch = Watch(node, "big")
+    watch = Watch(node, "big", every_s)
     it.fleet("deploy", "big@1.0.0", "--node", name, *BUDGET)
     watch.until_delivered()
     peak_mb = transfers.memory_mb(pid, "VmHWM")
@@ -162,17 +162,14 @@ def _broker_gap(it: Stage, name: str) -> float:
 def _fan_out(it: Stage) -> dict[str, Figure]:
     _publish(it, "fan", FAN_WIDTH)
     before = transfers.settled_bytes(it)
-    with crowd(it, NODES, "--wait", "fan", "--for", "100s", "--soak", "0.2s", "--profile", "0.2s") as nodes:
+    boards = [part for board in WITH_ONNX for part in ("--board", board)]
+    with crowd(it, NODES, "--wait", "fan", "--for", "100s", *QUICK, *boards) as nodes:
         nodes.wait_online()
         it.fleet("deploy", "fan@1.0.0", "--group", "sim", *BUDGET)
-        _, report = nodes.report(120.0)
+        code, report = nodes.report(120.0)
+    if code != 0:
+        raise RuntimeError(f"not every node has the model: {report['failures'] or report['states']}")
     sent = transfers.settled_bytes(it) - before
-    print(
-        json.dumps(report["states"]),
-        json.dumps(report["failures"])[:500],
-        report["footprint"],
-        file=sys.stderr,
-    )
     return {"fanout_50_sent_ratio": Figure(sent / _package_bytes(it, "fan"), "ratio", at_most=1.1)}
 
 

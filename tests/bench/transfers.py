@@ -26,20 +26,19 @@ from tests.system.stage import Node, Stage, stop_process, wait_until
 
 BUDGET = ("--latency-p99", "10s", "--rate", "0.01/s")
 DELIVERY = (Phase.DOWNLOADING.value, Phase.VERIFYING.value)
-LOOK_S = 0.02
 TIMEOUT_S = 120.0
 SUMMARY_S = 5.0  # after the last block; the server looks every 2 s
 
 
 @dataclass(slots=True)
 class Watch:
-    """One model on one node, looked at every 20 ms through the control socket; ``answer_s``: how long each look took.
-
-    ``longest_s``: the longest time in which the share of the download stood still, once it had begun.
+    """One model on one node, looked at every ``every_s`` through the control socket; ``answer_s``: how long each look
+    took while blocks arrived. ``longest_s``: the longest time in which their share stood still, once it had begun.
     """
 
     node: Node
     model: str
+    every_s: float = 0.02
     answer_s: list[float] = field(default_factory=list)
     longest_s: float = 0.0
     _share: float = 0.0
@@ -53,7 +52,7 @@ class Watch:
         except OverlaidError:
             return {}
         now = time.monotonic()
-        model = next((one for one in found["models"] if one["name"] == self.model), {})
+        model: dict[str, Any] = next((one for one in found["models"] if one["name"] == self.model), {})
         if model.get("phase") == Phase.DOWNLOADING.value and model.get("progress"):
             self.answer_s.append(now - started)
             if self._share:
@@ -78,7 +77,7 @@ class Watch:
         while not ready():
             if time.monotonic() > deadline:
                 raise RuntimeError(f"{what}: not within {TIMEOUT_S:g} s\n{self.node.tail()}")
-            time.sleep(LOOK_S)
+            time.sleep(self.every_s)
 
     def _has(self, share: float) -> bool:
         model = self.look()
@@ -102,7 +101,7 @@ def delivery_s(node: Node, model: str) -> float:
 
 
 def settled_bytes(it: Stage) -> int:
-    """What ``fleet serve --json`` has sent of all packages, by its own count, which it tells when it was idle for 2 s."""
+    """What ``fleet serve --json`` has sent of all packages, as it counts it itself and tells when it was idle."""
     time.sleep(SUMMARY_S)
     lines = map(json.loads, (it.folder / "serve.log").read_text().splitlines())
     return sum(line["bytes"] for line in lines if line["event"] == "blocks")

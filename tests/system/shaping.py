@@ -92,8 +92,10 @@ class Shaper:
         )
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
 
     async def start(self) -> None:
+        self._loop = asyncio.get_running_loop()
         self._online.set()
         self._server = await asyncio.start_server(self._accept, HOST, 0, limit=SEGMENT * 4)
         self.port = self._server.sockets[0].getsockname()[1]
@@ -108,14 +110,24 @@ class Shaper:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
+    def cut(self) -> None:
+        """Reset every connection, with what is on its way; from any thread."""
+        assert self._loop is not None
+        done = threading.Event()
+        self._loop.call_soon_threadsafe(self._cut)
+        self._loop.call_soon_threadsafe(done.set)
+        assert done.wait(10)
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
     async def _come_and_go(self) -> None:
+        online_s = self.profile.online_s / 20  # so that a short test sees it go, too
         while True:
-            await asyncio.sleep(self.profile.online_s)
+            await asyncio.sleep(online_s)
+            online_s = self.profile.online_s
             self._online.clear()
             self._silent = not self._silent
             if not self._silent:

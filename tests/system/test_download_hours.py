@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,9 +17,12 @@ from agent.app.wire import WireSource
 from agent.config import Config
 from agent.link.blocks import encode_frame
 from agent.link.topics import block_data
+from agent.link.window import MAX_BLOCKS
+from tests.system.bigmodel import make_big_model
 from tests.system.brokers import Broker, start_mosquitto
 from tests.system.digits import DIGITS
-from tests.system.links import until
+from tests.system.links import Recorded, until
+from tests.system.stage import SITE as STAGE_SITE
 from tests.system.stage import Node, Stage, stage, wait_until
 from tests.system.test_block_transfer import PACKAGE, Received, Server, make_blocks, sizes
 from tests.system.test_block_transfer import SITE as PLANT
@@ -118,3 +123,67 @@ def test_hours_that_end_stop_a_download_which_goes_on_when_they_come_again(tmp_p
 
     with start_mosquitto(tmp_path) as broker:
         asyncio.run(run(broker))
+
+
+def test_who_waits_for_its_hours_holds_nobody_up_and_two_download_at_a_time(tmp_path: Path) -> None:
+    blocks = make_blocks(4, 1024)
+    others = [hashlib.sha256(b"%d" % number).hexdigest() for number in range(3)]
+
+    async def run(broker: Broker) -> None:
+        config = Config.model_validate(
+            {
+                "node": {"site": PLANT, "name": "n1"},
+                "mqtt": {"host": broker.host, "port": broker.port},
+                "delivery": {"download_hours": ("00:00-24:00",)},
+            }
+        )
+        source, shut = WireSource(config, look_s=0.02), "waits for 22:00, download hours"
+        source._hours.closed = lambda: shut  # type: ignore[method-assign]
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            work = [asyncio.create_task(source.fetch(other, {other: 0}, Received())) for other in others]
+            await until(lambda: [source.delivery(other).waits_for for other in others] == 3 * [shut])
+            got = Received()
+            source.hurry(PACKAGE)
+            await asyncio.wait_for(source.fetch(PACKAGE, sizes(blocks), got), 10)
+            assert got == blocks
+            shut = ""  # nobody serves the others, so that two of them go on for ever
+            await until(lambda: source.delivery(others[2]).waits_for == "waits for other downloads")
+            assert not source.delivery(others[0]).waits_for and not source.delivery(others[1]).waits_for
+            work[0].cancel()
+            await until(lambda: not source.delivery(others[2]).waits_for)
+            for task in work:
+                task.cancel()
+            await asyncio.gather(*work, return_exceptions=True)
+        await source.close()
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_a_kill_in_mid_download_costs_a_window_at_most(it: Stage) -> None:
+    it.publish(make_big_model(it.folder / "big-1", "big", "1.0.0", width=1600), "--block-kib", "64")
+    node = it.node("n2", "[delivery]\nmax_kbit_s = 24000\n")
+    node.start()
+
+    async def run() -> tuple[int, int]:
+        async with Recorded(it.broker, "spy") as spy:
+            spy.subscribe(f"overlaid/v1/{STAGE_SITE}/blocks/+/data", 0)
+            await spy.ready()
+
+            def deploy() -> None:
+                it.fleet("deploy", "big@1.0.0", "--node", "n2", *BUDGET)
+                wait_until("half of it", lambda: (model(node, "big").get("progress") or 0) > 0.5)
+                node.kill()
+                node.start()
+                wait_until("big in service", lambda: model(node, "big").get("state") == "SUCCEEDED", 60)
+
+            await asyncio.to_thread(deploy)
+            sent = Counter(payload[:32] for payload in spy.payloads)
+            return len(sent), sum(sent.values())
+
+    blocks, frames = asyncio.run(run())
+    assert blocks > 150
+    assert frames - blocks <= MAX_BLOCKS + 1  # and the manifest
+    cost = model(node, "big")["delivery"]
+    assert 0 < cost["received"] < blocks * 64 * 1024 * 0.75  # the rest had come before

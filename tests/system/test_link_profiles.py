@@ -31,6 +31,7 @@ def test_nothing_is_lost_or_doubled_over_a_bad_link_and_a_kill(
     # Of two boots: one connection for control each, a few for blocks. Every other one has its cause.
     assert row.connections <= 6 + row.resets + row.failed, row
     assert row.failed <= 60, row
+    assert row.failed or not profile.startswith("offline"), row
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +84,8 @@ def test_a_damaged_outbox_stops_neither_the_node_nor_the_ends_of_its_deployments
     node.start()
     assert (node.state / "outbox.db.damaged").exists()
     it.fleet("deploy", "digits@1.0.0", "--node", "damaged", *BUDGET, "--wait")
+    with Operator(Home(it.home).database) as operator:
+        wait_until("the end", lambda: operator.ends("damaged"))
     node.kill()
     (node.state / "outbox.db-wal").unlink(missing_ok=True)
     (node.state / "outbox.db").write_bytes(b"\x00garbage" * 1000)
@@ -90,5 +93,9 @@ def test_a_damaged_outbox_stops_neither_the_node_nor_the_ends_of_its_deployments
     with Operator(Home(it.home).database) as operator:
         wait_until("two series", lambda: len(operator.streams("damaged")) == 2)
         assert [(end.model, end.state.value) for end in operator.ends("damaged")] == [("digits", "SUCCEEDED")]
-    log = json.loads(it.fleet("command", "logs", "--node", "damaged", "--json").stdout)
-    assert [event["kind"] for event in log["output"]["events"]].count("outbox") == 2
+
+    def told() -> int:
+        log = json.loads(it.fleet("command", "logs", "--node", "damaged", "--json").stdout)
+        return [event["kind"] for event in log["output"]["events"]].count("outbox")
+
+    wait_until("both events", lambda: told() == 2)

@@ -40,10 +40,13 @@ class Node:
         proven: float = 0.0,
     ) -> None:
         self.passed = 0.0
-        self.clock = lambda: clock(self.passed) if clock else start + self.passed
+        self._start, self._shown = start, clock
         self.hours = DownloadHours(
             spans, self.clock, lambda: max(proven, self.clock()), lambda: self.passed, summer_time
         )
+
+    def clock(self) -> float:
+        return self._shown(self.passed) if self._shown else self._start + self.passed
 
     def opens_after(self, limit_s: float, step_s: float = 250.0) -> float | None:
         """Seconds until it may download, looked at every so often; None when that takes more than ``limit_s``."""

@@ -121,6 +121,15 @@ def test_each_row_counts_in_one_batch_over_restarts_and_clocks_that_jump(bench: 
     bench.halt()
 
 
+def test_the_first_rows_of_a_new_node_count(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    asyncio.run(bench.uplink._begin())
+    bench.serve(7)
+    bench.sum_up()
+    assert requests(bench) == [7]
+    bench.halt()
+
+
 def test_a_disk_that_refuses_makes_the_next_batch_longer(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -351,3 +354,52 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new_version_whole(tmp_path: P
         assert is_whole(store, new)
         steps += 1
     assert steps >= 15
+
+
+def test_space_that_was_not_there_is_reserved_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a full disk left of the first try is no place that was reserved."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store, package, other = (
+        Store(tmp_path, 20_000),
+        sample(weights=bytes(9_000)),
+        sample("2.0.0", os.urandom(9_000)),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreError, match="No space left"):
+            store.missing(package.manifest.files)
+    install(store, other)
+    with pytest.raises(StoreError, match="max_mb"):
+        store.missing(package.manifest.files)
+    assert store.used_bytes() < 20_000
+
+
+def test_two_that_make_room_at_once_do_not_take_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = [sample(name=name, weights=os.urandom(11_000)) for name in ("cam", "net")]
+    store, both = Store(tmp_path, 20_000), threading.Barrier(2)
+    real = store.reserve
+
+    def slow(nbytes: int) -> None:
+        real(nbytes)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # for the other one to reserve as well, if it can
+
+    monkeypatch.setattr(store, "reserve", slow)
+
+    def refused(package: Sample) -> bool:
+        try:
+            store.missing(package.manifest.files)
+        except StoreError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(refused, packages)) == [False, True]
+    assert store.used_bytes() < 20_000
