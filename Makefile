@@ -1,9 +1,10 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
 .PHONY: help demo test test-slow test-pynq test-peers test-gpu soak lint bench area ci lock lock-pynq lock-peers lock-gpu \
-  clean debian peers gpu
+  clean debian peers gpu test-faults
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SECONDS ?= 25
+KILLS ?= 1000
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYNQ_BIN := .venv-pynq/bin
@@ -82,6 +83,10 @@ test-peers: $(STAMP) peers  ## the same answers as Triton; unmodified clients of
 	-@tests/debian-packages libpython$$($(PEERS_BIN)/python -c 'import sys; print("%d.%d" % sys.version_info[:2])')
 	@echo "== tests against peers"
 	@$(BIN)/python -m pytest tests/peers
+
+test-faults: $(STAMP) debian  ## every fault in every phase of a deployment, and KILLS (1000) at random instants
+	@echo "== faults"
+	@$(BIN)/python -m tests.faults --kills $(KILLS)
 
 soak: $(STAMP) debian  ## a daemon under mixed load, crashes and changes for SECONDS (25); nothing wrong, nothing leaks
 	@echo "== soak"

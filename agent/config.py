@@ -26,10 +26,13 @@ from pydantic import (
 )
 
 from agent.errors import ConfigError, TrustError
+from agent.hours import Span
 from agent.paths import config_file, default_runtime, default_state, read_toml
 from agent.trust import PublicKey
 from agent.types import check_name
 from agent.validation import explain_validation, from_table
+
+SLOWEST_BYTES = 1 << 20  # four of the largest blocks: two packages take turns, and one request may be lost
 
 Name = Annotated[str, AfterValidator(check_name)]
 
@@ -43,6 +46,14 @@ def _public_key(text: str) -> str:
 
 
 KeyText = Annotated[str, AfterValidator(_public_key)]
+
+
+def _hours(text: str) -> str:
+    Span.parse(text)
+    return text
+
+
+Hours = Annotated[str, AfterValidator(_hours)]
 
 
 class Section(BaseModel):
@@ -138,6 +149,22 @@ class Deploy(Section):
     phase_timeout_s: float = Field(120.0, gt=0, le=86_400)
 
 
+class Delivery(Section):
+    """What downloads may use. ``max_kbit_s``: thousands of bits a second; ``download_hours``: ``22:00-06:00``, local
+    time."""
+
+    max_kbit_s: int | None = Field(None, ge=8, le=100_000_000)
+    download_hours: tuple[Hours, ...] = Field((), max_length=16)
+
+    @property
+    def bytes_per_s(self) -> float | None:
+        return None if self.max_kbit_s is None else self.max_kbit_s * 1000 / 8
+
+    @property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(Span.parse(text) for text in self.download_hours)
+
+
 class Power(Section):
     """``idle_w``, ``busy_w``: of the whole board, for an estimate where it has no sensor."""
 
@@ -156,8 +183,11 @@ class Power(Section):
 
 
 class Telemetry(Section):
+    """``max_mb``: kept here; ``outbox_mb``: of what waits for the broker. MB are MiB."""
+
     max_mb: int = Field(64, ge=1, le=100_000)
     publish_s: float = Field(60.0, ge=1, le=86_400)
+    outbox_mb: int = Field(64, ge=1, le=10_000)
 
 
 class Store(Section):
@@ -180,9 +210,20 @@ class Config(Section):
     trust: Trust = Field(default_factory=Trust)
     serving: Serving = Field(default_factory=Serving)
     deploy: Deploy = Field(default_factory=Deploy)
+    delivery: Delivery = Field(default_factory=Delivery)
     power: Power = Field(default_factory=Power)
     telemetry: Telemetry = Field(default_factory=Telemetry)
     store: Store = Field(default_factory=Store)
+
+    @model_validator(mode="after")
+    def _download_can_end(self) -> Config:
+        rate, limit_s = self.delivery.bytes_per_s, self.deploy.download_timeout_s
+        if rate is not None and limit_s < (needed_s := SLOWEST_BYTES / rate):
+            raise ValueError(
+                f"delivery.max_kbit_s {self.delivery.max_kbit_s} lets a block take longer than "
+                f"deploy.download_timeout_s; set that to {needed_s:.0f} or more"
+            )
+        return self
 
 
 def load_config(path: Path | None = None, environ: Mapping[str, str] | None = None) -> Config:

@@ -150,7 +150,7 @@ class Budget:
 
 
 def _within(what: str, value: float, low: float, high: float) -> None:
-    if not (math.isfinite(value) and low <= value <= high):
+    if not low <= value <= high:  # as NaN; an integer may be too large to be a float
         raise ValueError(f"{what} must be between {low:g} and {high:g}, not {value!r}")
 
 
@@ -388,8 +388,27 @@ class BoardInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class Delivery:
+    """What fetching blocks cost since the daemon began, in bytes. ``received``: all that came, also what other nodes
+    asked for; ``useful``: of it, blocks that were taken; ``asked_again``: blocks that had been asked for before.
+    ``wrong``: frames that were not what they said. ``waits_for``: why nothing is asked for now; ``waited_s``: for how
+    long that was so, in all.
+    """
+
+    received: int = 0
+    useful: int = 0
+    asked_again: int = 0
+    wrong: int = 0
+    waits_for: str = ""
+    waited_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelStatus:
-    """One model as the node reports it. Latencies in ms over the last minutes; None before any request."""
+    """One model as the node reports it. Latencies in ms over the last minutes; None before any request.
+
+    ``delivery``: of its package; None where nothing was fetched since the daemon began.
+    """
 
     name: str
     version: str
@@ -409,6 +428,7 @@ class ModelStatus:
     pid: int | None = None
     ready: bool = False
     origin: str = "fleet"
+    delivery: Delivery | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -433,7 +453,7 @@ class BindingStatus:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """The node at one instant; behind ``overlaid status``. Times are Unix seconds."""
+    """The node at one instant; behind ``overlaid status``. Times are Unix seconds. ``delivery``: of all packages."""
 
     time: float
     node: str
@@ -453,6 +473,7 @@ class Snapshot:
     board: BoardInfo | None = None
     warnings: tuple[str, ...] = field(default=())
     bindings: tuple[BindingStatus, ...] = ()
+    delivery: Delivery = Delivery()
 
 
 def to_jsonable(value: Any) -> Any:

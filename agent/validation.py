@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 M = TypeVar("M", bound=BaseModel)
+MAX_KEY, MAX_TEXT = 64, 300  # characters
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")  # of a model, of a dataclass
 
 
@@ -20,13 +21,19 @@ def explain_validation(error: ValidationError) -> str:
     found = [problem for problem in found if problem["type"] != "too_short" or problem["loc"] not in inner]
     problems = []
     for problem in found[:3]:
-        where = ".".join(str(part) for part in problem["loc"]) or "top level"
+        where = ".".join(_short(str(part), MAX_KEY) for part in problem["loc"]) or "top level"
         text = (
             "unknown key" if problem["type"] in _UNKNOWN_KEY else problem["msg"].removeprefix("Value error, ")
         )
-        problems.append(f"{where}: {text}")
+        problems.append(f"{_short(where, MAX_TEXT)}: {_short(text, MAX_TEXT)}")
     more = len(found) - len(problems)
     return "; ".join(problems) + (f" (and {more} more)" if more > 0 else "")
+
+
+def _short(text: str, most: int) -> str:
+    """One line of printable characters: keys and values come from outside."""
+    shown = "".join(char if char.isprintable() else "?" for char in text[: most + 1])
+    return shown if len(shown) <= most else f"{shown[:most]}…"
 
 
 def from_table(kind: type[M], table: Mapping[str, Any]) -> M:

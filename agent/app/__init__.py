@@ -1,7 +1,8 @@
 """Composition root: builds the parts from Config, runs them, feeds the watchdog, shuts down in order.
 
 ``daemon`` (life cycle), ``inbox`` (MQTT → deployments and commands), ``reporter`` (state → MQTT and snapshot),
-``local`` (the control socket's operations), ``wire`` (links). May import every room but fleet and cli.
+``uplink`` and ``endings`` (telemetry and ends of deployments → outbox), ``local`` (the control socket's operations),
+``wire`` (links). May import every room but fleet and cli.
 """
 
 from __future__ import annotations

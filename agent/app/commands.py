@@ -1,4 +1,5 @@
-"""One-off commands from the operator: logs, bench, cancel, restart. Carried out at most once; the result is queued."""
+"""One-off commands from the operator: logs, bench, cancel, restart, download. Carried out at most once; the result is
+queued."""
 
 from __future__ import annotations
 
@@ -76,6 +77,10 @@ class Commands:
             if not self._manager.cancel(command.model):
                 raise UsageError(f"{command.model} has no deployment in progress")
             return {"canceled": command.model}
+        if command.op == "download":
+            if not self._manager.download(command.model):
+                raise UsageError(f"{command.model} has no deployment in progress")
+            return {"downloads": command.model}
         return await self._manager.bench(command.model)
 
 

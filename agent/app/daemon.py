@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import fcntl
 import logging
 import os
@@ -15,6 +16,7 @@ from agent import __version__, notify
 from agent.app.allowance import allow_many_descriptors, share_one_heap
 from agent.app.bindings.runner import Bindings
 from agent.app.commands import Commands
+from agent.app.endings import Endings
 from agent.app.inbox import Inbox
 from agent.app.local import LocalOperations
 from agent.app.meters import node_meters
@@ -47,7 +49,6 @@ from agent.types import BoardInfo, PowerSample
 from agent.waiting import stop_signals
 
 log = logging.getLogger("app")
-OUTBOX_ROWS = 10_000
 
 
 def main(config: Config) -> int:
@@ -75,7 +76,7 @@ def _prepare(config: Config) -> TextIO:
             # The default below /tmp could have been made by anybody.
             if os.geteuid() != 0 and folder.stat().st_uid != os.geteuid():
                 raise ConfigError(f"{folder} belongs to another user; set [paths] to folders of your own")
-        lock = (config.paths.state / "lock").open("w")
+        lock = _lock_file(config.paths.state / "lock")
     except OSError as error:
         raise ConfigError(
             f"{error.filename}: {error.strerror}; set [paths] to folders this user may write"
@@ -86,6 +87,16 @@ def _prepare(config: Config) -> TextIO:
         lock.close()
         raise ConfigError(f"another overlaid runs on {config.paths.state}; stop it first") from error
     return lock
+
+
+def _lock_file(path: Path) -> TextIO:
+    """On a disk that became read-only the one that is there: models shall serve, and locking writes nothing."""
+    try:
+        return path.open("w")
+    except OSError as error:
+        if error.errno != errno.EROFS or not path.exists():
+            raise
+        return path.open()
 
 
 class Daemon:
@@ -115,14 +126,18 @@ class Daemon:
         )
         self.power = PowerLog()
         self.node = node_target(config)
-        self.wire = WireSource(config) if config.mqtt else None
+        self.wire = WireSource(config, self.board.wall_time, self.journal.now) if config.mqtt else None
         self.reporter = Reporter(config, self.node, self.boot_id, self.telemetry, lambda: self.power.watts)
+        if self.wire is not None:
+            wire = self.wire
+            self.reporter.delivery = lambda: wire.total
         self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []
         self.link: MqttLink | None = None
         self.outbox: Outbox | None = None
         self.inbox: Inbox | None = None
+        self.endings: Endings | None = None
         self.bindings: Bindings | None = None
         self.manager: Manager | None = None
 
@@ -188,7 +203,10 @@ class Daemon:
         if config.mqtt is None:
             self.reporter.attach(manager, board, None)
             return
-        outbox = self.outbox = Outbox(config.paths.state / "outbox.db", OUTBOX_ROWS)
+        outbox = self.outbox = Outbox(
+            config.paths.state / "outbox.db", config.telemetry.outbox_mb << 20, self._outbox_event
+        )
+        self.reporter.outbox_problem = lambda: outbox.problem
         commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
@@ -211,6 +229,8 @@ class Daemon:
         uplink = Uplink(self.node, self.boot_id, database, outbox, config.telemetry.publish_s)
         self._spawn(outbox.run(self.link))
         self._spawn(uplink.run())
+        endings = self.endings = Endings(self.node, self.boot_id, self.journal, outbox)
+        self._spawn(endings.run())
         bindings = self.bindings = Bindings(
             mqtt_settings(config, "bindings"),
             lambda: manager.effective.bindings,
@@ -223,6 +243,8 @@ class Daemon:
 
     def _changed(self) -> None:
         self.reporter.changed()
+        if self.endings is not None:
+            self.endings.look()
         if self.bindings is not None:
             self.bindings.look()
 
@@ -285,6 +307,10 @@ class Daemon:
         log.log(level, "%s: worker %s: %s", event.model, event.kind, event.text)
         self.telemetry.event(f"worker-{event.kind}", event.text, event.model)
         self.reporter.changed()
+
+    def _outbox_event(self, text: str) -> None:
+        log.warning("%s", text)
+        self.telemetry.event("outbox", text)
 
     def _power(self, samples: Sequence[PowerSample]) -> None:
         self.power.add(samples)

@@ -74,6 +74,8 @@ class Inbox:
             # next connect, and the disk may heal long before.
             log.error("%s: not accepted yet: %s", message.topic, error)
             self._telemetry.event("store-error", one_line(error))
+            if target is not None:
+                self._refused(f"{error.name}: {one_line(error)}")
             self._try_again(message)
             return
         except OverlaidError as error:

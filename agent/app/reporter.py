@@ -20,7 +20,7 @@ from agent.link.client import MqttLink
 from agent.link.messages import Capabilities, Reported, ReportedBinding, ReportedModel, Status
 from agent.link.topics import Target
 from agent.telemetry.writer import Telemetry
-from agent.types import MAX_MODELS, BindingStatus, BoardInfo, ModelStatus, Snapshot
+from agent.types import MAX_MODELS, BindingStatus, BoardInfo, Delivery, ModelStatus, Snapshot
 from agent.validation import explain_validation
 from agent.waiting import set_within
 
@@ -51,6 +51,8 @@ class Reporter:
         self._last_head: tuple[object, ...] = ()
         self._why = ""
         self.bindings: Callable[[], tuple[BindingStatus, ...]] = tuple
+        self.delivery: Callable[[], Delivery] = Delivery
+        self.outbox_problem: Callable[[], str] = str
         self.connected = False
         self.link_problem = ""
 
@@ -129,7 +131,9 @@ class Reporter:
     def snapshot(self) -> Snapshot:
         """The node at this instant."""
         config, manager = self._config, self._manager
-        warnings = [text for text in (self._why, self.link_problem, self._telemetry.problem) if text]
+        problem = manager.problem if manager else ""
+        texts = self._why, problem, self.link_problem, self.outbox_problem(), self._telemetry.problem
+        warnings = [text for text in texts if text]
         lost = manager.lost_devices if manager else {}
         warnings += [f"device {device} is lost: {why}" for device, why in sorted(lost.items())]
         return Snapshot(
@@ -151,6 +155,7 @@ class Reporter:
             board=self._board,
             warnings=tuple(warnings),
             bindings=self.bindings(),
+            delivery=self.delivery(),
         )
 
     def write_snapshot(self) -> None:
@@ -183,6 +188,8 @@ def _reported(status: ModelStatus) -> ReportedModel:
         running_version=status.running_version,
         p50_ms=status.p50_ms,
         p99_ms=status.p99_ms,
+        received_bytes=status.delivery.received if status.delivery else None,
+        asked_again_bytes=status.delivery.asked_again if status.delivery else None,
     )
 
 
@@ -199,5 +206,6 @@ def _reported_binding(status: BindingStatus) -> ReportedBinding:
 
 
 def _news(models: tuple[ReportedModel, ...]) -> tuple[ReportedModel, ...]:
-    # Live latencies travel in telemetry; they alone are no reason to publish the state again.
-    return tuple(model.model_copy(update={"p50_ms": None, "p99_ms": None}) for model in models)
+    # What moves all the time is no reason by itself to publish the state again.
+    still = dict.fromkeys(("p50_ms", "p99_ms", "received_bytes", "asked_again_bytes"))
+    return tuple(model.model_copy(update=still) for model in models)

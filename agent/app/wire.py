@@ -4,15 +4,24 @@ while bindings run."""
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+import contextlib
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
 
+from agent.app.downloads import LOOK_S, DownloadHours
 from agent.config import Config
 from agent.errors import ConfigError
 from agent.link.blocks import BlockFetcher, Counters, Feed
 from agent.link.client import MqttSettings
+from agent.link.pace import Pace
 from agent.link.topics import Target
+from agent.types import Delivery
+from agent.waiting import set_within
 
 LINGER_S = 5.0
+MAX_PACKAGES = 64  # whose costs are known one by one
 PARALLEL_FETCHES = 2  # each may have a window of 4 MiB in memory
 
 
@@ -45,28 +54,95 @@ def mqtt_settings(config: Config, purpose: str = "") -> MqttSettings:
     )
 
 
+@dataclass(slots=True)
+class _Package:
+    """What fetching one package cost, and what it waits for."""
+
+    counters: Counters = field(default_factory=Counters)
+    waits_for: str = ""
+    waited_s: float = 0.0
+    since: float = 0.0
+    hurried: bool = False
+
+    def wait_for(self, what: str) -> None:
+        """Wait for ``what`` from now on; for nothing when it is empty."""
+        now = time.monotonic()
+        if self.waits_for:
+            self.waited_s += now - self.since
+        self.waits_for, self.since = what, now
+
+    def delivery(self) -> Delivery:
+        seen, waiting_s = self.counters, time.monotonic() - self.since if self.waits_for else 0.0
+        return Delivery(
+            seen.bytes_received,
+            seen.bytes_useful,
+            seen.bytes_again,
+            seen.wrong,
+            self.waits_for,
+            self.waited_s + waiting_s,
+        )
+
+
 class WireSource:
     """Blocks from the operator's server, over a connection that lives as long as the fetch, that of a manifest a little
-    longer: its blocks are asked for next, and by then may pass by already, for other nodes of the group."""
+    longer: its blocks are asked for next, and by then may pass by already, for other nodes of the group.
 
-    def __init__(self, config: Config) -> None:
+    Outside the download hours there is no connection, so that nothing passes by either. ``clock`` and ``proven``: see
+    ``DownloadHours``.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Callable[[], float] = time.time,
+        proven: Callable[[], float] | None = None,
+        look_s: float = LOOK_S,
+    ) -> None:
         self._config = config
-        self.turn = asyncio.Semaphore(PARALLEL_FETCHES)
-        self.counters = Counters()  # of all fetches
+        self.turn = (
+            contextlib.nullcontext()
+        )  # fetches take turns by themselves: what waits for its hours takes none
+        self._turns = asyncio.Semaphore(PARALLEL_FETCHES)
+        self._hours = DownloadHours(config.delivery.spans, clock, proven or clock)
+        self._look_s = look_s if self._hours.any else None
+        self._hurry = asyncio.Event()
+        self._pace = Pace(config.delivery.bytes_per_s)
+        self._packages: OrderedDict[str, _Package] = OrderedDict()
+        self._forgotten = Counters()  # of packages that are not among them any more
         self._lingering: dict[str, Feed] = {}
         self._closers: set[asyncio.Task[None]] = set()
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
-        feed = self._lingering.pop(digest, None) or self._listen(digest)
-        try:
-            await feed.fetch(wanted, deliver)
-            if set(wanted) == {digest}:
-                self._linger(digest, feed)
-        finally:
-            if self._lingering.get(digest) is not feed:
-                await feed.close()
+        left, lingers = dict(wanted), set(wanted) == {digest}
+
+        def keep(sha: str, data: bytes) -> None:
+            deliver(sha, data)
+            left.pop(sha, None)
+
+        while left:
+            await self._opened(digest)
+            async with self._turn(digest):
+                await self._fetch(digest, left, keep, lingers)
+
+    def delivery(self, digest: str) -> Delivery:
+        """Of one package."""
+        package = self._packages.get(digest)
+        return package.delivery() if package else Delivery()
+
+    @property
+    def total(self) -> Delivery:
+        """Of all packages since the daemon began."""
+        counters = Counters()
+        for each in (self._forgotten, *(package.counters for package in self._packages.values())):
+            counters.add(each)
+        return _Package(counters).delivery()
+
+    def hurry(self, digest: str) -> None:
+        """Download this package now, whatever the hour."""
+        self._package(digest).hurried = True
+        self._hurry.set()
 
     async def close(self) -> None:
         """Close what lingers."""
@@ -75,9 +151,75 @@ class WireSource:
         await asyncio.gather(*(feed.close() for feed in self._lingering.values()))
         self._lingering.clear()
 
+    async def _opened(self, digest: str) -> None:
+        """Wait until the package may be asked for."""
+        package = self._package(digest)
+        try:
+            while why := self._closed(package):
+                if why != package.waits_for:
+                    package.wait_for(why)
+                self._hurry.clear()
+                await set_within(self._hurry, self._look_s)
+        finally:
+            if package.waits_for:
+                package.wait_for("")
+
+    @contextlib.asynccontextmanager
+    async def _turn(self, digest: str) -> AsyncIterator[None]:
+        package = self._package(digest)
+        if self._turns.locked():
+            package.wait_for("waits for other downloads")
+        try:
+            await self._turns.acquire()
+        finally:
+            if package.waits_for:
+                package.wait_for("")
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    def _closed(self, package: _Package) -> str:
+        why = self._hours.closed()
+        return "" if package.hurried else why
+
+    async def _fetch(
+        self, digest: str, left: Mapping[str, int], keep: Callable[[str, bytes], None], lingers: bool
+    ) -> None:
+        """Until all is here or the hours are over; what is under way then is lost."""
+        package = self._package(digest)
+        feed = self._lingering.pop(digest, None) or self._listen(digest)
+        task = asyncio.get_running_loop().create_task(feed.fetch(dict(left), keep))
+        try:
+            while not task.done() and not self._closed(package):
+                await asyncio.wait({task}, timeout=self._look_s)
+            if task.done():
+                task.result()
+                if lingers:
+                    self._linger(digest, feed)
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            if self._lingering.get(digest) is not feed:
+                await feed.close()
+
+    def _package(self, digest: str) -> _Package:
+        package = self._packages.setdefault(digest, _Package())
+        self._packages.move_to_end(digest)
+        while len(self._packages) > MAX_PACKAGES:
+            _, oldest = self._packages.popitem(last=False)
+            self._forgotten.add(oldest.counters)
+        return package
+
     def _listen(self, digest: str) -> Feed:
         settings = mqtt_settings(self._config, "data")
-        return BlockFetcher(settings, self._config.node.site, counters=self.counters).listen(digest)
+        fetcher = BlockFetcher(
+            settings,
+            self._config.node.site,
+            counters=self._package(digest).counters,
+            pace=self._pace,
+        )
+        return fetcher.listen(digest)
 
     def _linger(self, digest: str, feed: Feed) -> None:
         async def close_later() -> None:

@@ -16,7 +16,10 @@ from agent.errors import LinkError, UsageError, one_line
 if TYPE_CHECKING:
     from agent.fleet.actions import Desk
 
-OP_HELP = "logs (recent events), bench (measure a model again), cancel (its deployment), restart (its worker)"
+OP_HELP = (
+    "logs (recent events), bench (measure a model again), cancel (its deployment), restart (its worker), "
+    "download (now, at any hour)"
+)
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -36,9 +39,11 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     send = add_command(
         commands, "command", _send, text, "overlaid fleet command logs --node cam-7 --lines 50"
     )
-    send.add_argument("op", metavar="OP", choices=("logs", "bench", "cancel", "restart"), help=OP_HELP)
+    send.add_argument(
+        "op", metavar="OP", choices=("logs", "bench", "cancel", "restart", "download"), help=OP_HELP
+    )
     send.add_argument("--node", required=True, metavar="NODE")
-    send.add_argument("--model", metavar="MODEL", help="for bench, cancel and restart")
+    send.add_argument("--model", metavar="MODEL", help="for all but logs")
     send.add_argument("--lines", type=int, default=100, metavar="100", help="for logs, 1-1000")
     send.add_argument(
         "--timeout", type=seconds, default=30.0, metavar="30", help="seconds to wait for the result"

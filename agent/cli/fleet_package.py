@@ -251,15 +251,19 @@ def _publish(args: argparse.Namespace) -> int:
     from agent.fleet.home import Home
     from agent.fleet.keys import public_keys
     from agent.fleet.repository import Repository
+    from agent.types import to_jsonable
 
     home = Home(args.home)
     repository = Repository(home.packages, home.command)
     with interrupted("nothing was published; run it again to go on"), progress_bar() as progress:
         entry = repository.publish(args.package, public_keys(home), progress)
+    delta = repository.delta(entry)
     if args.json:
-        print_json(entry)
+        print_json({**to_jsonable(entry), "delta": delta})
     else:
         print(f"published {entry.name}@{entry.version} ({entry.size} bytes, digest {entry.digest})")
+        if delta is not None:
+            print(f"delta: {delta}")
     return 0
 
 

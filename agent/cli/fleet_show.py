@@ -92,6 +92,20 @@ def status_document(views: Sequence[NodeView], desk: Desk, problem: str | None) 
                 {"time": when, **result.model_dump(mode="json")}
                 for when, result in desk.operator.results(view.node)
             ],
+            "deployments": [end.model_dump(mode="json") for end in desk.operator.ends(view.node)],
+            "streams": [
+                {
+                    "stream": stream.name,
+                    "series": stream.series,
+                    "time": stream.time,
+                    "last": stream.tally.last,
+                    "received": stream.tally.received,
+                    "duplicates": stream.tally.duplicates,
+                    "missing": stream.tally.missing,
+                    "gaps": stream.tally.gaps,
+                }
+                for stream in desk.operator.streams(view.node)
+            ],
         }
         for kind in ("status", "reported", "capabilities"):
             message = getattr(view, kind)
@@ -165,6 +179,7 @@ def _model_rows(view: NodeView, wanted: int) -> list[list[object]]:
 
 
 def _print_detail(view: NodeView, desk: Desk) -> None:
+    from agent.fleet.tally import describe
     from agent.fleet.views import describe_capabilities
 
     if view.capabilities is not None:
@@ -175,6 +190,13 @@ def _print_detail(view: NodeView, desk: Desk) -> None:
     for when, result in desk.operator.results(view.node):
         age = span(time.time() - when)
         print(one_cell(f"{age} ago: {result.op} {result.id} {result.state.value} {result.why}"))
+    for end in desk.operator.ends(view.node):
+        print(one_cell(f"deployment {end.id}: {end.model} {end.version} {end.state.value} {end.why}"))
+    for stream in desk.operator.streams(view.node):
+        tally = stream.tally
+        if tally.missing:
+            share = f"{tally.missing} of {tally.missing + tally.received} batches did not arrive"
+            print(one_cell(f"telemetry/{stream.name}: {share}: {describe(tally.gaps)}"))
 
 
 def print_step(result: Result) -> None:

@@ -23,6 +23,7 @@ def show_status(snapshot: Values) -> None:
         ("revision", f"{snapshot['revision_applied']} applied, {snapshot['revision_seen']} seen"),
         ("power", _power(snapshot)),
         ("http", snapshot["http"]),
+        ("received", _received(snapshot["delivery"])),
         *(("warning", text) for text in snapshot["warnings"]),
     )
     print()
@@ -125,6 +126,14 @@ def _broker(snapshot: Values) -> str:
     if snapshot["broker"] == "none":
         return "none; only overlaid deploy changes what runs here"
     return f"{snapshot['broker']}, {'connected' if snapshot['broker_connected'] else 'NOT CONNECTED'}"
+
+
+def _received(delivery: Values) -> str | None:
+    """``12.3 MB of models, 12.1 MB of use, 0.0 MB asked for again``; None when nothing was fetched."""
+    if not delivery["received"]:
+        return None
+    received, useful, again = (delivery[key] / 1e6 for key in ("received", "useful", "asked_again"))
+    return f"{received:.1f} MB of models, {useful:.1f} MB of use, {again:.1f} MB asked for again"
 
 
 def _power(snapshot: Values) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.errors import ControlError, StoreError
-from agent.types import Binding, BindingStatus, ModelStatus, Snapshot, to_jsonable
+from agent.types import Binding, BindingStatus, Delivery, ModelStatus, Snapshot, to_jsonable
 
 MAX_BYTES = 4 << 20
 
@@ -64,6 +64,7 @@ def check(value: Any) -> dict[str, Any]:
         _keys(model, ModelStatus, "model")
         if not isinstance(model["candidate"], (dict, type(None))):
             raise ValueError("candidate is not an object")
+    _keys(snapshot["delivery"], Delivery, "delivery")
     for status in snapshot["bindings"]:
         _keys(_keys(status, BindingStatus, "binding")["binding"], Binding, "binding")
     return snapshot

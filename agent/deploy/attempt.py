@@ -28,11 +28,12 @@ from agent.errors import (
     Superseded,
     TrustError,
     WorkerError,
+    one_line,
 )
 from agent.package.verify import VerifiedPackage
 from agent.placement.demand import Demand
 from agent.serving.processes.process import Worker
-from agent.types import Phase, Placement, State, Verdict
+from agent.types import Delivery, Phase, Placement, State, Verdict
 from agent.waiting import to_the_end
 
 log = logging.getLogger("deploy")
@@ -58,6 +59,24 @@ def final_state(error: OverlaidError) -> State:
         if isinstance(error, kind):
             return state
     return State.FAILED
+
+
+def _named(error: BaseException) -> str:
+    """As ``resuming`` reads it; empty for a stop, after which the deployment goes on."""
+    return f"{error.name}: {one_line(error)}" if isinstance(error, OverlaidError) else ""
+
+
+def _useless(delivery: Delivery) -> int:
+    return delivery.received - delivery.useful
+
+
+def _silence(limit_s: float, useless: int) -> str:
+    if not useless:
+        return f"DOWNLOADING: nothing arrived for {limit_s:g} s; does overlaid fleet serve run?"
+    return (
+        f"DOWNLOADING: nothing of use arrived for {limit_s:g} s, only {useless / 1e6:.1f} MB that are damaged or not "
+        "wanted; check who may publish on overlaid/v1/+/blocks/+/data, and the repository of overlaid fleet serve"
+    )
 
 
 @dataclass(slots=True)
@@ -92,9 +111,16 @@ class Attempt:
         return package
 
     async def _download(self) -> VerifiedPackage:
-        """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is."""
-        limit, clock = self.res.settings.download_timeout_s, asyncio.get_running_loop().time
+        """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is. The clock
+        stands still while the source waits because it is configured so."""
+        limit, time_ = self.res.settings.download_timeout_s, asyncio.get_running_loop().time
+        digest = self.deployment.model.digest
+
+        def clock() -> float:
+            return time_() - self.source.delivery(digest).waited_s
+
         alive = clock()
+        useless = _useless(self.source.delivery(digest))
 
         def progress(share: float) -> None:
             nonlocal alive
@@ -107,9 +133,7 @@ class Attempt:
             while not task.done():
                 left = alive + limit - clock()
                 if left <= 0:
-                    raise PhaseTimeout(
-                        f"DOWNLOADING: nothing arrived for {limit:g} s; does overlaid fleet serve run?"
-                    )
+                    raise PhaseTimeout(_silence(limit, _useless(self.source.delivery(digest)) - useless))
                 await asyncio.wait({task}, timeout=left)
             return task.result()
         finally:
@@ -183,8 +207,8 @@ class Attempt:
                 res.settings.soak_s + res.settings.phase_timeout_s,
             )
             self._commit(placement)
-        except BaseException:
-            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+        except BaseException as error:
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old, error)))
             raise
         self.replaced = old
 
@@ -199,17 +223,20 @@ class Attempt:
             raise canceled or failed
         old = flip.result()
         if canceled is not None:
-            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old)))
+            await to_the_end(asyncio.ensure_future(self._roll_back(worker, old, canceled)))
             raise canceled
         return old
 
-    async def _roll_back(self, worker: Worker, old: Worker | None) -> None:
-        """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place."""
+    async def _roll_back(self, worker: Worker, old: Worker | None, error: BaseException) -> None:
+        """The old worker is still loaded; should it have died meanwhile, a fresh one of its spec takes its place.
+
+        ``error`` is journalled, so that a start which finds this phase knows how the deployment ended.
+        """
         pool, name = self.res.pool, self.deployment.model.name
         try:
-            self._enter(Phase.ROLLING_BACK)
-        except StoreError as error:  # a full disk must not keep the old version from coming back
-            log.error("%s: %s", name, error)
+            self._enter(Phase.ROLLING_BACK, _named(error))
+        except StoreError as refused:  # a full disk must not keep the old version from coming back
+            log.error("%s: %s", name, refused)
         if old is None:
             await pool.unroute(name)
             return
@@ -235,6 +262,6 @@ class Attempt:
         except asyncio.TimeoutError as error:
             raise PhaseTimeout(f"{phase.value} took longer than {limit:g} s; deploy it again") from error
 
-    def _enter(self, phase: Phase) -> None:
-        self.res.journal.enter(self.deployment, phase)
+    def _enter(self, phase: Phase, why: str = "") -> None:
+        self.res.journal.enter(self.deployment, phase, why)
         self.report(phase, 0.0)

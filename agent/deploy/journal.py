@@ -6,24 +6,28 @@ One SQLite file (``state.db``, WAL, synchronous FULL): every row is on disk befo
 
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 import sqlite3
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from agent.deploy import profiles
+from agent.deploy import profiles, standing
 from agent.errors import Replayed, StoreError
+from agent.hours import PLAUSIBLE_TIME
 from agent.types import Budget, DesiredModel, DesiredState, Phase, Placement, State, to_jsonable
 from agent.validation import explain_validation
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 HISTORY_ROWS = 1000
-PLAUSIBLE_TIME = 1_767_225_600.0  # 2026-01-01: this code is younger, so an earlier clock was never set
+LOOK_S = 2.0  # between looks whether a disk has healed
 MAX_CLOCK_LEAD_S = 300.0  # less than the life of a command, or none would be heard for the rest of the lead
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (target TEXT PRIMARY KEY, revision INTEGER NOT NULL, state TEXT NOT NULL);
@@ -73,42 +77,98 @@ class Placed:
 class Journal:
     """The only reader and writer of its tables; used from one thread. Raises StoreError when the disk refuses.
 
-    ``profiles``: what was measured.
+    ``problem``: why nothing can be written, since the start. ``profiles``: what was measured; ``standing``: which
+    versions stayed up.
     """
 
     def __init__(self, path: Path, clock: Callable[[], float] = time.time) -> None:
-        self._clock = clock
+        self._clock, self._path = clock, path
+        self.problem = ""
+        self._looked = 0.0
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
-        except (OSError, sqlite3.Error) as error:
+            self._db = self._open()
+        except StoreError as error:
+            self._db = self._read_only(error)
+        except OSError as error:
             raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
-        try:
-            self._open(path)
-            self.profiles = profiles.Profiles(self._run)
-        except sqlite3.Error as error:
-            self._db.close()
-            raise StoreError(f"{path}: {error}; check the disk and that this user may write there") from error
-        except StoreError:
-            self._db.close()
-            raise
+        self.profiles = profiles.Profiles(self._run)
+        self.standing = standing.Standings(self._run)
 
-    def _open(self, path: Path) -> None:
+    def _open(self) -> sqlite3.Connection:
+        path, db = self._path, None
+        try:
+            db = sqlite3.connect(path, isolation_level=None, timeout=5.0)
+            self._prepare(db)
+        except BaseException as error:
+            if db is not None:
+                db.close()
+            if isinstance(error, sqlite3.Error):
+                raise StoreError(
+                    f"{path}: {error}; check the disk and that this user may write there"
+                ) from error
+            raise
+        return db
+
+    def _read_only(self, refused: StoreError) -> sqlite3.Connection:
+        """What a disk holds that cannot be written, so that models serve after a start on it. Every write is refused,
+        until ``_run`` finds the disk healed. Raises ``refused`` where that is not it."""
+        if not isinstance(refused.__cause__, sqlite3.OperationalError):
+            raise refused
+        db = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            with tempfile.TemporaryDirectory() as folder:
+                for suffix in ("", "-wal"):  # read in place, SQLite would have to write beside it
+                    with contextlib.suppress(FileNotFoundError):
+                        shutil.copyfile(f"{self._path}{suffix}", f"{folder}/state.db{suffix}")
+                with contextlib.closing(sqlite3.connect(f"{folder}/state.db")) as copy:
+                    copy.backup(db)
+            if not db.execute("PRAGMA user_version").fetchone()[0]:
+                raise refused  # there is nothing
+            self._prepare(db)
+        except (OSError, sqlite3.Error):
+            db.close()
+            raise refused from None
+        except BaseException:
+            db.close()
+            raise
+        db.execute("PRAGMA query_only=ON")
+        self.problem, self._looked = (
+            f"{refused.name}: {refused}; nothing new is begun until then",
+            time.monotonic(),
+        )
+        return db
+
+    def _heal(self) -> bool:
+        """True when the file can be written again."""
+        if time.monotonic() - self._looked < LOOK_S:
+            return False
+        self._looked = time.monotonic()
+        try:
+            db = self._open()
+        except StoreError:
+            return False
+        self._db.close()
+        self._db, self.problem = db, ""
+        return True
+
+    def _prepare(self, db: sqlite3.Connection) -> None:
         # No other process reads this file; exclusively locked, the write-ahead log needs no index file on the disk.
-        self._db.execute("PRAGMA locking_mode=EXCLUSIVE")
-        version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        db.execute("PRAGMA locking_mode=EXCLUSIVE")
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{path} was written by a newer overlaid (schema {version}): install that version again"
+                f"{self._path} was written by a newer overlaid (schema {version}): install that version again"
             )
-        self._db.execute("PRAGMA synchronous=FULL")
+        db.execute("PRAGMA synchronous=FULL")
         if (
             version < SCHEMA_VERSION
         ):  # opening must not write: a node whose disk is full still serves after a reboot
-            self._db.execute("PRAGMA journal_mode=WAL")
+            db.execute("PRAGMA journal_mode=WAL")
             steps = [_UPGRADES.get(old, "") for old in range(version, SCHEMA_VERSION)] if version else []
-            script = f"BEGIN; {'; '.join(steps)}; {_SCHEMA} {profiles.SCHEMA} PRAGMA user_version={SCHEMA_VERSION};"
-            self._db.executescript(f"{script} COMMIT")
+            tables = f"{_SCHEMA} {profiles.SCHEMA} {standing.SCHEMA}"
+            script = f"BEGIN; {'; '.join(steps)}; {tables} PRAGMA user_version={SCHEMA_VERSION}; COMMIT"
+            db.executescript(script)
 
     def close(self) -> None:
         self._db.close()
@@ -117,6 +177,8 @@ class Journal:
         try:
             return self._db.execute(sql, values)
         except sqlite3.Error as error:
+            if self.problem and self._heal():
+                return self._run(sql, *values)
             raise StoreError(f"state.db: {error}; check the disk and its permissions") from error
 
     # -- time ----------------------------------------------------------------------------------------------------
@@ -220,11 +282,12 @@ class Journal:
         """An orderly stop interrupted the attempt: it does not count."""
         self._run("UPDATE deployments SET attempts = attempts - 1 WHERE id = ?", deployment.id)
 
-    def enter(self, deployment: Deployment, phase: Phase) -> None:
-        """Journal a phase before it acts."""
+    def enter(self, deployment: Deployment, phase: Phase, why: str = "") -> None:
+        """Journal a phase before it acts; ``why``: the error's name and text that ROLLING_BACK is entered for."""
         self._run(
-            "UPDATE deployments SET phase = ?, updated = ? WHERE id = ?",
+            "UPDATE deployments SET phase = ?, why = ?, updated = ? WHERE id = ?",
             phase.value,
+            why,
             self._clock(),
             deployment.id,
         )
@@ -248,6 +311,15 @@ class Journal:
         """The newest deployment of each model."""
         found = self._deployments("id IN (SELECT max(id) FROM deployments GROUP BY model)")
         return {deployment.model.name: deployment for deployment in found}
+
+    def ended(self) -> dict[int, float]:
+        """When each deployment that is over ended (Unix seconds), by id, as far as the history goes."""
+        rows = self._run("SELECT id, updated FROM deployments WHERE state NOT IN ('QUEUED', 'IN_PROGRESS')")
+        return dict(rows.fetchall())
+
+    def find(self, ids: Collection[int]) -> list[Deployment]:
+        """Deployments by their ids, oldest first."""
+        return self._deployments(f"id IN ({', '.join(str(int(one)) for one in ids)}) ORDER BY id")
 
     def _deployments(self, where: str) -> list[Deployment]:
         rows = self._run(

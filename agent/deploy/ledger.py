@@ -27,6 +27,8 @@ class Ledger:
         self.latest: dict[str, Deployment] = {}
         self.progress: dict[str, float] = {}
         self._ended: dict[str, float] = {}  # the newest deployment of each model: monotonic seconds
+        self._unwritten: dict[int, tuple[Deployment, State, str]] = {}  # ends that the disk refused, by id
+        self._told: set[int] = set()
 
     def load(self) -> None:
         """What the journal remembers. Raises StoreError."""
@@ -56,10 +58,8 @@ class Ledger:
         name = deployment.model.name
         state = final_state(error) if error else State.SUCCEEDED
         why = f"{error.name}: {one_line(error)}" if error else why
-        try:
-            self._res.journal.finish(deployment, state, why)
-        except StoreError as failed:  # still open in the journal: the next start tries again
-            log.error("%s: %s", name, failed)
+        self._unwritten[deployment.id] = deployment, state, why
+        self.write()
         last = self.latest[name]
         done = replace(last if last.id == deployment.id else deployment, state=state, why=why)
         if last.id == deployment.id:
@@ -67,6 +67,20 @@ class Ledger:
             self.progress.pop(name, None)
         self._ended[name] = time.monotonic()
         self._record(done)
+
+    def write(self) -> bool:
+        """Journal the ends that a disk refused so far; True when it has them all."""
+        for number, (deployment, state, why) in list(self._unwritten.items()):
+            try:
+                self._res.journal.finish(deployment, state, why)
+            except StoreError as error:  # should the daemon end before the disk heals, its next start decides
+                if number not in self._told:
+                    log.error("%s: %s", deployment.model.name, error)
+                    self._told.add(number)
+                return False
+            del self._unwritten[number]
+            self._told.discard(number)
+        return True
 
     def overlay_arrived(self) -> None:
         """What failed for want of an overlay may be tried again at once."""

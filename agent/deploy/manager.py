@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from agent.deploy.measuring import Progress
 from agent.deploy.reconcile import Effective, Installed, effective, reconcile
 from agent.deploy.recovery import restore
 from agent.deploy.resources import BlockSource, Resources
+from agent.deploy.resuming import Ended, decide
 from agent.deploy.service import Service
 from agent.deploy.status import model_status
 from agent.errors import Canceled, MessageError, OverlaidError, StoreError, Superseded, UsageError
@@ -28,11 +30,12 @@ from agent.package.directory import PackageDir
 from agent.package.verify import verify_package
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.events import PoolEvent
-from agent.types import MAX_MODELS, Budget, DesiredModel, DesiredState, ModelStatus, Placement
+from agent.types import MAX_MODELS, Budget, Delivery, DesiredModel, DesiredState, ModelStatus, Placement
 from agent.waiting import set_within
 
 log = logging.getLogger("deploy")
 RECONCILE_S = 30.0  # without news: heals what a full disk or an unreachable server left undone
+REFUSED_S = 2.0  # while the disk refuses
 
 
 class Manager:
@@ -51,7 +54,7 @@ class Manager:
     ) -> None:
         self._res = res
         self._node, self._groups = node, groups
-        self._on_change = on_change
+        self._wire, self._on_change = wire, on_change
         self._base_cap_w, self._power_w = base_cap_w, power_w
         self.restored = asyncio.Event()  # what was installed serves again, or is known not to
         self._services: dict[str, Service] = {}
@@ -59,6 +62,7 @@ class Manager:
         self._seen = self._applied = 0
         self._weighed_cap_w: float | None = None
         self.effective = Effective({}, None)
+        self.problem = ""  # why what is desired cannot even be begun
         turns: defaultdict[str, asyncio.Lock] = defaultdict(asyncio.Lock)  # by model
         measuring = asyncio.Lock()
         self._turns = turns
@@ -103,21 +107,50 @@ class Manager:
             self._lost.resume()
             self._adaptation.resume()
             adapting = asyncio.get_running_loop().create_task(self._adaptation.run())
-            for deployment in self._res.journal.unfinished():
-                self._deployments.start(deployment)
+            self._resume()
             self.restored.set()
             while True:
                 self._again.clear()
+                written = self._ledger.write()
                 try:
                     self._reconcile()
+                    self._refused(self._res.journal.problem)
                 except StoreError as error:  # e.g. a full disk, which may heal
-                    log.error("%s", error)
-                await set_within(self._again, RECONCILE_S)
+                    self._refused(f"{error.name}: {error}")
+                    written = False
+                self._res.journal.standing.look(
+                    {name: s.placement.digest for name, s in self._services.items() if s.serves}
+                )
+                await set_within(self._again, RECONCILE_S if written else REFUSED_S)
         finally:
+            self._res.journal.standing.forgive()
             if adapting is not None:
                 adapting.cancel()
                 await asyncio.gather(adapting, return_exceptions=True)
             await asyncio.gather(self._lost.stop(), self._deployments.end(), return_exceptions=True)
+
+    def _refused(self, problem: str) -> None:
+        if problem != self.problem:
+            if problem:
+                log.error("%s", problem)
+                self._res.telemetry.event("store-error", problem)
+            self.problem = problem
+            self._on_change()
+
+    def _resume(self) -> None:
+        """Decide about each deployment that the last process did not end."""
+        for deployment in self._res.journal.unfinished():
+            name = deployment.model.name
+            service = self._services.get(name)
+            placement = None if service is None or service.why else service.placement
+            found = decide(deployment, self._ledger.latest[name], placement)
+            if isinstance(found, Ended):
+                self._ledger.closed(deployment, found.error, found.why)
+                continue
+            self._res.telemetry.event("resumed", f"{deployment.model.version}: {found.why}", name)
+            self._deployments.start(replace(deployment, why=found.why))
+        # What the last process would have cleaned up; what failed may be tried again, with what has arrived of it.
+        self._removals.collect(last.model.digest for last in self._ledger.latest.values())
 
     def reconcile(self) -> None:
         """A desired state was accepted: compare it soon with what is installed and start the difference."""
@@ -220,6 +253,14 @@ class Manager:
         """Cancel the open deployment of a model; False when there is none."""
         return self._deployments.stop(model, Canceled("canceled by command"))
 
+    def download(self, model: str) -> bool:
+        """Let the open deployment of a model download at any hour; False when there is none that downloads."""
+        latest = self._ledger.latest.get(model)
+        if model not in self._deployments.models or self._wire is None or latest is None or latest.folder:
+            return False
+        self._wire.hurry(latest.model.digest)
+        return True
+
     async def restart(self, model: str) -> None:
         """Replace the worker of a model by a fresh one; UsageError while the model is being deployed."""
         if model in self._deployments.models:
@@ -257,10 +298,18 @@ class Manager:
                 self.effective.models.get(name),
                 self._res.pool.status(name),
                 self._res.pool.builds.text(name),
+                self._delivery(name),
             )
             for name in sorted({*self._services, *self._ledger.latest})
         )
         return tuple(status for status in found if status is not None)
+
+    def _delivery(self, model: str) -> Delivery | None:
+        latest = self._ledger.latest.get(model)
+        if self._wire is None or latest is None or latest.folder is not None:
+            return None
+        found = self._wire.delivery(latest.model.digest)
+        return None if found == Delivery() else found
 
     @property
     def lost_devices(self) -> Mapping[str, str]:

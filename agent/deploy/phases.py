@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
 from agent.errors import (
+    BlockError,
     NoFeasibleCandidate,
     OverlayLoadError,
     SoakFailed,
     StoreError,
 )
-from agent.package.manifest import Manifest, Variant
-from agent.package.verify import VerifiedPackage, check_identity, verify_package
+from agent.package.manifest import Block, File, Manifest, Variant
+from agent.package.verify import VerifiedPackage, check_identity, digest_of, verify_package
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.processes.process import Worker
 from agent.types import DesiredModel
@@ -48,33 +49,35 @@ async def download(
     ``make_room`` is called when the space does not suffice.
     """
     package = await _manifest(res, source, model)
-    variants = runnable_variants(res, package.manifest)
-    missing = {b.sha256: b for b in res.store.missing(package.manifest.files_for(variants))}
+    files = package.manifest.files_for(runnable_variants(res, package.manifest))
+    missing = {block.sha256: block for block in await _missing(res, files, make_room)}
     total = sum(block.size for block in missing.values())
-    await _reserve(res, 2 * total, make_room)  # blocks and the file assembled from them, for a moment
-    arrived = 0
+    arrived, loop = 0, asyncio.get_running_loop()
 
     def deliver(sha: str, data: bytes) -> None:
         nonlocal arrived
-        block = missing.get(sha)
-        if block is None or res.store.has_block(sha):
-            return
+        block = missing[sha]
         res.store.put_block(block, data)
         arrived += block.size
-        progress(arrived / total)
+        loop.call_soon_threadsafe(progress, arrived / total)
 
     if missing:
         await source.fetch(model.digest, {sha: block.size for sha, block in missing.items()}, deliver)
+    size = sum(file.size for file in files.values())
+    text = f"{model.version}: fetched {total} of {size} bytes, the rest was on this node"
+    res.telemetry.event("fetched", text, model.name)
     return package
 
 
-async def _reserve(res: Resources, nbytes: int, make_room: Callable[[], Awaitable[None]]) -> None:
-    """Space for what is to come; what failed deployments left behind goes first when there is too little."""
+async def _missing(
+    res: Resources, files: Mapping[str, File], make_room: Callable[[], Awaitable[None]]
+) -> list[Block]:
+    """What is to come, its space taken; what failed deployments left behind goes first when there is too little."""
     try:
-        res.store.reserve(nbytes)
+        return await asyncio.to_thread(res.store.missing, files)
     except StoreError:
         await make_room()
-        res.store.reserve(nbytes)
+        return await asyncio.to_thread(res.store.missing, files)
 
 
 async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) -> VerifiedPackage:
@@ -82,7 +85,13 @@ async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) ->
         envelope = res.store.manifest(model.digest)
     except StoreError:
         found: list[bytes] = []
-        await source.fetch(model.digest, {model.digest: 0}, lambda _sha, data: found.append(data))
+
+        def deliver(sha: str, data: bytes) -> None:
+            if digest_of(data) != sha:
+                raise BlockError(f"signed manifest {sha[:12]} does not match its digest")
+            found.append(data)
+
+        await source.fetch(model.digest, {model.digest: 0}, deliver)
         envelope = found[0]
     package = verify_package(envelope, res.package_keys, model.digest)
     check_identity(package, model.name, model.version)

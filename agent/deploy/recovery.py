@@ -7,13 +7,15 @@ from collections.abc import Callable, MutableMapping
 
 from agent.deploy import phases, placing, workers
 from agent.deploy.adaptation import Adaptation
+from agent.deploy.journal import Placed
 from agent.deploy.lost import LostDevices
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
-from agent.errors import OverlaidError, StoreError, one_line
+from agent.deploy.standing import MAX_STARTS, STAND_S
+from agent.errors import DeployError, OverlaidError, StoreError, one_line
 from agent.package.verify import VerifiedPackage
 from agent.serving.unwell import UNWELL
-from agent.types import Placement
+from agent.types import Placement, State
 
 log = logging.getLogger("deploy")
 
@@ -59,6 +61,10 @@ class _Restoring:
             placed = res.journal.placement(model, digest) if digest else None
             if digest is None or placed is None:
                 continue
+            stands = res.journal.standing.starting(model, digest)
+            if not stands and digest == current and self._may_start(model, previous):
+                first = self._give_up(placed)
+                continue
             try:
                 placement = await self._start(placed.placement, placed.origin)
             except OverlaidError as error:
@@ -75,6 +81,28 @@ class _Restoring:
                 res.telemetry.event("returned", f"went back to {placement.version}", model)
             return Service(placement, placed.origin)
         return first
+
+    def _may_start(self, model: str, digest: str | None) -> bool:
+        return digest is not None and self._res.journal.placement(model, digest) is not None
+
+    def _give_up(self, placed: Placed) -> Service:
+        """The daemon dies again and again with this version: a deployment of its own says so, because the fleet may
+        want it still, and what failed is not tried again."""
+        res, old = self._res, placed.placement
+        error = DeployError(
+            f"the agent ended {MAX_STARTS} times within {STAND_S:g} s of starting with it; deploy it again to retry"
+        )
+        why = f"{error.name}: {error}"
+        log.error("%s %s: %s", old.model, old.version, error)
+        res.telemetry.event("given-up", f"{old.version}: {error}", old.model)
+        last = res.journal.latest().get(old.model)
+        try:
+            if last is not None and last.model.digest == old.digest and last.state.final:
+                again = res.journal.queue(last.origin, last.target, last.revision, last.model, last.folder)
+                res.journal.finish(again, State.FAILED, why)
+        except StoreError as refused:
+            log.error("%s: %s", old.model, refused)
+        return Service(old, placed.origin, why)
 
     async def _start(self, old: Placement, origin: str) -> Placement:
         """What serves now, or waits."""

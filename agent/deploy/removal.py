@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Mapping, MutableMapping
 
 from agent.deploy import overlays
 from agent.deploy.resources import Resources
@@ -47,10 +47,11 @@ class Removals:
         (self._kept.add if users else self._kept.discard)(name)
         return bool(users)
 
-    def collect(self) -> None:
-        """On the event loop, so that no deployment can store anything between the look and the removal."""
+    def collect(self, keep: Iterable[str] = ()) -> None:
+        """On the event loop, so that no deployment can store anything between the look and the removal. ``keep``:
+        packages beside those that versions and deployments under way need."""
         try:
-            self._res.store.collect(self._open_digests())
+            self._res.store.collect(self._open_digests() | set(keep))
         except OverlaidError as error:
             log.warning("garbage collection: %s", error)
 

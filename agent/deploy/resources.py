@@ -16,7 +16,7 @@ from agent.package.store import Store
 from agent.serving.pool import Pool
 from agent.telemetry.writer import Telemetry
 from agent.trust import Keyring
-from agent.types import BoardInfo
+from agent.types import BoardInfo, Delivery
 
 
 class BlockSource(Protocol):
@@ -30,8 +30,17 @@ class BlockSource(Protocol):
     ) -> None:
         """Deliver every wanted block (SHA-256 → size, 0 when unknown) of the package with this manifest digest.
 
-        Waits through lost connections (the caller has the deadline). Raises BlockMissing.
+        ``deliver`` checks the block, raising BlockError, and may be as slow as the disk: it is called on a thread, one
+        call at a time. Waits through lost connections (the caller has the deadline). Raises BlockMissing.
         """
+        ...
+
+    def delivery(self, digest: str, /) -> Delivery:
+        """What fetching this package cost so far, and what it waits for by the node's configuration."""
+        ...
+
+    def hurry(self, digest: str, /) -> None:
+        """Let this package wait for nothing that is only configured."""
         ...
 
 
@@ -46,8 +55,16 @@ class FolderSource:
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
     ) -> None:
         for sha in wanted:
-            deliver(sha, self._package.envelope() if sha == digest else self._package.block(sha))
-            await asyncio.sleep(0)  # between blocks the daemon serves others
+            await asyncio.to_thread(self._deliver, digest, sha, deliver)
+
+    def _deliver(self, digest: str, sha: str, deliver: Callable[[str, bytes], None]) -> None:
+        deliver(sha, self._package.envelope() if sha == digest else self._package.block(sha))
+
+    def delivery(self, _digest: str) -> Delivery:
+        return Delivery()
+
+    def hurry(self, _digest: str) -> None:
+        """It never waits."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from agent.deploy.journal import Deployment
 from agent.deploy.reconcile import Wanted
 from agent.deploy.service import Service
 from agent.serving.events import WorkerStatus
-from agent.types import ModelStatus, State
+from agent.types import Delivery, ModelStatus, Phase, State
 
 
 def model_status(
@@ -19,10 +19,12 @@ def model_status(
     wanted: Wanted | None,
     worker: WorkerStatus | None,
     building: str = "",
+    delivery: Delivery | None = None,
 ) -> ModelStatus | None:
     """One model; None when it is neither in service nor wanted nor being deployed.
 
     ``building``: what a worker of it builds now, which is worth more than the reason that holds otherwise.
+    ``delivery``: of the package of ``latest``.
     """
     status = _of_service(name, service) if service else None
     if latest is not None and _shows(latest, wanted):
@@ -33,10 +35,12 @@ def model_status(
             state=latest.state,
             phase=None if latest.state.final else latest.phase,
             progress=progress,
-            why=latest.why,
+            why=_waits(latest, delivery) or latest.why,
             budget=latest.model.budget,
             origin=latest.origin,
         )
+    if status is not None and latest is not None and status.digest == latest.model.digest:
+        status = replace(status, delivery=delivery)
     if status is not None and building:
         status = replace(status, why=building)
     if status is None or worker is None:
@@ -66,6 +70,10 @@ def _of_service(name: str, service: Service) -> ModelStatus:
         budget=placement.budget,
         origin=service.origin,
     )
+
+
+def _waits(latest: Deployment, delivery: Delivery | None) -> str:
+    return delivery.waits_for if delivery is not None and latest.phase is Phase.DOWNLOADING else ""
 
 
 def _shows(latest: Deployment, wanted: Wanted | None) -> bool:

@@ -15,22 +15,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from agent.errors import StoreError
+from agent.fleet import arrivals
+from agent.fleet.arrivals import Arrival, Stream
 from agent.fleet.desired import EMPTY, VALIDITY_S, Content, content_of, earlier, issue, renewal_due
 from agent.fleet.views import Heard, NodeView
-from agent.link.messages import Desired, Result, parse
+from agent.link.messages import DeploymentEnd, Desired, Result, TelemetryBatch, parse
 from agent.link.topics import Target
 from agent.types import DesiredState
 
-SCHEMA_VERSION = 1
-RESULT_ROWS = 10_000
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (revision INTEGER PRIMARY KEY, target TEXT NOT NULL, payload TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS desired_by_target ON desired (target, revision);
 CREATE TABLE IF NOT EXISTS sequences (key_id TEXT PRIMARY KEY, last INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS nodes (node TEXT NOT NULL, kind TEXT NOT NULL, time REAL NOT NULL, payload TEXT NOT NULL,
   PRIMARY KEY (node, kind));
-CREATE TABLE IF NOT EXISTS results (row INTEGER PRIMARY KEY, node TEXT NOT NULL, id TEXT NOT NULL, time REAL NOT NULL,
-  payload TEXT NOT NULL, UNIQUE (node, id));
 CREATE TABLE IF NOT EXISTS identity (id INTEGER PRIMARY KEY CHECK (id = 1), name TEXT NOT NULL);
 """
 
@@ -59,7 +58,9 @@ class Operator:
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         if version < SCHEMA_VERSION:
-            self._db.executescript(_SCHEMA)
+            self._db.executescript(_SCHEMA + arrivals.SCHEMA)
+            if version == 1:  # heartbeats of then had no series; the next one comes within a minute
+                self._db.execute("DELETE FROM nodes WHERE kind = 'telemetry'")
             self._db.execute("INSERT OR IGNORE INTO identity VALUES (1, ?)", (uuid.uuid4().hex[:8],))
             self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
 
@@ -189,12 +190,17 @@ class Operator:
 
     # -- nodes ---------------------------------------------------------------------------------------------------
 
-    def record(self, heard: Iterable[Heard]) -> None:
-        """Store what nodes said, all in one transaction. A retained copy of what is known keeps its older time."""
+    def record(self, heard: Iterable[Heard]) -> list[tuple[Heard, Arrival]]:
+        """Store what nodes said, all in one transaction; returns results and batches with what was new of them.
+
+        A retained copy of what is known keeps its older time.
+        """
+        arrived = []
         with self._transaction() as db:
             for item in heard:
+                if isinstance(item.message, (Result, TelemetryBatch)):
+                    arrived.append((item, arrivals.take(db, item)))
                 if isinstance(item.message, Result):
-                    self._record_result(item, item.message)
                     continue
                 db.execute(
                     "INSERT INTO nodes VALUES (?, ?, ?, ?) ON CONFLICT (node, kind) DO UPDATE SET"
@@ -202,13 +208,7 @@ class Operator:
                     " payload = excluded.payload",
                     (item.node, item.kind, item.time, item.text(), item.retained),
                 )
-
-    def _record_result(self, item: Heard, result: Result) -> None:
-        cursor = self._db.execute(
-            "INSERT INTO results (node, id, time, payload) VALUES (?, ?, ?, ?) ON CONFLICT (node, id) DO NOTHING",
-            (item.node, result.id, item.time, item.text()),
-        )
-        self._db.execute("DELETE FROM results WHERE row <= ?", (int(cursor.lastrowid or 0) - RESULT_ROWS,))
+        return arrived
 
     def views(self) -> dict[str, NodeView]:
         """Every node that was ever heard, by name, as it was last heard."""
@@ -226,3 +226,13 @@ class Operator:
                 "SELECT time, payload FROM results WHERE node = ? ORDER BY row DESC LIMIT ?", (node, limit)
             ).fetchall()
         return [(when, parse(Result, payload.encode())) for when, payload in rows]
+
+    def ends(self, node: str, limit: int = 10) -> list[DeploymentEnd]:
+        """How the newest deployments on a node ended, newest first."""
+        with self._named():
+            return arrivals.ends(self._db, node, limit)
+
+    def streams(self, node: str) -> list[Stream]:
+        """How far the streams of a node have come, and what is missing of them."""
+        with self._named():
+            return arrivals.streams(self._db, node)

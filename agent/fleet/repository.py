@@ -17,11 +17,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.errors import BlockError, BlockMissing, ManifestError, PackageError, StoreError, UnknownKey
+from agent.fleet.delta import Delta, delta
 from agent.fleet.home import unreadable
 from agent.package import disk
 from agent.package.directory import PackageDir, read_bounded
 from agent.package.manifest import MAX_BLOCK_BYTES, MAX_ENVELOPE_BYTES, File, Manifest
-from agent.package.verify import check_block, digest_of, verify_package
+from agent.package.verify import check_block, digest_of, manifest_of, verify_package
 from agent.trust import Keyring
 from agent.types import check_digest, check_name, check_version, to_jsonable
 
@@ -156,6 +157,23 @@ class Repository:
         found = [self._entry(path) for path in paths if path.suffix == ".json"]
         known = [entry for entry in found if entry is not None]
         return tuple(sorted(known, key=lambda entry: (entry.name, entry.published, entry.version)))
+
+    def delta(self, entry: Published) -> Delta | None:
+        """What is new in a version against the one published before it; None when it is the first.
+
+        Raises BlockMissing, BlockError, ManifestError, StoreError.
+        """
+        earlier = [
+            each
+            for each in self.versions()
+            if each.name == entry.name
+            and (each.published, each.version) < (entry.published, entry.version)
+            and each.digest != entry.digest
+        ]
+        if not earlier:
+            return None
+        old, new = self.envelope(earlier[-1].digest), self.envelope(entry.digest)
+        return delta(manifest_of(old), manifest_of(new), len(new))
 
     def envelope(self, digest: str) -> bytes:
         """The signed manifest with this digest; BlockMissing when it is not here, BlockError when damaged."""

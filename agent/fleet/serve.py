@@ -17,6 +17,7 @@ from typing import Protocol
 from agent.errors import BlockMissing, LinkError, MessageError, PackageError, one_line
 from agent.fleet.gathering import Gathering
 from agent.fleet.log import Log
+from agent.fleet.turns import MAX_QUEUED, Turns
 from agent.link.blocks import encode_frame
 from agent.link.messages import BlockRequest, parse
 from agent.link.topics import block_data
@@ -26,7 +27,6 @@ from agent.waiting import set_within
 
 COALESCE_S = 1.0
 MAX_REQUEST_BYTES = 4096
-MAX_QUEUED = 8192  # blocks; what does not fit is asked for again
 WINDOW = 4  # frames handed to the connection and not yet written to its socket
 IDLE_S = 2.0
 MAX_PACKAGES = 256  # counted at once
@@ -65,7 +65,7 @@ class BlockServer:
         self._site, self._packages, self._publish = site, packages, publish
         self._log, self._clock = log, clock
         self._gathering = Gathering(several)
-        self._queue: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._queue = Turns()
         self._recent: OrderedDict[tuple[str, str], float] = OrderedDict()
         self._window: deque[tuple[tuple[str, str], asyncio.Future[None]]] = deque()
         self._sent: dict[str, _Sent] = {}
@@ -91,7 +91,7 @@ class BlockServer:
             if len(self._queue) + len(self._gathering) >= MAX_QUEUED:
                 continue
             if not self._gathering.holds(digest, sha, self._clock()) and key not in self._recent:
-                self._queue[key] = None
+                self._queue.add(key, len(self._gathering))
         self._wake.set()
 
     def disconnected(self) -> None:
@@ -108,11 +108,12 @@ class BlockServer:
         """Send what is queued until cancelled, never more than a few frames ahead of the socket."""
         while True:
             await asyncio.sleep(0)  # frames that cannot be sent do not wait, others must get their turn
-            self._queue.update(dict.fromkeys(self._gathering.due(self._clock())))
+            for due in self._gathering.due(self._clock()):
+                self._queue.add(due)
             if not self._queue:
                 await self._idle()
                 continue
-            key, _ = self._queue.popitem(last=False)
+            key = self._queue.pop()
             frame = self._frame(*key)
             if frame is not None:
                 self._recent[key] = self._clock()

@@ -13,13 +13,17 @@ from pathlib import Path
 
 from agent.errors import MessageError, OverlaidError, StoreError, UsageError, one_line
 from agent.fleet.actions import Desk
+from agent.fleet.arrivals import Arrival
 from agent.fleet.connection import RETAINED_KINDS, link_settings, publish
 from agent.fleet.keeper import Keeper, desired_filters
 from agent.fleet.log import Log
 from agent.fleet.serve import BlockServer, Packages
-from agent.fleet.views import Heard, NodeView, changes, node_filters
-from agent.link.backoff import Backoff
+from agent.fleet.sizes import SizeProbe
+from agent.fleet.tally import describe
+from agent.fleet.views import Heard, NodeView, changes, node_filters, stream_filter
+from agent.link.backoff import BLOCKS, Backoff
 from agent.link.client import Message, MqttLink
+from agent.link.messages import Result
 from agent.waiting import set_within
 
 MAX_PENDING = 10_000  # messages heard and not yet in the database
@@ -34,6 +38,7 @@ class Timing:
     keep_s: float = 30.0
     record_s: float = 0.2
     backoff: Backoff = field(default_factory=Backoff)
+    blocks_backoff: Backoff = BLOCKS
 
 
 @contextlib.contextmanager
@@ -67,7 +72,8 @@ async def serve(
 
 
 class _Service:
-    """Two connections: a persistent session for results, and a clean one for blocks, where a backlog is worthless."""
+    """Three connections: a persistent session for results and ends of deployments, one for telemetry, whose backlog
+    must not fill the other's queue at the broker, and a clean one for blocks, where a backlog is worthless."""
 
     def __init__(self, desk: Desk, packages: Packages, log: Log, timing: Timing) -> None:
         self._desk, self._log, self._timing = desk, log, timing
@@ -79,11 +85,16 @@ class _Service:
             on_disconnect=lambda why: log("disconnected", why),
             backoff=timing.backoff,
         )
+        self._telemetry = MqttLink(
+            link_settings(desk.mqtt, f"overlaid-telemetry-{name}", persistent=True),
+            on_message=self._on_message,
+            backoff=timing.backoff,
+        )
         self._data = MqttLink(
             link_settings(desk.mqtt, f"overlaid-data-{name}"),
             on_message=self._on_request,
             on_disconnect=lambda _why: self._blocks.disconnected(),
-            backoff=timing.backoff,
+            backoff=timing.blocks_backoff,
         )
         self._blocks = BlockServer(
             desk.site,
@@ -92,19 +103,28 @@ class _Service:
             log,
             self._wanted_by_several,
         )
+        self._links = self._control, self._telemetry, self._data
+        self._sizes = SizeProbe(desk.site, self._data, log)
         self._keeper = Keeper(desk.operator, desk.key, self._publish_retained, log)
         self._views: dict[str, NodeView] = desk.operator.views()
         self._pending: list[tuple[Heard, Callable[[], None]]] = []
         self._connected = asyncio.Event()
         self._complained = 0.0
         self._not_shown = 0
+        self._answered: dict[tuple[str, str], None] = {}
 
     async def run(self, stop: asyncio.Event) -> None:
         self._subscribe()
         self._log("started", f"serving site {self._desk.site} through {self._control.settings.where}")
-        self._control.start()
-        self._data.start()
-        jobs: list[Awaitable[object]] = [self._blocks.run(), self._keep(), self._record(), stop.wait()]
+        for link in self._links:
+            link.start()
+        jobs: list[Awaitable[object]] = [
+            self._blocks.run(),
+            self._sizes.run(),
+            self._keep(),
+            self._record(),
+            stop.wait(),
+        ]
         tasks = {asyncio.ensure_future(job) for job in jobs}
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -114,18 +134,19 @@ class _Service:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            await asyncio.gather(self._control.stop(), self._data.stop())
+            await asyncio.gather(*(link.stop() for link in self._links))
             self._flush()
             self._log("stopped", "stopped; nodes keep running what they have")
 
     def _subscribe(self) -> None:
         # What is retained comes again after a reconnect, so QoS 0 loses nothing and fills no queue at the broker.
-        for topic in node_filters(self._desk.site, *RETAINED_KINDS, "telemetry"):
+        for topic in node_filters(self._desk.site, *RETAINED_KINDS):
             self._control.subscribe(topic, 0)
         for topic in desired_filters(self._desk.site):
             self._control.subscribe(topic, 0)
-        for topic in node_filters(self._desk.site, "result"):
+        for topic in (*node_filters(self._desk.site, "result"), stream_filter(self._desk.site, "events")):
             self._control.subscribe(topic, 1)
+        self._telemetry.subscribe(stream_filter(self._desk.site, "summary"), 1)
         self._data.subscribe(self._blocks.requests, 0)
 
     def _on_connect(self) -> None:
@@ -153,6 +174,9 @@ class _Service:
 
     def _on_request(self, message: Message) -> None:
         message.ack()
+        if message.topic == self._sizes.topic:
+            self._sizes.heard(message.payload)
+            return
         try:
             self._blocks.handle(message.topic, message.payload)
         except MessageError as error:
@@ -172,8 +196,32 @@ class _Service:
         view = self._views.get(heard.node, NodeView(heard.node))
         self._views[heard.node] = view.after(heard)
         self._pending.append((heard, message.ack))
-        for event in changes(view, heard):
+        for event in changes(view, heard) if self._first(heard) else ():
             self._log(event.kind, f"{event.node}: {event.text}", node=event.node, **event.data)
+
+    def _first(self, heard: Heard) -> bool:
+        """False for a result that was heard lately: brokers deliver at least once."""
+        if not isinstance(heard.message, Result):
+            return True
+        key = heard.node, heard.message.id
+        known = key in self._answered
+        self._answered[key] = None
+        if len(self._answered) > MAX_PENDING:
+            del self._answered[next(iter(self._answered))]
+        return not known
+
+    def _arrived(self, heard: Heard, arrival: Arrival) -> None:
+        for end in arrival.ends:
+            why = f": {end.why}" if end.why else ""
+            text = (
+                f"{heard.node}: deployment {end.id} of {end.model} {end.version} ended {end.state.value}{why}"
+            )
+            self._log(
+                "ended", text, node=heard.node, deployment=end.model_dump(mode="json", exclude_none=True)
+            )
+        if arrival.gap is not None:
+            text = f"{heard.node}: telemetry/{heard.stream} {describe([arrival.gap])} did not arrive"
+            self._log("gap", text, node=heard.node, stream=heard.stream, gap=list(arrival.gap))
 
     def _complain(self, topic: str, error: OverlaidError) -> None:
         # One line a second: what anybody may publish must not fill the operator's disk.
@@ -207,10 +255,12 @@ class _Service:
         if not batch:
             return
         try:
-            self._desk.operator.record(heard for heard, _ in batch)
+            arrived = self._desk.operator.record(heard for heard, _ in batch)
         except StoreError as error:
             self._pending = batch
             self._complain("operator.db", error)
             return
         for _, ack in batch:
             ack()
+        for heard, arrival in arrived:
+            self._arrived(heard, arrival)

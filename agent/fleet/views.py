@@ -36,15 +36,22 @@ def node_filters(site: str, *kinds: str) -> list[str]:
     return ["/".join((ROOT, site, "+", kind, *("+" * _LEVELS.get(kind, 0)))) for kind in kinds]
 
 
+def stream_filter(site: str, stream: str) -> str:
+    """Topic filter for one stream of telemetry from every node of the site."""
+    return f"{ROOT}/{site}/+/telemetry/{stream}"
+
+
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """One message from a node. ``time``: when it arrived (Unix seconds); ``retained``: it may be older than that."""
+    """One message from a node. ``time``: when it arrived (Unix seconds); ``retained``: it may be older than that;
+    ``stream``: of telemetry."""
 
     node: str
     kind: str
     time: float
     message: Message
     retained: bool = False
+    stream: str = ""
 
     @classmethod
     def parse(cls, site: str, topic: str, payload: bytes, time: float, retained: bool = False) -> Heard:
@@ -58,12 +65,13 @@ class Heard:
             raise MessageError(f"{topic[:200]!r} is not a topic that a node writes to")
         try:
             check_name(node, "node")
+            stream = check_name(rest[0], "stream") if kind == "telemetry" else ""
         except ValueError as error:
             raise MessageError(str(error)) from error
         message = parse(_KINDS[kind], payload)
         if isinstance(message, Result) and rest != [message.op, message.id]:
             raise MessageError(f"result of {message.op} {message.id} on the topic of {'/'.join(rest)[:100]}")
-        return cls(node, kind, time, message, retained)
+        return cls(node, kind, time, message, retained, stream)
 
     @classmethod
     def stored(cls, node: str, kind: str, time: float, text: str) -> Heard:

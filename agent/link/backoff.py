@@ -33,3 +33,7 @@ class Backoff:
     def after(self, attempt: int, held_s: float) -> int:
         """The number of the next attempt, when the connection before it held for ``held_s`` (0 = never came about)."""
         return 0 if held_s >= self.stable_s else attempt + 1
+
+
+# Of connections that carry blocks: few nodes download at once, and a broker that restarted shall cost them little.
+BLOCKS = Backoff(floor_s=0.5, stable_s=3.0)

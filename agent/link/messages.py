@@ -83,7 +83,7 @@ class Command(Message):
 
     target: str
     id: CommandId
-    op: Literal["logs", "bench", "cancel", "restart"]
+    op: Literal["logs", "bench", "cancel", "restart", "download"]
     sequence: int = Field(ge=1, le=2**53)
     issued: float
     expires: float
@@ -95,7 +95,7 @@ class Result(Message):
     """The end (or a step) of a command."""
 
     id: CommandId
-    op: Literal["logs", "bench", "cancel", "restart"]
+    op: Literal["logs", "bench", "cancel", "restart", "download"]
     state: State = Field(strict=False)
     why: str = Field("", max_length=1000)
     output: dict[str, Any] = Field(default_factory=dict)
@@ -114,6 +114,8 @@ class ReportedModel(Message):
     running_version: str | None = None
     p50_ms: float | None = None
     p99_ms: float | None = None
+    received_bytes: int | None = None
+    asked_again_bytes: int | None = None
 
 
 class ReportedBinding(Message):
@@ -164,12 +166,30 @@ class BlockRequest(Message):
 
 
 class TelemetryBatch(Message):
-    """Rows of one stream; ``sequence`` grows by one per batch within a boot."""
+    """Rows of one stream; ``sequence`` grows by one per batch within a ``series``, over restarts of the node."""
 
+    series: str = Field(pattern=r"^[0-9a-z]{1,64}$")
     boot_id: str = Field(max_length=64)
-    sequence: int = Field(ge=1)
+    sequence: int = Field(ge=1, le=2**53)
     time: float
     rows: list[dict[str, Any]] = Field(max_length=1000)
+
+
+class DeploymentEnd(Message):
+    """A row of the stream ``events``: how a deployment ended. ``id`` (the node's own) and ``ended`` make it unique."""
+
+    stream: Literal["deployment"] = "deployment"
+    id: int = Field(ge=1, le=2**53)
+    ended: float
+    origin: str = Field(max_length=64)
+    target: str = Field(max_length=200)
+    revision: int = Field(ge=0, le=2**53)
+    model: Name
+    version: Version
+    digest: Digest
+    state: State = Field(strict=False)
+    phase: Phase | None = Field(None, strict=False)
+    why: str = Field("", max_length=1000)
 
 
 M = TypeVar("M", bound=Message)

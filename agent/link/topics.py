@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from agent.mqtt import ROOT
 from agent.types import check_digest, check_name
 
-OPS = ("logs", "bench", "cancel", "restart")
+OPS = ("logs", "bench", "cancel", "restart", "download")
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,30 +62,38 @@ class Window:
         self._asked.clear()
         self._timeout_s = self._usual_timeout()
 
-    def request(self, now: float) -> list[str]:
-        """What to ask for now: late blocks, and new ones when half of the window is free. At most 16."""
-        late = [sha for sha in self._asked if self._patience(sha, now) <= 0]
-        for sha in late:
-            self._asked[sha].time = now
-            self._asked[sha].times += 1
+    def request(self, now: float, room: float = float("inf")) -> list[str]:
+        """What to ask for now: late blocks, and new ones when half of the window is free. At most 16, and none once
+        they have ``room`` bytes."""
+        late = []
+        for sha in [sha for sha in self._asked if self._patience(sha, now) <= 0]:
+            if room <= 0:
+                break
+            asked = self._asked[sha]
+            asked.time = now
+            asked.times += 1
+            room -= asked.size
+            late.append(sha)
         if late:
             self._timeout_s = min(2 * self._timeout_s, CAP_S)
-        return late + self._fill(now)
+        return late + self._fill(now, room)
 
     def patience(self, now: float) -> float | None:
         """Seconds until ``request`` may have something to ask for again; None when nothing is under way."""
         return min((max(0.0, self._patience(sha, now)) for sha in self._asked), default=None)
 
-    def _fill(self, now: float) -> list[str]:
+    def _fill(self, now: float, room: float) -> list[str]:
         new: list[str] = []
         if len(self._asked) > MAX_BLOCKS // 2:
             return new
         nbytes = sum(asked.size for asked in self._asked.values())
         for sha, size in self._waiting.items():
-            if len(self._asked) >= MAX_BLOCKS or (nbytes + size > MAX_BYTES and self._asked):
+            full = len(self._asked) >= MAX_BLOCKS or (nbytes + size > MAX_BYTES and self._asked)
+            if full or room <= 0:
                 break
             self._asked[sha] = _Asked(size, now)
             nbytes += size
+            room -= size
             new.append(sha)
         for sha in new:
             del self._waiting[sha]

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -55,13 +55,25 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[BinaryIO]:
         raise store_error(path, error) from error
     finally:
         if temporary is not None:
-            temporary.unlink(missing_ok=True)
+            with suppress(OSError):  # the disk fails: the first error tells; the next start removes what stays
+                temporary.unlink(missing_ok=True)
 
 
 def write(path: Path, data: bytes, sync_folder: bool = True) -> None:
     """Replace a file's content at once; StoreError."""
     with replacing(path, sync_folder) as file:
         file.write(data)
+
+
+def allocate(descriptor: int, size: int) -> None:
+    """Make an open file ``size`` bytes long, with space for all of them where the file system can promise it; what it
+    holds stays. OSError."""
+    try:
+        os.posix_fallocate(descriptor, 0, size)
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
+            raise
+    os.ftruncate(descriptor, size)
 
 
 def sync(folder: Path) -> None:

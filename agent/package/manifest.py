@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, FailFast, Field, ValidationError, model_validator
 
 from agent.errors import ManifestError
 from agent.types import OverlayRef, TensorSpec, check_digest, check_name, check_version
@@ -38,7 +38,8 @@ class File(Part):
 
     sha256: Digest
     size: int = Field(ge=1, le=MAX_FILE_BYTES)
-    blocks: tuple[Block, ...] = Field(min_length=1)
+    # A manifest has room for 350,000 wrong ones, and each error takes more than a kilobyte.
+    blocks: Annotated[tuple[Block, ...], FailFast()] = Field(min_length=1)
 
     @model_validator(mode="after")
     def _sizes_add_up(self) -> File:

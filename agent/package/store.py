@@ -1,23 +1,23 @@
-"""The node's disk: blocks while they arrive, the files they make, manifests, and the versions of each model.
+"""The node's disk: files while their blocks arrive, whole files, manifests, and the versions of each model.
 
-``blocks/<aa>/<sha>``, ``files/<sha>``, ``manifests/<sha>.json``, ``models/<name>.json`` below one root. Content is
-named by its SHA-256, written whole or not at all; only ``models/`` ever changes in place, by one rename.
+``arriving/<sha>``, ``files/<sha>``, ``manifests/<sha>.json``, ``models/<name>.json`` below one root. Content is named
+by its SHA-256 and, but for what arrives, there whole or not at all; only ``models/`` ever changes in place, by one
+rename.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 import logging
 import os
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import BlockError, OverlaidError, StoreError
+from agent.errors import OverlaidError, StoreError
 from agent.package import disk
+from agent.package.arriving import Arriving, Span, digest_of_file, spans_of
 from agent.package.manifest import MAX_ENVELOPE_BYTES, Block, File, Manifest, parse_manifest
 from agent.package.verify import VerifiedPackage, check_block, digest_of
 from agent.package.versions import VersionFiles, Versions
@@ -27,15 +27,6 @@ log = logging.getLogger(__name__)
 
 # The rest of the disk stays for state.db, telemetry and the system.
 FREE_MARGIN_BYTES = 16 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class _Span:
-    """Where a block lies in an assembled file."""
-
-    file: Path
-    offset: int
-    size: int
 
 
 class Store:
@@ -49,39 +40,35 @@ class Store:
         self._max_bytes = max_bytes
         self._before_write = before_write
         self._lock = threading.RLock()
-        self._spans: dict[str, _Span] | None = None
-        self._damaged: set[str] = set()
-        for folder in ("blocks", "files", "manifests"):
+        self._making_room = threading.Lock()
+        self._spans: dict[str, Span] | None = None
+        for folder in ("files", "manifests"):
             disk.make_folder(root / folder)
+        self._arriving = Arriving(root / "arriving", self._announce)
         self._versions = VersionFiles(root / "models")
         disk.remove_leftovers(root)
 
     # -- blocks --------------------------------------------------------------------------------------------------
 
-    def has_block(self, sha: str) -> bool:
-        """True when the block is here: as itself, or inside a file of another version or model."""
-        return self._block_path(sha).exists() or self._span(sha) is not None
+    def missing(self, files: Mapping[str, File]) -> list[Block]:
+        """Make room for the ``files`` that are not here, take from others what they have; the blocks to fetch, each
+        once, in order. StoreError when the space does not suffice. What was written before a restart is read and
+        checked, so this may take seconds, as ``put_block`` and ``assemble`` may: not for the event loop."""
+        with self._making_room:  # two at once would count on the same space
+            absent = {file.sha256: file for file in files.values() if not self._has_file(file)}
+            self.reserve(sum(file.size for file in absent.values() if not self._arriving.has(file)))
+            wanted: dict[str, Block] = {}
+            for file in absent.values():
+                wanted |= {block.sha256: block for block in self._arriving.expect(file, self._span)}
+            return list(wanted.values())
 
     def put_block(self, block: Block, data: bytes) -> None:
-        """Keep a block that arrived; BlockError when it is not the one, StoreError when the disk refuses."""
-        check_block(block, data)
-        path = self._block_path(block.sha256)
-        if path.exists():
-            return
-        self._announce(path, len(data))
-        disk.make_folder(path.parent)
-        # No sync of the folder: a power cut may cost a block, which is fetched again.
-        disk.write(path, data, sync_folder=False)
+        """Keep a block that arrived, wherever ``missing`` named it; of no use otherwise.
 
-    def missing(self, files: Mapping[str, File]) -> list[Block]:
-        """The blocks to fetch before ``files`` can be assembled: each once, in order."""
-        wanted = {
-            block.sha256: block
-            for file in files.values()
-            if not self._has_file(file)
-            for block in file.blocks
-        }
-        return [block for sha, block in wanted.items() if not self.has_block(sha)]
+        BlockError when it is not the one, StoreError when the disk refuses.
+        """
+        check_block(block, data)
+        self._arriving.put(block, data)
 
     def reserve(self, nbytes: int) -> None:
         """StoreError when ``nbytes`` more would exceed the store's cap or the disk."""
@@ -105,10 +92,10 @@ class Store:
     # -- files ---------------------------------------------------------------------------------------------------
 
     def assemble(self, file: File) -> Path:
-        """Join a file's blocks, check the digest of what was written, and drop the blocks.
+        """Check the digest of a file whose blocks are all here and give it its place.
 
-        Damaged blocks are dropped before BlockError is raised, so that fetching ``missing`` again heals.
-        StoreError when a block is not here or the disk refuses.
+        Damaged blocks are dropped before BlockError is raised, so that fetching ``missing`` again heals; so when a
+        block is not here. StoreError when the disk refuses.
         """
         path = self._file_path(file.sha256)
         if self._has_file(file) and not _has_digest(path, file.sha256):
@@ -116,22 +103,10 @@ class Store:
             with self._lock:
                 self._spans = None
         if not self._has_file(file):
-            self.reserve(file.size)
-            self._announce(path, file.size)
-            with disk.replacing(path) as target:
-                digest = hashlib.sha256()
-                for block in file.blocks:
-                    data = self._read_block(block)
-                    digest.update(data)
-                    target.write(data)
-                if digest.hexdigest() != file.sha256:
-                    raise self._find_damage(file)
-        with self._lock:
-            self._damaged -= {block.sha256 for block in file.blocks}
-            if self._spans is not None:
-                self._spans.update(_spans_of(path, file))
-        for block in file.blocks:
-            disk.remove(self._block_path(block.sha256))
+            self._arriving.finish(file, path)
+            with self._lock:
+                if self._spans is not None:
+                    self._spans.update(_by_digest(path, file))
         return path
 
     def path(self, file: File) -> Path:
@@ -215,8 +190,7 @@ class Store:
             if certain and len(readable) == len(manifests):
                 files = [file for manifest in readable for file in manifest.files.values()]
                 freed += _drop((self._root / "files").iterdir(), {file.sha256 for file in files})
-                blocks = {block.sha256 for file in files for block in file.blocks}
-                freed += _drop((self._root / "blocks").glob("*/*"), blocks)
+                freed += self._arriving.drop({file.sha256 for file in files})
             self._spans = None
             return freed
 
@@ -248,60 +222,25 @@ class Store:
             log.warning("%s", error)
             return None
 
-    def _span(self, sha: str) -> _Span | None:
+    def _span(self, sha: str) -> Span | None:
+        """Where a block lies in a file of another version or model."""
         with self._lock:
             if self._spans is None:
                 self._spans = dict(self._index())
-            return None if sha in self._damaged else self._spans.get(sha)
+            return self._spans.get(sha)
 
-    def _index(self) -> Iterator[tuple[str, _Span]]:
+    def _index(self) -> Iterator[tuple[str, Span]]:
         for path in (self._root / "manifests").glob("*.json"):
             manifest = self._manifest(path.stem)
             for file in manifest.files.values() if manifest else ():
                 if self._has_file(file):
-                    yield from _spans_of(self._file_path(file.sha256), file)
-
-    def _read_block(self, block: Block) -> bytes:
-        """A block's bytes, unchecked; StoreError when they are not here."""
-        path, offset = self._block_path(block.sha256), 0
-        if not path.exists():
-            span = self._span(block.sha256)
-            if span is None:
-                raise BlockError(f"{path}: lost; deploy the model again to fetch it")
-            path, offset = span.file, span.offset
-        try:
-            with path.open("rb") as file:
-                file.seek(offset)
-                return file.read(block.size)
-        except OSError as error:
-            raise disk.store_error(path, error) from error
-
-    def _find_damage(self, file: File) -> BlockError:
-        """Drop the blocks of ``file`` that do not match; the error to raise."""
-        bad = 0
-        for block in file.blocks:
-            try:
-                check_block(block, self._read_block(block))
-            except BlockError:
-                bad += 1
-                if disk.remove(self._block_path(block.sha256)) == 0:
-                    self._damaged.add(block.sha256)
-        if bad:
-            return BlockError(
-                f"{bad} blocks of file {file.sha256[:12]} were damaged on this disk and are dropped; deploy again"
-            )
-        return BlockError(
-            f"file {file.sha256[:12]} does not match its digest although every block does: pack the model again"
-        )
+                    yield from _by_digest(self._file_path(file.sha256), file)
 
     def _has_file(self, file: File) -> bool:
         try:
             return self._file_path(file.sha256).stat().st_size == file.size
         except OSError:
             return False
-
-    def _block_path(self, sha: str) -> Path:
-        return self._root / "blocks" / check_digest(sha)[:2] / sha
 
     def _file_path(self, sha: str) -> Path:
         return self._root / "files" / check_digest(sha)
@@ -311,22 +250,16 @@ class Store:
 
 
 def _has_digest(path: Path, sha: str) -> bool:
-    digest = hashlib.sha256()
     try:
         with path.open("rb") as file:
-            while data := file.read(1 << 20):
-                digest.update(data)
+            return digest_of_file(file.fileno()) == sha
     except OSError as error:  # a bad sector
         log.warning("%s: %s", path, error)
         return False
-    return digest.hexdigest() == sha
 
 
-def _spans_of(path: Path, file: File) -> Iterator[tuple[str, _Span]]:
-    offset = 0
-    for block in file.blocks:
-        yield block.sha256, _Span(path, offset, block.size)
-        offset += block.size
+def _by_digest(path: Path, file: File) -> Iterator[tuple[str, Span]]:
+    return zip((block.sha256 for block in file.blocks), spans_of(path, file), strict=True)
 
 
 def _read(path: Path) -> bytes | None:

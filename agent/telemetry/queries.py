@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,13 @@ from agent.telemetry.schema import open_for_reading
 Row = dict[str, Any]
 Query = Callable[[str, Sequence[Any]], Iterable[Row]]
 
+Position = Mapping[str, int]  # by table: the newest row's id
+
 WHERE = "variant", "backend", "device"
+SUMMED = "latency", "power"
+_LATENCY = "time, model, version, variant, backend, device, requests, errors, histogram"
+_POWER = "rail, tag, avg(watts) AS average_w, max(watts) AS max_w, count(*) AS samples"
+_BY_RAIL = "GROUP BY rail, tag ORDER BY rail, tag"
 
 
 @contextlib.contextmanager
@@ -75,13 +81,7 @@ def power(query: Query, since: float) -> list[Row]:
 
 def power_summary(query: Query, since: float) -> list[Row]:
     """average_w, max_w and samples per rail and tag."""
-    return list(
-        query(
-            "SELECT rail, tag, avg(watts) AS average_w, max(watts) AS max_w, count(*) AS samples FROM power"
-            " WHERE time >= ? GROUP BY rail, tag ORDER BY rail, tag",
-            (since,),
-        )
-    )
+    return list(query(f"SELECT {_POWER} FROM power WHERE time >= ? {_BY_RAIL}", (since,)))
 
 
 def power_over_time(query: Query, since: float, bin_s: float) -> list[Row]:
@@ -106,8 +106,12 @@ def latency(query: Query, since: float, model: str | None = None) -> list[Row]:
 
 def latency_summary(query: Query, since: float, model: str | None = None) -> list[Row]:
     """One row per model, version and placement over the whole span: requests, errors, p50_ms, p99_ms, first, last."""
+    return _latency_sums(_latency_rows(query, since, model))
+
+
+def _latency_sums(rows: Iterable[Row]) -> list[Row]:
     sums: dict[tuple[str, ...], tuple[Row, Histogram]] = {}
-    for row in _latency_rows(query, since, model):
+    for row in rows:
         key = tuple(row[name] for name in ("model", "version", *WHERE))
         fresh = dict(
             zip(("model", "version", *WHERE), key, strict=True), requests=0, errors=0, first=row["time"]
@@ -160,23 +164,40 @@ def recent_events(path: Path, lines: int) -> list[Row]:
     return rows[::-1]
 
 
-def summary_rows(path: Path, since: float) -> list[Row]:
-    """What the node tells its operator: one row per model and placement (stream "latency") and per rail ("power").
+def newest(path: Path) -> Position:
+    """How far the tables are that ``summary_rows`` reads. TelemetryError when the database cannot be read."""
+    with reader(path) as query:
+        return {table: _newest(query, table) for table in SUMMED}
 
-    Empty when nothing was recorded, also because the database cannot be read: the writer reports that.
+
+def summary_rows(path: Path, after: Position) -> tuple[list[Row], Position]:
+    """What was recorded after this position, and the position to go on from: one row per model and placement (stream
+    "latency") and per rail ("power").
+
+    By row ids, which only grow, not by time, which jumps: a row is summed up once. TelemetryError when the database
+    cannot be read.
     """
-    try:
-        with reader(path) as query:
-            served = [{"stream": "latency", **row} for row in latency_summary(query, since)]
-            return served + [{"stream": "power", **row} for row in power_summary(query, since)]
-    except TelemetryError:
-        return []
+    with reader(path) as query:
+        upto = {table: _newest(query, table) for table in SUMMED}
+        # Fewer rows than there were: the database began anew.
+        spans = {
+            table: (low if (low := after.get(table, 0)) <= high else 0, high) for table, high in upto.items()
+        }
+        latencies = query(
+            f"SELECT {_LATENCY} FROM latency WHERE id > ? AND id <= ? ORDER BY id", spans["latency"]
+        )
+        powers = query(f"SELECT {_POWER} FROM power WHERE id > ? AND id <= ? {_BY_RAIL}", spans["power"])
+        served = [{"stream": "latency", **row} for row in _latency_sums(latencies)]
+        return served + [{"stream": "power", **row} for row in powers], upto
+
+
+def _newest(query: Query, table: str) -> int:
+    return int(next(iter(query(f"SELECT coalesce(max(id), 0) AS newest FROM {table}", ())))["newest"])
 
 
 def _latency_rows(query: Query, since: float, model: str | None) -> Iterable[Row]:
     return query(
-        "SELECT time, model, version, variant, backend, device, requests, errors, histogram FROM latency"
-        " WHERE time >= ? AND (? IS NULL OR model = ?) ORDER BY id",
+        f"SELECT {_LATENCY} FROM latency WHERE time >= ? AND (? IS NULL OR model = ?) ORDER BY id",
         (since, model, model),
     )
 

@@ -83,7 +83,7 @@ class SimNode:
     @property
     def received_bytes(self) -> int:
         """On its connections for blocks: whole frames."""
-        return self._daemon.wire.counters.bytes_received if self._daemon.wire else 0
+        return self._daemon.wire.total.received if self._daemon.wire else 0
 
     @property
     def alive(self) -> bool:

@@ -10,7 +10,8 @@ from typing import Any
 
 from tests.bench.harness import parse, show
 
-SHARED = ("as_onnx", "harness", "mobilenet", "opencl_device", "paced", "peaks")  # what benches use
+# What benches use.
+SHARED = ("as_onnx", "harness", "mobilenet", "opencl_device", "paced", "peaks", "transfers")
 
 
 def _names() -> list[str]:

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -118,8 +118,9 @@ def start_mosquitto(
     require_certificate: bool = False,
     users: Mapping[str, str] | None = None,
     acl: str | None = None,
+    more: Sequence[str] = (),
 ) -> Broker:
-    """Start mosquitto with its files in ``folder``.
+    """Start mosquitto with its files in ``folder``; ``more``: further lines of its configuration.
 
     ``users`` maps user names to passwords (None: anonymous); ``acl`` is the text of an ACL file. With ``tls`` the
     broker's authority is ``broker.authority``; ``require_certificate`` takes the user name from the client's
@@ -154,7 +155,7 @@ def start_mosquitto(
         (folder / "acl").chmod(0o600)
         lines.append(f"acl_file {folder / 'acl'}")
     config = folder / "mosquitto.conf"
-    config.write_text("\n".join(lines) + "\n")
+    config.write_text("\n".join([*lines, *more]) + "\n")
     return Broker("mosquitto", [program, "-c", str(config)], port, folder / "broker.log", authority)
 
 

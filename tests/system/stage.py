@@ -184,10 +184,10 @@ class Stage:
         """The public key's text form."""
         return str(json.loads(self.fleet("keys", "show", name, "--json").stdout)["public"])
 
-    def serve(self) -> None:
+    def serve(self, *options: str) -> None:
         """Start ``overlaid fleet serve``."""
         with (self.folder / "serve.log").open("ab") as log:
-            command = [str(OVERLAID), "fleet", "serve", "--home", str(self.home)]
+            command = [str(OVERLAID), "fleet", "serve", "--home", str(self.home), *options]
             self.server = subprocess.Popen(command, stdout=log, stderr=log)
 
     def stop_serving(self) -> None:

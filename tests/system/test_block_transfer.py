@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from agent.errors import BlockError, BlockMissing, StoreError
-from agent.link.blocks import BlockFetcher, encode_frame
+from agent.fleet.sizes import SizeProbe
+from agent.link.blocks import MAX_EARLY, BlockFetcher, encode_frame
 from agent.link.client import Message, MqttSettings
 from agent.link.messages import BlockRequest, parse
+from agent.link.pace import BURST_S, Pace
 from agent.link.topics import block_data, block_requests
+from agent.link.window import MAX_BYTES
 from tests.system.brokers import Broker, start_mosquitto, start_nats
 from tests.system.links import QUICK, Recorded, until
 
@@ -78,7 +81,8 @@ class Received(dict[str, bytes]):
 
     def __call__(self, sha: str, data: bytes) -> None:
         assert sha not in self
-        assert hashlib.sha256(data).hexdigest() == sha
+        if hashlib.sha256(data).hexdigest() != sha:
+            raise BlockError("wrong")
         self[sha] = data
 
 
@@ -283,4 +287,98 @@ def test_what_passes_by_before_and_after_the_manifest_is_kept_for_the_blocks_fet
             assert (node.counters.asked, node.counters.connections, server.requests) == (1, 1, 1)
 
     with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_a_limit_is_kept_and_what_others_ask_for_counts(tmp_path: Path) -> None:
+    blocks = make_blocks(20, 32 * 1024)
+    nbytes, rate = sum(map(len, blocks.values())), 200_000.0
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            settings, loop = MqttSettings(broker.host, broker.port, "slow"), asyncio.get_running_loop()
+            slow = BlockFetcher(settings, SITE, backoff=QUICK, pace=Pace(rate))
+            got, begun = Received(), loop.time()
+            await asyncio.wait_for(slow.fetch(PACKAGE, sizes(blocks), got), 60)
+            assert got == blocks
+            assert loop.time() - begun >= (nbytes - 32 * 1024) / rate - BURST_S
+            assert slow.counters.bytes_again == 0
+            together = BlockFetcher(settings, SITE, backoff=QUICK, pace=Pace(1000.0))
+            got, feed = Received(), together.listen(PACKAGE)
+            work = asyncio.create_task(feed.fetch(sizes(blocks), got))
+            await until(lambda: together.counters.connections)
+            await asyncio.wait_for(fetcher(broker).fetch(PACKAGE, sizes(blocks), Received()), 30)
+            await asyncio.wait_for(work, 30)  # alone it would take ten minutes
+            await feed.close()
+            assert got == blocks
+            assert together.counters.asked < len(blocks) // 2
+            assert together.counters.bytes_useful == nbytes
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_a_flood_on_the_shared_topic_costs_memory_and_time_within_bounds(tmp_path: Path) -> None:
+    blocks = make_blocks(24, 64 * 1024)
+    others = make_blocks(4, 200 * 1024)
+    shas = list(blocks)
+    junk = [encode_frame(hashlib.sha256(b"%d" % n).hexdigest(), bytes(100_000)) for n in range(40)]
+    junk += [encode_frame(sha, data) for sha, data in others.items()]  # another package's
+    junk += [encode_frame(sha, blocks[shas[0]]) for sha in shas[1:]]  # replayed under other names
+    junk += [encode_frame(sha, blocks[sha][:-1]) for sha in shas] + [b"", b"x" * 31, bytes(1 << 20)]
+
+    async def run(broker: Broker) -> None:
+        node, got = fetcher(broker), Received()
+
+        def first_the_flood(_: str, frame: bytes) -> bytes | None:
+            return frame if node.counters.wrong else None
+
+        async with Server(broker, blocks, first_the_flood) as server, Recorded(broker, "flood") as flood:
+            await server.ready()
+            await flood.ready()
+            topic = block_data(SITE, PACKAGE)
+
+            async def send() -> None:
+                while True:
+                    for frame in junk:
+                        await flood.publish(topic, frame, qos=0)
+                        flood.publish(block_data("elsewhere", PACKAGE), frame, qos=0)
+
+            flooding = asyncio.create_task(send())
+            feed = node.listen(PACKAGE)
+            try:
+                await asyncio.wait_for(feed.fetch(sizes(blocks), got), 60)
+                assert got == blocks
+                seen = node.counters
+                assert seen.wrong and seen.unwanted
+                assert seen.bytes_useful == sum(map(len, blocks.values())) < seen.bytes_received
+                await until(lambda: seen.bytes_received > 40 << 20, 60)  # nobody wants any of it any more
+                assert feed._early_bytes <= MAX_BYTES
+                assert len(feed._early) <= MAX_EARLY
+                assert feed._link._network._received_bytes - feed._link._network.handled_bytes < 10 << 20
+            finally:
+                flooding.cancel()
+                await asyncio.gather(flooding, return_exceptions=True)
+                await feed.close()
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+@pytest.mark.parametrize("limit, told", [(100_000, ["broker-limit"]), (0, [])])
+def test_a_broker_that_drops_blocks_is_named(tmp_path: Path, limit: int, told: list[str]) -> None:
+    events: list[str] = []
+
+    async def run(broker: Broker) -> None:
+        async with Recorded(broker, "server") as link:
+            probe = SizeProbe(SITE, link, lambda event, _text, **_: events.append(event), wait_s=1.0)
+            link.on_message = lambda message: probe.heard(message.payload)
+            task = asyncio.create_task(probe.run())
+            await until(lambda: events or probe._whole.is_set())
+            await link.ready()
+            task.cancel()
+            assert events == told
+
+    with start_mosquitto(tmp_path, more=[f"message_size_limit {limit}"]) as broker:
         asyncio.run(run(broker))

@@ -414,9 +414,9 @@ def test_the_outbox_empties_in_order_across_broker_and_process_restarts(
     path = tmp_path / "state.db"
 
     async def first() -> None:
-        box = Outbox(path, max_rows=1000)
+        box = Outbox(path, 1 << 20)
         for index in range(60):
-            box.put("o", b"%d" % index, priority=1)
+            box.put("o", b"%d" % index)
         broker.stop()
         async with Recorded(broker, "node") as link:
             run = asyncio.create_task(box.run(link))
@@ -427,14 +427,14 @@ def test_the_outbox_empties_in_order_across_broker_and_process_restarts(
         box.close()
 
     async def second() -> None:
-        box = Outbox(path, max_rows=1000)
+        box = Outbox(path, 1 << 20)
         async with Recorded(broker, "reader", clean=False) as reader, Recorded(broker, "node") as link:
             run = asyncio.create_task(box.run(link))
             reader.subscribe("o", 1)
             broker.start()
             assert await reader.connected(10)
             await until(lambda: len(box) == 0)
-            box.put("o", b"late", priority=1)
+            box.put("o", b"late")
             await until(lambda: len(box) == 0)
             await until(lambda: b"late" in reader.payloads)
             run.cancel()

@@ -69,6 +69,10 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ("[power]\ncap_w = nan", "power.cap_w"),
         ('[serving]\nhttp = "127.0.0.1:99999"', "port must be between"),
         ("[telemetry]\nmax_mb = 0", "telemetry.max_mb"),
+        ('[delivery]\ndownload_hours = ["22-6"]', "must be like 22:00-06:00"),
+        ('[delivery]\ndownload_hours = ["07:00-07:00"]', "delivery.download_hours.0: 07:00-07:00 is empty"),
+        ("[delivery]\nmax_kbit_s = 0", "delivery.max_kbit_s"),
+        ("[delivery]\nmax_kbit_s = 8\n[deploy]\ndownload_timeout_s = 60.0", "set that to 1049 or more"),
         ("not toml", "not valid TOML"),
     ],
 )

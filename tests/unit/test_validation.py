@@ -43,3 +43,11 @@ def test_more_than_three_problems_are_counted() -> None:
     with pytest.raises(ValidationError) as caught:
         Whole.model_validate_json('{"parts": [{"a": 1, "b": 2, "c": 3, "d": 4}]}')
     assert explain_validation(caught.value).endswith("parts.0.c: unknown key (and 1 more)")
+
+
+def test_keys_from_outside_stay_short_and_on_one_line() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Whole.model_validate_json('{"parts": [{"a\\nb\\u001b[31m": 1}], "%s": 1}' % ("k" * 100_000))
+    text = explain_validation(caught.value)
+    assert "parts.0.a?b?[31m: unknown key" in text
+    assert len(text) < 300

@@ -27,6 +27,10 @@ class Metrics:
         self._memory = gauge("process_resident_memory_bytes", "Resident memory of the daemon.")
         self._broker = gauge("overlaid_broker_connected", "1 while the node is connected to its broker.")
         self._warnings = gauge("overlaid_warnings", "Warnings that `overlaid status` shows.")
+        self._download = counter(
+            "overlaid_download_bytes_total",
+            "Bytes of models through the broker since the daemon began, by kind.",
+        )
         self._rail = gauge("overlaid_power_watts", "Average power of the last interval, by rail.")
         self._energy = counter("overlaid_energy_joules_total", "Energy since the daemon began, by rail.")
         self._cap = gauge("overlaid_power_cap_watts", "Power cap of the node.")
@@ -62,6 +66,8 @@ class Metrics:
         self._memory.add(resident_bytes(now.pid))
         self._broker.add(now.broker_connected)
         self._warnings.add(len(now.warnings))
+        for kind in ("received", "useful", "asked_again"):
+            self._download.add(getattr(now.delivery, kind), kind=kind)
         if now.power_cap_w is not None:
             self._cap.add(now.power_cap_w)
         for rail in state.rails:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from agent.cli import build_parser, main
 from agent.errors import ManifestError
 from agent.fleet.source import ModelFolder
 from agent.paths import read_toml
-from tests.unit.fleet.models import make_folder
+from tests.unit.fleet.models import MODEL_TOML, make_folder, onnx_bytes, weights
 
 NOBODY = 65_534
 
@@ -50,8 +51,33 @@ def test_from_an_empty_folder_to_a_published_package(
     assert packed["checked"]["fp32"]["backend"] == "onnxruntime"
     published = value(capsys, "publish", out)
     assert published["digest"] == packed["digest"]
+    assert published.pop("delta") is None
     assert value(capsys, "packages") == [published]
     assert "fp32" in fleet(capsys, "packages")
+
+
+def test_publishing_tells_what_is_new_against_the_version_before(
+    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fleet(capsys, "keys", "new", "packages")
+    for version, name in (("1.0.0", "w"), ("1.1.0", "renamed")):
+        toml = MODEL_TOML.replace("1.0.0", version)
+        fleet(
+            capsys,
+            "pack",
+            make_folder(tmp_path / version, toml, net=onnx_bytes(weights(), name)),
+            "-o",
+            tmp_path / name,
+        )
+    assert "delta" not in fleet(capsys, "publish", tmp_path / "w")
+    assert re.search(
+        r"^delta: 0 KB of 9 KB are new against 1\.0\.0, and a manifest of \d KB$",
+        fleet(capsys, "publish", tmp_path / "renamed"),
+        re.MULTILINE,
+    )
+    delta = value(capsys, "publish", tmp_path / "renamed")["delta"]
+    assert delta["against"] == "1.0.0"
+    assert 0 < delta["new_bytes"] < 300 < delta["manifest_bytes"] < delta["size"]
 
 
 def test_the_table_of_pack_says_what_was_not_checked(

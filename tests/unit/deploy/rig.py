@@ -30,6 +30,7 @@ from agent.types import (
     BoardInfo,
     Budget,
     Candidate,
+    Delivery,
     DesiredModel,
     DesiredState,
     DeviceInfo,
@@ -117,6 +118,8 @@ class Source:
     held: str = ""
     asked: list[str] = field(default_factory=list)
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    deliveries: dict[str, Delivery] = field(default_factory=dict)
+    hurried: list[str] = field(default_factory=list)
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
@@ -129,6 +132,12 @@ class Source:
                 await self.hold.wait()
             self.asked.append(sha)
             deliver(sha, package.envelope if sha == digest else package.blocks[sha])
+
+    def delivery(self, digest: str) -> Delivery:
+        return self.deliveries.get(digest, Delivery())
+
+    def hurry(self, digest: str) -> None:
+        self.hurried.append(digest)
 
 
 @dataclass

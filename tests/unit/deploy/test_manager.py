@@ -274,8 +274,8 @@ def test_a_block_that_is_damaged_on_the_disk_is_fetched_again(tmp_path: Path) ->
         def damage(block: Block, data: bytes) -> None:
             real(block, data)
             if block.sha256 == model and rig.source.asked.count(model) == 1:
-                path = next((rig.folder / "store/blocks").rglob(model))
-                path.write_bytes(bytes(len(data)))
+                part = next(p for p in (rig.folder / "store/arriving").iterdir() if data in p.read_bytes())
+                part.write_bytes(part.read_bytes().replace(data, bytes(len(data))))
 
         rig.store.put_block = damage  # type: ignore[method-assign]
         rig.want((V1, "1.0.0"))
@@ -334,10 +334,10 @@ def test_a_full_disk_at_the_commit_puts_the_old_version_back(tmp_path: Path) -> 
         rig.store.commit = refuse  # type: ignore[method-assign,assignment]
         enter = rig.journal.enter
 
-        def full(deployment: Deployment, phase: Phase) -> None:
+        def full(deployment: Deployment, phase: Phase, why: str = "") -> None:
             if phase is Phase.ROLLING_BACK:
                 refuse()
-            enter(deployment, phase)
+            enter(deployment, phase, why)
 
         rig.journal.enter = full  # type: ignore[method-assign]
         rig.want((V2, "1.1.0"))

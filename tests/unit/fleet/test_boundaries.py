@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import base64
 import struct
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -62,8 +61,8 @@ def test_onnx_constants_inside_nodes_are_found() -> None:
 
 
 def test_small_tensors_make_no_cut() -> None:
-    assert tensor_boundaries(onnx_bytes(weights()[:, :15]), "onnx") == []
-    assert len(tensor_boundaries(onnx_bytes(weights()[:, :16]), "onnx")) == 2
+    assert tensor_boundaries(onnx_bytes(weights()[:, :1]), "onnx") == []
+    assert len(tensor_boundaries(onnx_bytes(weights()[:, :2]), "onnx")) == 2
     assert tensor_boundaries(TINY, "tflite") == []
 
 
@@ -113,10 +112,3 @@ def test_damage_gives_edges_within_the_file_or_the_named_error(
     except ModelLoadError:
         return
     assert all(0 <= edge <= len(data) for edge in edges)
-
-
-def test_the_committed_models_cut_at_their_weights() -> None:
-    for path in (Path(__file__).parents[3] / "models" / "digits").glob("*.onnx"):
-        data = path.read_bytes()
-        edges = tensor_boundaries(data, "onnx")
-        assert sum(end - start for start, end in zip(edges[::2], edges[1::2], strict=True)) > 0.8 * len(data)

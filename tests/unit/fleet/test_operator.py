@@ -11,8 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.errors import StoreError, UsageError
+from agent.fleet.arrivals import ROWS as RESULT_ROWS
 from agent.fleet.desired import EMPTY, Content, content_of, issue, with_model, with_power_cap
-from agent.fleet.operator import RESULT_ROWS, Operator
+from agent.fleet.operator import Operator
 from agent.fleet.views import Heard
 from agent.link.messages import Message, Reported, Result, Status, TelemetryBatch
 from agent.link.topics import Target
@@ -216,7 +217,7 @@ def test_a_retained_copy_keeps_the_time_of_what_is_known(tmp_path: Path) -> None
 
 
 def test_nodes_keep_the_last_of_each_kind_and_only_the_heartbeat_of_telemetry(tmp_path: Path) -> None:
-    batch = TelemetryBatch(boot_id="b1", sequence=4, time=1.0, rows=[{"secret": "x" * 1000}])
+    batch = TelemetryBatch(series="s", boot_id="b1", sequence=4, time=1.0, rows=[{"secret": "x" * 1000}])
     reports = [Reported(revision_seen=n, revision_applied=0, time=float(n)) for n in (1, 2)]
     path = tmp_path / "operator.db"
     with Operator(path) as operator:

@@ -137,3 +137,23 @@ def test_leftovers_of_an_interrupted_publish_are_removed(tmp_path: Path) -> None
     left.write_bytes(b"half")
     publish(tmp_path / "packages", package, tmp_path / "out")
     assert not left.exists()
+
+
+def test_what_is_new_in_a_version_is_told_against_the_one_before(tmp_path: Path) -> None:
+    repository = Repository(tmp_path / "packages")
+    first, last = sample("1.0.0"), sample("1.1.0", weights=b"w" * 4096 + b"v" * 904)
+    entries = [
+        repository.publish(package.write(tmp_path / str(number)), KEYS)
+        for number, package in enumerate((first, sample("1.0.0", name="other"), last, sample("1.2.0")))
+    ]
+    assert repository.delta(entries[0]) is None
+    assert repository.delta(entries[1]) is None
+    changed = repository.delta(entries[2])
+    assert changed is not None
+    assert (changed.against, changed.new_bytes, changed.size) == ("1.0.0", 904, entries[2].size)
+    assert changed.manifest_bytes == len(last.envelope)
+    assert str(changed) == "1 KB of 6 KB are new against 1.0.0, and a manifest of 2 KB"
+    back = repository.delta(entries[3])
+    assert back is not None
+    assert (back.against, back.new_bytes) == ("1.1.0", 904)
+    assert repository.delta(repository.publish(tmp_path / "2", KEYS)) == changed

@@ -11,7 +11,8 @@ import pytest
 
 from agent.errors import BlockMissing, LinkError, MessageError, StoreError
 from agent.fleet.gathering import GATHER_S
-from agent.fleet.serve import COALESCE_S, MAX_QUEUED, WINDOW, BlockServer
+from agent.fleet.serve import COALESCE_S, WINDOW, BlockServer
+from agent.fleet.turns import MAX_QUEUED
 from agent.link.blocks import decode_frame
 from agent.link.topics import block_data, block_requests
 
@@ -182,11 +183,12 @@ def test_a_flood_of_requests_keeps_a_bounded_queue() -> None:
     async def play(bench: Bench) -> None:
         for start in range(0, MAX_QUEUED + 320, 16):
             bench.ask(*(f"{n:064x}" for n in range(start, start + 16)))
-        await bench.turn()
-        while len(bench.sent) < MAX_QUEUED:
+        bench.ask(SHAS[0], package="cd" * 32)
+        while len(bench.sent) < MAX_QUEUED // 2 + 1:
             await bench.turn()
         await bench.turn()
-        assert len(bench.sent) == MAX_QUEUED
+        assert len(bench.sent) == MAX_QUEUED // 2 + 1
+        assert bench.sent[1][1] == SHAS[0]  # of another package: it does not wait for all of these
 
     run(play)
 

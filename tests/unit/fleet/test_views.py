@@ -67,7 +67,7 @@ def test_any_payload_is_a_message_or_a_message_error(payload: bytes, kind: str) 
 def test_what_is_stored_comes_back_and_telemetry_loses_its_rows() -> None:
     heard = report(digits(State.SUCCEEDED, device="cpu"))
     assert Heard.stored("cam-7", "reported", 5.0, heard.text()) == heard
-    batch = TelemetryBatch(boot_id="b1", sequence=3, time=1.0, rows=[{"a": 1}])
+    batch = TelemetryBatch(series="s", boot_id="b1", sequence=3, time=1.0, rows=[{"a": 1}])
     beat = Heard.parse("lab", f"{BASE}/telemetry/power", batch.encode(), 1.0)
     assert json.loads(beat.text())["rows"] == []
 

@@ -104,7 +104,8 @@ Payloads = st.one_of(
     st.builds(Status, online=st.booleans(), boot_id=st.text(max_size=64)),
     st.builds(BlockRequest, blocks=st.lists(Digests, min_size=1, max_size=16)),
     st.builds(
-        TelemetryBatch, boot_id=st.text(max_size=64), sequence=st.integers(1), time=Times,
+        TelemetryBatch, series=st.from_regex(r"\A[0-9a-z]{1,64}\Z"), boot_id=st.text(max_size=64),
+        sequence=st.integers(1, 2**53), time=Times,
         rows=st.lists(Json, max_size=3),
     ),
 )  # fmt: skip

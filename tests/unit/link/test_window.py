@@ -123,3 +123,16 @@ def test_a_new_connection_asks_again_at_once_and_first_for_what_was_asked() -> N
     window.arrived(order[3], 0.1)
     window.restart()
     assert window.request(0.2) == [*order[:3], *order[4:17]]
+
+
+@given(sizes=Sizes, rooms=st.lists(st.floats(-1e6, 5e6), min_size=1, max_size=8))
+def test_no_more_is_asked_for_than_there_is_room_for_but_one_block(
+    sizes: list[int], rooms: list[float]
+) -> None:
+    wanted, now = digests(sizes), 0.0
+    window = Window(wanted)
+    for room in rooms:
+        asked = window.request(now, room)
+        assert weight(wanted, frozenset(asked[:-1])) < max(room, 1e-9) or not asked[:-1]
+        assert not (asked and room <= 0)
+        now += 4 * CAP_S  # all of it is late

@@ -14,6 +14,7 @@ from agent.link.messages import (
     BlockRequest,
     Capabilities,
     Command,
+    DeploymentEnd,
     Desired,
     Message,
     Reported,
@@ -36,6 +37,7 @@ KINDS: dict[str, type[Message]] = {
     "status": Status,
     "capabilities": Capabilities,
     "telemetry": TelemetryBatch,
+    "events": DeploymentEnd,
     "request": BlockRequest,
 }
 

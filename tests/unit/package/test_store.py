@@ -1,18 +1,18 @@
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.errors import BlockError, StoreError
-from agent.package import disk
-from agent.package.manifest import Block
 from agent.package.store import Store
-from agent.package.verify import digest_of
 from agent.package.versions import Versions
 from tests.unit.package.samples import Sample, sample
 
@@ -36,13 +36,13 @@ def is_whole(store: Store, package: Sample) -> bool:
     return all(store.path(file).read_bytes() == package.contents[name] for name, file in files)
 
 
-def test_a_package_is_assembled_and_its_blocks_are_dropped(tmp_path: Path) -> None:
+def test_a_package_is_assembled_and_is_on_the_disk_once(tmp_path: Path) -> None:
     store, package = Store(tmp_path / "store", CAP), sample()
     assert install(store, package) == len(package.blocks)
     assert is_whole(store, package)
     assert store.manifest(package.digest) == package.envelope
     assert store.missing(package.manifest.files) == []
-    assert not list((tmp_path / "store" / "blocks").glob("*/*"))
+    assert not list((tmp_path / "store" / "arriving").iterdir())
     assert store.used_bytes() < sum(map(len, package.contents.values())) + len(package.envelope) + 300
 
 
@@ -56,8 +56,7 @@ def test_missing_names_each_block_once_in_order(tmp_path: Path) -> None:
     )
     store.put_block(missing[0], package.blocks[missing[0].sha256])
     assert store.missing({"net.onnx": files["net.onnx"]}) == missing[1:]
-    assert store.has_block(missing[0].sha256)
-    assert not store.has_block(missing[1].sha256)
+    assert store.missing({"net.onnx": files["net.onnx"]}) == missing[1:]
 
 
 def test_a_new_version_fetches_only_what_changed(tmp_path: Path) -> None:
@@ -75,8 +74,9 @@ def test_wrong_blocks_are_refused_and_leave_nothing(tmp_path: Path) -> None:
     for data in (b"", package.blocks[block.sha256][:-1], b"x" * block.size):
         with pytest.raises(BlockError):
             store.put_block(block, data)
-    assert not store.has_block(block.sha256)
+    store.put_block(block, package.blocks[block.sha256])  # which nothing has asked for
     assert store.used_bytes() == 0
+    assert block in store.missing(package.manifest.files)
 
 
 def test_damaged_blocks_are_dropped_so_that_a_retry_heals(tmp_path: Path) -> None:
@@ -85,7 +85,8 @@ def test_damaged_blocks_are_dropped_so_that_a_retry_heals(tmp_path: Path) -> Non
     for block in store.missing({"net.onnx": file}):
         store.put_block(block, package.blocks[block.sha256])
     bad = file.blocks[0].sha256
-    (tmp_path / "blocks" / bad[:2] / bad).write_bytes(b"y" * 10)  # cut short
+    with (tmp_path / "arriving" / file.sha256).open("r+b") as part:
+        part.write(b"y" * 10)
     with pytest.raises(BlockError, match="1 blocks"):
         store.assemble(file)
     with pytest.raises(StoreError):
@@ -96,7 +97,7 @@ def test_damaged_blocks_are_dropped_so_that_a_retry_heals(tmp_path: Path) -> Non
     assert store.assemble(file).read_bytes() == package.contents["net.onnx"]
 
 
-def test_a_damaged_file_of_another_version_is_not_built_on_twice(tmp_path: Path) -> None:
+def test_a_damaged_file_of_another_version_is_not_built_on(tmp_path: Path) -> None:
     store = Store(tmp_path, CAP)
     install(store, sample())
     old = store.path(sample().manifest.files["net.onnx"])
@@ -104,22 +105,27 @@ def test_a_damaged_file_of_another_version_is_not_built_on_twice(tmp_path: Path)
     data[0] ^= 1
     old.write_bytes(data)
     new = sample("1.1.0", weights=b"v" * 5000)
-    with pytest.raises(BlockError):
-        install(store, new)
-    assert install(store, new) == 1
+    assert install(store, new) == len({block.sha256 for block in new.manifest.files["net.onnx"].blocks})
     assert is_whole(store, new)
 
 
 def test_assembling_without_a_block_names_it(tmp_path: Path) -> None:
     store, package = Store(tmp_path, CAP), sample()
-    with pytest.raises(BlockError, match=package.manifest.files["net.onnx"].blocks[0].sha256):
-        store.assemble(package.manifest.files["net.onnx"])
+    file = package.manifest.files["net.onnx"]
+    with pytest.raises(BlockError, match="none of its blocks"):
+        store.assemble(file)
     assert store.used_bytes() == 0
+    store.missing({"net.onnx": file})
+    with pytest.raises(BlockError, match=file.blocks[0].sha256):
+        store.assemble(file)
+    with pytest.raises(StoreError):
+        store.path(file)
 
 
 def test_a_manifest_with_a_wrong_file_digest_is_refused(tmp_path: Path) -> None:
     store, package = Store(tmp_path, CAP), sample()
     file = package.manifest.files["net.onnx"].model_copy(update={"sha256": "0" * 64})
+    store.missing({"net.onnx": file})
     for block in file.blocks:
         store.put_block(block, package.blocks[block.sha256])
     with pytest.raises(BlockError, match="although every block does"):
@@ -223,21 +229,69 @@ def test_more_than_the_disk_has_is_refused(tmp_path: Path) -> None:
         Store(tmp_path, 1 << 62).reserve(1 << 60)
 
 
-def test_a_full_disk_names_the_path_and_leaves_nothing(
+def full(*_: int) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_disk_that_fills_meanwhile_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, package = Store(tmp_path, CAP), sample()
+    file = package.manifest.files["net.onnx"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreError, match=rf"{file.sha256}: No space left.*free space.*max_mb"):
+            store.missing(package.manifest.files)
+    assert store.used_bytes() == 0
+    assert install(store, package) == len(package.blocks)
+
+
+def test_a_block_that_cannot_be_written_is_taken_when_it_comes_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store, package = Store(tmp_path, CAP), sample()
-    block = package.manifest.files["net.onnx"].blocks[0]
-
-    def full(_: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
+    block = store.missing(package.manifest.files)[0]
     with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", full)
-        with pytest.raises(StoreError, match=rf"{block.sha256}: No space left.*free space.*max_mb"):
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(StoreError, match="No space left"):
             store.put_block(block, package.blocks[block.sha256])
-    assert store.used_bytes() == 0
+    assert block in store.missing(package.manifest.files)
     store.put_block(block, package.blocks[block.sha256])
+    assert block not in store.missing(package.manifest.files)
+
+
+def test_the_space_of_a_download_is_taken_before_it_begins(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample(weights=os.urandom(100_000))
+    store.missing(package.manifest.files)
+    part = tmp_path / "arriving" / package.manifest.files["net.onnx"].sha256
+    assert part.stat().st_blocks * 512 >= 100_000
+    assert Store(tmp_path, 110_000).missing(package.manifest.files)  # which has its place already
+
+
+def test_what_had_arrived_is_found_again_by_its_content(tmp_path: Path) -> None:
+    store, package = Store(tmp_path, CAP), sample(weights=os.urandom(100_000))
+    files = package.manifest.files
+    missing = store.missing(files)
+    for block in missing[::2]:
+        store.put_block(block, package.blocks[block.sha256])
+    assert Store(tmp_path, CAP).missing(files) == missing[1::2]
+    torn = next(place for place, block in enumerate(files["net.onnx"].blocks) if block == missing[2])
+    with (tmp_path / "arriving" / files["net.onnx"].sha256).open("r+b") as part:
+        part.seek(sum(block.size for block in files["net.onnx"].blocks[:torn]))
+        part.write(b"torn")
+    after = Store(tmp_path, CAP)
+    assert set(after.missing(files)) == {*missing[1::2], missing[2]}
+    assert install(after, package) == len(missing[1::2]) + 1
+    assert is_whole(after, package)
+
+
+def test_one_block_goes_wherever_it_is_wanted(tmp_path: Path) -> None:
+    store = Store(tmp_path, CAP)
+    one, other = sample(), sample("2.0.0", weights=b"w" * 9000, name="other")
+    first, second = store.missing(one.manifest.files), store.missing(other.manifest.files)
+    for block in first:
+        store.put_block(block, one.blocks[block.sha256])
+    assert store.missing(other.manifest.files) == [block for block in second if block not in first]
+    assert 0 < len(store.missing(other.manifest.files)) < len(second)
+    assert store.assemble(one.manifest.files["net.onnx"]).read_bytes() == one.contents["net.onnx"]
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
@@ -247,11 +301,11 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 
 def test_a_block_that_is_there_is_not_written_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store, data = Store(tmp_path, CAP), b"data"
-    block = Block(sha256=digest_of(data), size=4)
-    store.put_block(block, data)
-    monkeypatch.setattr(disk, "write", lambda *_, **__: pytest.fail("written twice"))
-    store.put_block(block, data)
+    store, package = Store(tmp_path, CAP), sample()
+    block = store.missing(package.manifest.files)[0]
+    store.put_block(block, package.blocks[block.sha256])
+    monkeypatch.setattr(os, "pwrite", lambda *_: pytest.fail("written twice"))
+    store.put_block(block, package.blocks[block.sha256])
 
 
 def in_a_process_killed_at(step: int, work: Callable[[], object]) -> bool:
@@ -271,7 +325,8 @@ def in_a_process_killed_at(step: int, work: Callable[[], object]) -> bool:
             return call
 
         try:
-            os.fsync = deadly(os.fsync)
+            os.fsync, os.pwrite = deadly(os.fsync), deadly(os.pwrite)
+            os.posix_fallocate = deadly(os.posix_fallocate)
             Path.replace = deadly(Path.replace)  # type: ignore[method-assign]
             Path.unlink = deadly(Path.unlink)  # type: ignore[method-assign]
             work()
@@ -298,4 +353,53 @@ def test_a_kill_at_any_point_leaves_the_old_or_the_new_version_whole(tmp_path: P
         assert store.versions("net") == Versions(new.digest, old.digest)
         assert is_whole(store, new)
         steps += 1
-    assert steps > 15
+    assert steps >= 15
+
+
+def test_space_that_was_not_there_is_reserved_when_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a full disk left of the first try is no place that was reserved."""
+
+    def full(*_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    store, package, other = (
+        Store(tmp_path, 20_000),
+        sample(weights=bytes(9_000)),
+        sample("2.0.0", os.urandom(9_000)),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreError, match="No space left"):
+            store.missing(package.manifest.files)
+    install(store, other)
+    with pytest.raises(StoreError, match="max_mb"):
+        store.missing(package.manifest.files)
+    assert store.used_bytes() < 20_000
+
+
+def test_two_that_make_room_at_once_do_not_take_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packages = [sample(name=name, weights=os.urandom(11_000)) for name in ("cam", "net")]
+    store, both = Store(tmp_path, 20_000), threading.Barrier(2)
+    real = store.reserve
+
+    def slow(nbytes: int) -> None:
+        real(nbytes)
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.5)  # for the other one to reserve as well, if it can
+
+    monkeypatch.setattr(store, "reserve", slow)
+
+    def refused(package: Sample) -> bool:
+        try:
+            store.missing(package.manifest.files)
+        except StoreError:
+            return True
+        return False
+
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(refused, packages)) == [False, True]
+    assert store.used_bytes() < 20_000

@@ -89,15 +89,22 @@ def test_bins_merge_intervals(path: Path) -> None:
 
 
 def test_the_operator_gets_latency_and_power_in_one_list(path: Path) -> None:
-    rows = queries.summary_rows(path, 540)
+    newest = queries.newest(path)
+    rows, position = queries.summary_rows(path, {**newest, "power": newest["power"] - 2})
+    assert [row["stream"] for row in rows] == ["power", "power"] and position == newest
+    assert queries.summary_rows(path, newest) == ([], newest)
+    begun_anew = {table: last + 1 for table, last in newest.items()}
+    rows, position = queries.summary_rows(path, begun_anew)
+    assert position == newest
     assert [(row["stream"], row.get("model") or row.get("rail")) for row in rows] == [
         ("latency", "digits"),
         ("latency", "other"),
+        ("latency", "digits"),
         ("power", "cpu"),
         ("power", "gpu"),
     ]
-    assert queries.summary_rows(path, 1e9) == []
-    assert queries.summary_rows(path.with_name("none.db"), 0) == []
+    with pytest.raises(TelemetryError, match="no telemetry"):
+        queries.summary_rows(path.with_name("none.db"), {})
 
 
 def test_recent_events_come_oldest_first(path: Path) -> None:
