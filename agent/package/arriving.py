@@ -39,9 +39,20 @@ class _Part:
     places: tuple[Span, ...]  # of the file's blocks, in order
     here: set[int] = field(default_factory=set)  # indices of blocks
     unsynced: int = 0
+    reading: threading.Lock = field(default_factory=threading.Lock)
+    digest: hashlib._Hash = field(default_factory=hashlib.sha256)  # of the first ``read`` blocks
+    read: int = 0
 
     def missing(self) -> list[Block]:
         return [block for index, block in enumerate(self.file.blocks) if index not in self.here]
+
+    def read_back(self, descriptor: int) -> None:
+        """Go on with the digest of the whole file as far as there is no gap, so that little is left for its end."""
+        with self.reading:
+            while self.read in self.here:
+                place = self.places[self.read]
+                self.digest.update(os.pread(descriptor, place.size, place.offset))
+                self.read += 1
 
 
 class Arriving:
@@ -93,6 +104,7 @@ class Arriving:
                     if part.unsynced >= SYNC_BYTES:
                         part.unsynced = 0
                         os.fdatasync(descriptor)
+                        part.read_back(descriptor)
                 done += 1
                 with self._lock:
                     part.here.add(index)
@@ -121,7 +133,8 @@ class Arriving:
                     f"{part.path}: block {missing[0].sha256} is lost; deploy the model again to fetch it"
                 )
             with _opened(part.path, os.O_RDWR) as descriptor:
-                if digest_of_file(descriptor) != file.sha256:
+                part.read_back(descriptor)
+                if part.digest.hexdigest() != file.sha256:
                     raise self._find_damage(part, descriptor)
                 os.fsync(descriptor)
                 part.path.replace(target)
@@ -245,6 +258,8 @@ def _read(span: Span) -> bytes | None:
 def _find_written(part: _Part, descriptor: int) -> None:
     """Note which blocks are in the file: holes are not read, the rest counts when its hash is right."""
     part.here.clear()
+    with part.reading:
+        part.read, part.digest = 0, hashlib.sha256()
     for index, (block, place) in enumerate(zip(part.file.blocks, part.places, strict=True)):
         try:
             begins = os.lseek(descriptor, place.offset, os.SEEK_DATA)

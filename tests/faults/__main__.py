@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import itertools
 import json
 import queue
 import random
@@ -14,6 +13,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from tests.faults import control
 from tests.faults.kills import Tally, kills, measure, mend
 from tests.faults.lane import Broken, Lane
 from tests.faults.launcher import PHASES
-from tests.faults.matrix import FAULTS, Fault, scenario
+from tests.faults.matrix import Case, cases
 from tests.system.stage import StageError
 
 LANES = 2
@@ -58,22 +58,21 @@ def main() -> int:
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    pairs = itertools.product(PHASES, FAULTS)
-    cases = [(fault, phase) for phase, fault in pairs if args.only in fault.name or args.only in phase]
+    chosen = [case for case in cases() if args.only in case.fault or args.only in case.phase]
     count = args.kills if args.only in ("", "kills") else 0
     with tempfile.TemporaryDirectory(prefix="faults-") as folder:
-        run = play(Path(folder), cases, count, args.seconds, args.seed, show=sys.stderr.isatty())
+        run = play(Path(folder), chosen, count, args.seconds, args.seed, show=sys.stderr.isatty())
     _print(run, args.json, args.seed)
     return 1 if run.broken or run.tally.broken else 0
 
 
 def play(
-    folder: Path, cases: list[tuple[Fault, str]], count: int, seconds: float, seed: int, show: bool = False
+    folder: Path, chosen: Sequence[Case], count: int, seconds: float, seed: int, show: bool = False
 ) -> Run:
     """Two lanes beside each other, each a node with its broker and operator, take what is left to do."""
-    run = Run(total=len(cases) + count)
-    work: queue.SimpleQueue[tuple[Fault, str] | int] = queue.SimpleQueue()
-    for case in cases:
+    run = Run(total=len(chosen) + count)
+    work: queue.SimpleQueue[Case | int] = queue.SimpleQueue()
+    for case in chosen:
         work.put(case)
     for first in range(0, count, BATCH):
         work.put(min(BATCH, count - first))
@@ -111,7 +110,7 @@ def _wait(threads: list[threading.Thread], run: Run, show: bool) -> None:
             thread.join()
 
 
-def _work(lane: Lane, work: queue.SimpleQueue[tuple[Fault, str] | int], run: Run, seed: int) -> None:
+def _work(lane: Lane, work: queue.SimpleQueue[Case | int], run: Run, seed: int) -> None:
     try:
         lane.start()
         measure(lane, run.tally)
@@ -125,18 +124,18 @@ def _work(lane: Lane, work: queue.SimpleQueue[tuple[Fault, str] | int], run: Run
                 seed += LANES
                 kills(lane, item, seed, run.tally)
             else:
-                _case(lane, *item, run)
+                _play_case(lane, item, run)
     finally:
         lane.close()
 
 
-def _case(lane: Lane, fault: Fault, phase: str, run: Run) -> None:
+def _play_case(lane: Lane, case: Case, run: Run) -> None:
     began = time.monotonic()
     try:
-        run.table[fault.name, phase] = scenario(lane, fault, phase)
+        run.table[case.fault, case.phase] = case.play(lane)
     except (Broken, StageError) as error:
-        run.table[fault.name, phase] = "BROKEN"
-        run.broken.append(f"{fault.name} in {phase} after {time.monotonic() - began:.1f} s: {error}")
+        run.table[case.fault, case.phase] = "BROKEN"
+        run.broken.append(f"{case.fault} in {case.phase} after {time.monotonic() - began:.1f} s: {error}")
         print(f"\nBROKEN {run.broken[-1]}", file=sys.stderr, flush=True)
         mend(lane)
 
@@ -166,7 +165,7 @@ def _print(run: Run, as_json: bool, seed: int) -> None:
         print(json.dumps(figures))
         return
     names = list(dict.fromkeys(fault for fault, _ in run.table))
-    shown = [phase for phase in PHASES if any(phase == p for _, p in run.table)]
+    shown = sorted({phase for _, phase in run.table}, key=(*PHASES, "in service").index)
     if names:
         print(f"{'':22}" + "".join(f"{phase:14}" for phase in shown))
     for name in names:

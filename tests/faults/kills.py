@@ -59,14 +59,14 @@ def _one(lane: Lane, chance: random.Random, tally: Tally) -> str:
     by_call = chance.random() < 0.6
     if by_call:
         how = chance.choice([Mode.KILL_BEFORE, Mode.KILL_AFTER])
-        lane.page.strike(how, at=chance.randint(1, int(tally.usual_calls * 1.1)))
+        lane.page.strike(how, at=chance.randint(1, int(tally.usual_calls * 0.9)))
     new = lane.deploy()
     if in_start:
         lane.start(wait=False)
     if by_call:
         _wait_for_the_strike(lane)
     else:
-        time.sleep(chance.uniform(0, tally.usual_s * 1.2))
+        time.sleep(chance.uniform(0, tally.usual_s * 0.9))
     lane.kill()
     lane.page.heal()
     rows = lane.journalled()

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from agent.deploy.ledger import HEALING
+from agent.deploy.standing import MAX_STARTS
 from tests.faults.control import Mode
 from tests.faults.lane import FINAL, Broken, Lane, signal_all
 from tests.faults.launcher import PHASES
@@ -170,8 +171,23 @@ FAULTS = (
 )
 
 
-def scenario(lane: Lane, fault: Fault, phase: str) -> str:
-    """The deployment's state in the end; Broken says what should not be."""
+@dataclass(frozen=True, slots=True)
+class Case:
+    """A cell of the table. ``play``: the deployment's state in the end; Broken says what should not be."""
+
+    fault: str
+    phase: str
+    play: Callable[[Lane], str]
+
+
+def cases(fault: str = "", phase: str = "") -> list[Case]:
+    """Those whose names contain these."""
+    found = [Case(f.name, p, partial(_in_phase, fault=f, phase=p)) for p in PHASES for f in FAULTS]
+    found.append(Case("reboot loop", "in service", _reboot_loop))
+    return [case for case in found if fault in case.fault and phase in case.phase]
+
+
+def _in_phase(lane: Lane, fault: Fault, phase: str) -> str:
     old = lane.serves()
     try:
         with _watching(lane, fault.down or phase == "ROLLING_BACK") as new_or_old:
@@ -184,6 +200,25 @@ def scenario(lane: Lane, fault: Fault, phase: str) -> str:
         lane.page.set_clock(0.0)
         lane.go_on()
     return state
+
+
+def _reboot_loop(lane: Lane) -> str:
+    """The daemon dies again and again soon after its start: the version before serves."""
+    old = lane.serves()
+    _succeeds(lane)
+    new = lane.wanted
+    for _ in range(MAX_STARTS):
+        lane.kill()
+        lane.start()
+        if lane.serves() != new:
+            raise Broken(f"{old} serves too early: {lane.model()}")
+    lane.kill()
+    lane.start()
+    model = lane.check({old})
+    if model.state != "FAILED" or "again" not in model.why:
+        raise Broken(f"went back, but says {model}")
+    _deploys_again(lane)
+    return model.state
 
 
 def _strike(lane: Lane, fault: Fault, phase: str, old: str, allowed: set[str]) -> str:
@@ -228,11 +263,15 @@ def _remembers(lane: Lane) -> None:
 
 
 def _deploys_again(lane: Lane) -> None:
+    _succeeds(lane)
+    lane.clean()
+
+
+def _succeeds(lane: Lane) -> None:
     lane.deploy()
     model = lane.check({lane.wanted})
     if model.state != "SUCCEEDED":
-        raise Broken(f"the next deployment: {model}")
-    lane.clean()
+        raise Broken(f"without a fault: {model}")
 
 
 @contextlib.contextmanager

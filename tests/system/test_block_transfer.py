@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -251,6 +252,59 @@ def test_what_ends_a_transfer(tmp_path: Path) -> None:
             task.cancel()
             with pytest.raises(asyncio.CancelledError):
                 await task
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_a_disk_that_hangs_holds_nobody_else_up(tmp_path: Path) -> None:
+    blocks = make_blocks(8, 1024)
+    asked, go_on = threading.Event(), threading.Event()
+    got = Received()
+
+    def hang(sha: str, data: bytes) -> None:
+        asked.set()
+        assert go_on.wait(20)
+        got(sha, data)
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            node = fetcher(broker)
+            task = asyncio.create_task(node.fetch(PACKAGE, sizes(blocks), hang))
+            await until(asked.is_set)  # else the loop would wait for what only it can let go on
+            await until(lambda: node.counters.bytes_received > sum(map(len, blocks.values())))
+            assert node.counters.blocks == 0
+            go_on.set()
+            await asyncio.wait_for(task, 30)
+            assert got == blocks
+
+    with start_mosquitto(tmp_path) as broker:
+        asyncio.run(run(broker))
+
+
+def test_nothing_is_delivered_once_a_fetch_was_cancelled(tmp_path: Path) -> None:
+    blocks = make_blocks(8, 1024)
+    asked, go_on = threading.Event(), threading.Event()
+    got: list[str] = []
+
+    def hang(sha: str, _data: bytes) -> None:
+        got.append(sha)
+        asked.set()
+        assert go_on.wait(20)
+
+    async def run(broker: Broker) -> None:
+        async with Server(broker, blocks) as server:
+            await server.ready()
+            task = asyncio.create_task(fetcher(broker).fetch(PACKAGE, sizes(blocks), hang))
+            await until(asked.is_set)
+            task.cancel()
+            await asyncio.sleep(0.05)
+            assert not task.done()  # a block is on its way to the disk
+            go_on.set()
+            with pytest.raises(asyncio.CancelledError):
+                await asyncio.wait_for(task, 10)
+            assert len(got) == 1
 
     with start_mosquitto(tmp_path) as broker:
         asyncio.run(run(broker))

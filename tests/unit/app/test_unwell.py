@@ -18,6 +18,7 @@ class Heard:
 
     revision_seen = revision_applied = 0
     power_cap_w = None
+    problem = ""
 
     def __init__(self) -> None:
         self.told: list[tuple[str, str, str]] = []

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent.errors import BlockError, StoreError
+from agent.package import arriving
 from agent.package.store import Store
 from agent.package.versions import Versions
 from tests.unit.package.samples import Sample, sample
@@ -281,6 +282,26 @@ def test_what_had_arrived_is_found_again_by_its_content(tmp_path: Path) -> None:
     assert set(after.missing(files)) == {*missing[1::2], missing[2]}
     assert install(after, package) == len(missing[1::2]) + 1
     assert is_whole(after, package)
+
+
+def test_the_digest_of_a_file_is_that_of_its_bytes_in_whatever_order_they_came(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(arriving, "SYNC_BYTES", 4096)  # and reads back what is there without a gap
+    store, package = Store(tmp_path, CAP), sample(weights=os.urandom(50_000))
+    file = package.manifest.files["net.onnx"]
+    missing = store.missing({"net.onnx": file})
+    for block in [*missing[1:12], missing[0], *reversed(missing[12:])]:
+        store.put_block(block, package.blocks[block.sha256])
+    with (tmp_path / "arriving" / file.sha256).open("r+b") as part:
+        part.seek(-10, os.SEEK_END)
+        part.write(b"y" * 10)  # not read back yet: blocks before it came last
+    with pytest.raises(BlockError, match="1 blocks"):
+        store.assemble(file)
+    last = file.blocks[-1]
+    assert store.missing({"net.onnx": file}) == [last]
+    store.put_block(last, package.blocks[last.sha256])
+    assert store.assemble(file).read_bytes() == package.contents["net.onnx"]
 
 
 def test_one_block_goes_wherever_it_is_wanted(tmp_path: Path) -> None:
