@@ -55,7 +55,7 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[BinaryIO]:
         raise store_error(path, error) from error
     finally:
         if temporary is not None:
-            with suppress(OSError):  # the disk fails: the first error tells; the next start removes what stays
+            with suppress(OSError):  # of a disk that fails the first error tells; the next start removes what stays
                 temporary.unlink(missing_ok=True)
 
 
