@@ -55,7 +55,8 @@ def replacing(path: Path, sync_folder: bool = True) -> Iterator[BinaryIO]:
         raise store_error(path, error) from error
     finally:
         if temporary is not None:
-            with suppress(OSError):  # of a disk that fails the first error tells; the next start removes what stays
+            # Of a disk that fails the first error tells; the next start removes what stays.
+            with suppress(OSError):
                 temporary.unlink(missing_ok=True)
 
 
