@@ -304,6 +304,8 @@ def test_serve_gives_a_broker_back_what_it_lost(fleet: Fleet) -> None:
             reader.subscribe(CAM.desired, 1)
             await until(lambda: reader.messages, 30)
             assert fleet.desired(reader.messages[0], CAM).revision == 1
+            # It says so once the broker has acknowledged, which may be after the reader has got it.
+            await until(lambda: fleet.served("published again"), 30)
 
     asyncio.run(check())
     assert fleet.served("published again") == 1
