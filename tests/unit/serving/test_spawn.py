@@ -17,6 +17,7 @@ import pytest
 from agent.serving.processes.nursery import forkable
 from agent.serving.processes.spawn import Forked, adopting, ends, start_cold
 from agent.types import Candidate
+from tests.unit.serving.descriptors import open_descriptors
 from tests.unit.serving.test_engine import make_spec
 
 
@@ -26,10 +27,6 @@ def children() -> set[int]:
         for task in Path("/proc/self/task").iterdir()
         for pid in (task / "children").read_text().split()
     }
-
-
-def descriptors() -> set[str]:
-    return {entry.name for entry in Path("/proc/self/fd").iterdir()}
 
 
 def until_ended(process: Forked) -> int:
@@ -91,17 +88,17 @@ def test_orphans_are_adopted_meanwhile_and_no_longer() -> None:
 
 def test_ends_that_nobody_took_are_closed() -> None:
     gc.collect()  # what other tests have left open may be closed meanwhile
-    before = descriptors()
+    before = open_descriptors()
     with pytest.raises(RuntimeError), ends():
         raise RuntimeError
-    assert descriptors() <= before
+    assert open_descriptors() <= before
     with ends() as (ours, theirs):
         pass
     assert theirs.control.fileno() == -1
     ours.control.close()
     assert os.read(ours.stderr, 1) == b""
     os.close(ours.stderr)
-    assert descriptors() <= before
+    assert open_descriptors() <= before
 
 
 def test_only_workers_on_the_cpu_whose_threads_are_their_own_are_forked(tmp_path: Path) -> None:
