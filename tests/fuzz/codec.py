@@ -6,18 +6,13 @@ finding with what makes it again. Each round depends on its seed alone.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
 import gzip
 import json
 import random
-import resource
 import sys
-import time
-import traceback
 import zlib
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,11 +26,10 @@ from agent.serving.protocol.data import Array
 from agent.serving.protocol.request import HEADER_LENGTH, Decoder
 from agent.serving.protocol.response import encode
 from agent.types import TensorSpec
+from tests.fuzz.rounds import run_rounds
 
 MOST = 1 << 20  # bytes of a body
-MEMORY = 1 << 30  # of the whole process
 REGION = 4096
-SLOW_S = 5.0  # no request of MOST bytes takes that long, even on a busy machine
 SPECS = (
     TensorSpec("x", "FP32", (-1, 2)),
     TensorSpec("i", "INT64", (3,)),
@@ -273,34 +267,5 @@ def _head_bytes(sent: Sent, body: bytes) -> bytes:
     ).encode()
 
 
-def main() -> int:
-    """Run rounds until the time is over; 1 after a finding."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next ones follow")
-    arguments = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    end, seed = time.monotonic() + arguments.seconds, arguments.seed
-    outcomes: Counter[str] = Counter()
-    slowest = (0.0, seed)
-    while time.monotonic() < end:
-        began = time.monotonic()
-        try:
-            outcomes[one_round(seed)] += 1
-        except Exception:
-            traceback.print_exc()
-            print(f"finding: --seed {seed} --seconds 0.001")
-            return 1
-        slowest = max(slowest, (time.monotonic() - began, seed))
-        if slowest[0] > SLOW_S:
-            print(f"finding: seed {seed} took {slowest[0]:.1f} s")
-            return 1
-        seed += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    slow = f"slowest {slowest[0] * 1e3:.0f} ms (seed {slowest[1]})"
-    print(f"{outcomes.total()} rounds: {dict(outcomes)}; {slow}, {peak:.0f} MB")
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_rounds(__doc__, one_round))

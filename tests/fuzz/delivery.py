@@ -7,15 +7,10 @@ finding becomes another file.
 
 from __future__ import annotations
 
-import argparse
 import copy
 import json
 import random
-import resource
 import sys
-import time
-import traceback
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, partial
@@ -46,10 +41,9 @@ from agent.package.blocks import cut
 from agent.package.manifest import MAX_ENVELOPE_BYTES, MAX_MANIFEST_BYTES, parse_manifest
 from agent.package.verify import manifest_of, verify_package
 from agent.trust import PrivateKey, keyring, seal, unseal
+from tests.fuzz.rounds import run_rounds
 
 CORPUS = Path(__file__).parent / "corpus"
-MEMORY = 1 << 30  # of the whole process
-SLOW_S = 5.0  # of the processor; no input takes that long, even on a busy machine
 LONGEST_TEXT = 2000  # characters of an error: it goes to logs and to the operator
 KEY = PrivateKey(Ed25519PrivateKey.from_private_bytes(bytes(32)))
 KEYS = keyring([KEY.public])
@@ -232,37 +226,5 @@ def _damage(rng: random.Random, data: bytes, others: tuple[bytes, ...]) -> bytes
     return change()[: 2 << 20]
 
 
-def main() -> int:
-    """Run rounds until the time is over; 1 after a finding."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0)
-    parser.add_argument("--seed", type=int, default=0, help="of the first round; the next ones follow")
-    arguments = parser.parse_args()
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
-    end, seed = time.monotonic() + arguments.seconds, arguments.seed
-    outcomes: Counter[str] = Counter()
-    slowest = (0.0, seed)
-    while time.monotonic() < end:
-        began = time.process_time()
-        try:
-            outcomes[one_round(seed)] += 1
-        except Exception:
-            traceback.print_exc()
-            print(f"finding: --seed {seed} --seconds 0.001")
-            return 1
-        slowest = max(slowest, (time.process_time() - began, seed))
-        if slowest[0] > SLOW_S:
-            print(f"finding: seed {seed} took {slowest[0]:.1f} s")
-            return 1
-        seed += 1
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    for name, count in sorted(outcomes.items()):
-        print(f"{count:8} {name}")
-    print(
-        f"{outcomes.total()} rounds; slowest {slowest[0] * 1e3:.0f} ms of processor (seed {slowest[1]}), {peak:.0f} MB"
-    )
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_rounds(__doc__, one_round))
