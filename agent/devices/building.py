@@ -29,7 +29,7 @@ def listen(callback: Callable[[str], None] | None) -> None:
     _listener = callback
 
 
-def one_text(what: str) -> str:
-    """One line of at most 200 printable characters."""
+def one_text(what: str, most: int = MOST) -> str:
+    """One line of at most ``most`` printable characters."""
     line = " ".join("".join(c if c.isprintable() else " " for c in what).split())
-    return line if len(line) <= MOST else line[: MOST - 3] + "..."
+    return line if len(line) <= most else line[: most - 3] + "..."

@@ -39,8 +39,13 @@ def measure() -> Mapping[str, Figure]:
 
 def megabytes(file: Path, key: str) -> float:
     """A ``key:  N kB`` line of /proc in MB (2**20 bytes)."""
+    return kibibytes(file, key) / 1024
+
+
+def kibibytes(file: Path, key: str) -> int:
+    """A ``key:  N kB`` line of /proc, whose kB are 1024 bytes."""
     line = next(line for line in file.read_text().splitlines() if line.startswith(f"{key}:"))
-    return int(line.split()[1]) / 1024
+    return int(line.split()[1])
 
 
 def _status_ms(node: Node) -> float:

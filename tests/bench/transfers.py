@@ -21,6 +21,7 @@ from agent.control import client
 from agent.errors import OverlaidError
 from agent.telemetry import queries
 from agent.types import Phase, State
+from tests.bench.footprint import kibibytes
 from tests.system.brokers import HOST, Broker, find_mosquitto, free_port
 from tests.system.stage import Node, Stage, stop_process, wait_until
 
@@ -109,10 +110,7 @@ def settled_bytes(it: Stage) -> int:
 
 def memory_mb(pid: int, name: str) -> float:
     """A line of /proc/PID/status (``VmRSS``, ``VmHWM``) in 10**6 bytes."""
-    found = re.search(rf"^{name}:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-    if found is None:
-        raise RuntimeError(f"process {pid} has no {name}")
-    return int(found[1]) * 1024 / 1e6
+    return kibibytes(Path(f"/proc/{pid}/status"), name) * 1024 / 1e6
 
 
 def forget_peak(pid: int) -> None:

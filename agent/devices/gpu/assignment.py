@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from agent.devices.building import one_text
 from agent.errors import DeviceMismatch
 
 CPU = "CPUExecutionProvider"
@@ -141,9 +142,8 @@ def describe(nodes: Sequence[Node]) -> str:
 
 
 def _printable(name: str) -> str:
-    """In one line of at most 80 characters; whoever made the model chose it."""
-    line = " ".join("".join(char if char.isprintable() else " " for char in name[:1000]).split())
-    return line if len(line) <= MOST_CHARACTERS else f"{line[: MOST_CHARACTERS - 3]}..."
+    """Whoever made the model chose it."""
+    return one_text(name[:1000], MOST_CHARACTERS)
 
 
 def _providers(nodes: Sequence[Node]) -> str:
