@@ -52,7 +52,7 @@ $(GPU_STAMP): requirements-gpu.lock pyproject.toml | $(STAMP)
 	@$(BIN)/uv pip install --quiet --python $(GPU_BIN)/python --no-deps --no-build-isolation -e .
 	@touch $@
 
-gpu: $(GPU_STAMP)  ## an environment with Intel's OpenCL and OpenVINO, for test-gpu and the bench (900 MB)
+gpu: $(GPU_STAMP)  ## an environment with Intel's OpenCL and OpenVINO, for test-gpu and the bench (1.3 GB)
 
 peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
 
