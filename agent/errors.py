@@ -8,7 +8,17 @@ OverlaidError
 │   ├── UnknownKey
 │   ├── Expired
 │   ├── Replayed
-│   └── WrongTarget
+│   ├── WrongTarget
+│   └── RepositoryError    metadata of the TUF repository: what may be installed
+│       ├── RootMissing        this node was never told whom to trust
+│       ├── MetadataExpired    nobody renewed it, or somebody keeps the new from this node (freeze)
+│       ├── MetadataRollback   older than what this node has seen
+│       ├── MetadataMismatch   not the files that belong together (mix-and-match)
+│       ├── MetadataTooLarge   more bytes than any such file may have (endless data)
+│       ├── WrongKeys          too few signatures of the keys that may sign it
+│       ├── MetadataDamaged    no metadata at all
+│       ├── MetadataMissing    the repository does not have a file that its metadata names
+│       └── UnknownTarget      nobody who may sign for this model signed this package (arbitrary target)
 ├── MessageError           a payload from the wire or the control socket that does not parse
 ├── PackageError           what is delivered
 │   ├── ManifestError
@@ -89,6 +99,36 @@ class Replayed(TrustError): ...
 
 
 class WrongTarget(TrustError): ...
+
+
+class RepositoryError(TrustError): ...
+
+
+class RootMissing(RepositoryError): ...
+
+
+class MetadataExpired(RepositoryError): ...
+
+
+class MetadataRollback(RepositoryError): ...
+
+
+class MetadataMismatch(RepositoryError): ...
+
+
+class MetadataTooLarge(RepositoryError): ...
+
+
+class WrongKeys(RepositoryError): ...
+
+
+class MetadataDamaged(RepositoryError): ...
+
+
+class MetadataMissing(RepositoryError): ...
+
+
+class UnknownTarget(RepositoryError): ...
 
 
 class MessageError(OverlaidError): ...
