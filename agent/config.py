@@ -117,9 +117,10 @@ class Mqtt(Section):
 
 
 class Trust(Section):
-    """Public keys (``overlaid fleet keys show``) whose packages and whose commands this node accepts."""
+    """``root``: the operator's TUF root (``overlaid fleet repo init``), which says who may sign packages;
+    ``command_keys``: public keys (``overlaid fleet keys show``) whose desired states and commands this node accepts."""
 
-    package_keys: tuple[KeyText, ...] = ()
+    root: Path | None = None
     command_keys: tuple[KeyText, ...] = ()
 
 

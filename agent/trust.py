@@ -19,7 +19,7 @@ from agent.errors import BadSignature, MessageError, TrustError, UnknownKey
 
 PREFIX = "ed25519:"
 KEY_ID = re.compile(r"[0-9a-f]{16}")
-KINDS = ("manifest", "desired", "command")
+KINDS = ("desired", "command")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +100,7 @@ def keyring(keys: Iterable[PublicKey]) -> Keyring:
 
 
 def _signed_bytes(kind: str, payload: bytes) -> bytes:
-    # The kind is part of what is signed, so that a manifest can never be replayed as a command.
+    # The kind is part of what is signed, so that a desired state can never be replayed as a command.
     return b"overlaid/v1\n" + kind.encode() + b"\n" + payload
 
 

@@ -13,13 +13,14 @@ from agent.mqtt import NODE, check_filter, check_topic
 NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 VERSION = re.compile(r"[0-9A-Za-z][0-9A-Za-z.+_-]{0,62}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
+METADATA_NAME = re.compile(r"([1-9][0-9]{0,8}\.)?[a-z0-9][a-z0-9-]{0,62}\.json")
 # Values that arrive from outside are validated by pydantic where they enter; this module does not import it.
 STRICT = {"extra": "forbid", "strict": True, "allow_inf_nan": False}
 MAX_MODELS = 256  # on one node
 MAX_INSTANCES = 16  # of one model
 SELF_TEST = "self-test"  # the backend of an FPGA that opens the package of an overlay
 PROGRAMS = "npu"  # the backend of an FPGA that runs programs on the overlay that they were made for
-RESERVED_NAMES = frozenset({"group", "blocks"})
+RESERVED_NAMES = frozenset({"group", "blocks", "repo"})
 
 # Bytes per element of the Open Inference Protocol's datatypes; of BYTES (strings) the length before each, an unsigned
 # 32-bit little-endian integer.
@@ -51,6 +52,13 @@ def check_digest(value: str) -> str:
     """Return ``value`` when it is a SHA-256 in lower-case hex; ValueError otherwise."""
     if not DIGEST.fullmatch(value):
         raise ValueError(f"digest {value[:80]!r} must be 64 lower-case hex digits (SHA-256)")
+    return value
+
+
+def check_metadata_name(value: str) -> str:
+    """Return ``value`` when it is the name of a file of a repository's metadata; ValueError otherwise."""
+    if not METADATA_NAME.fullmatch(value):
+        raise ValueError(f"metadata name {value[:80]!r} must be like timestamp.json or 3.snapshot.json")
     return value
 
 

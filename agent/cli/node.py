@@ -172,13 +172,13 @@ def _deploy(args: argparse.Namespace) -> int:
     from agent.cli.progress import follow
     from agent.cli.views import runs
     from agent.package.directory import PackageDir
-    from agent.package.verify import manifest_of
+    from agent.package.manifest import parse_manifest
     from agent.types import to_jsonable
 
     package = args.package.absolute()
     if not package.is_dir():
         raise UsageError(f"{package} is not a folder; make a package: overlaid fleet pack MODEL -o {package}")
-    budget = budget_of(args, lambda: manifest_of(PackageDir(package).envelope()).is_overlay)
+    budget = budget_of(args, lambda: parse_manifest(PackageDir(package).manifest()).is_overlay)
     folders = find_folders(args.config)
     # No time-out: a soak may take hours. The socket closes when the daemon goes away.
     answers = client.call(

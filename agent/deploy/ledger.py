@@ -10,13 +10,23 @@ from dataclasses import replace
 from agent.deploy.attempt import final_state
 from agent.deploy.journal import Deployment
 from agent.deploy.resources import Resources
-from agent.errors import OverlaidError, OverlayLoadError, StoreError, one_line
+from agent.errors import (
+    OverlaidError,
+    OverlayLoadError,
+    RepositoryError,
+    RootMissing,
+    StoreError,
+    one_line,
+)
 from agent.serving.unwell import UNWELL
 from agent.types import Phase, State
 
 log = logging.getLogger("deploy")
 RETRY_S = 300.0
-HEALING = tuple(f"{error.__name__}: " for error in (StoreError, *UNWELL))  # why a deployment failed
+# Why a deployment ended; of the repository's errors all but the one that only this node's config can heal: metadata may
+# be renewed, a clock be set, a hostile server be replaced.
+REPOSITORY = {RepositoryError, *RepositoryError.__subclasses__()} - {RootMissing}
+HEALING = tuple(sorted(f"{error.__name__}: " for error in (StoreError, *UNWELL, *REPOSITORY)))
 
 
 class Ledger:
@@ -89,14 +99,15 @@ class Ledger:
                 self._ended.pop(name, None)
 
     def may_retry(self) -> set[int]:
-        """What may have healed by itself, a silent server, a full disk or a lost device: what is desired stays so."""
+        """What may have healed by itself, a silent server, a full disk, a lost device or metadata that expired: what is
+        desired stays so."""
         now = time.monotonic()
         return {
             last.id
             for last in self.latest.values()
             if (
                 (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
-                or (last.state is State.FAILED and last.why.startswith(HEALING))
+                or (last.state in (State.FAILED, State.REJECTED) and last.why.startswith(HEALING))
             )
             and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
         }

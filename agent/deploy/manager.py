@@ -27,7 +27,8 @@ from agent.deploy.service import Service
 from agent.deploy.status import model_status
 from agent.errors import Canceled, MessageError, OverlaidError, StoreError, Superseded, UsageError
 from agent.package.directory import PackageDir
-from agent.package.verify import verify_package
+from agent.package.manifest import parse_manifest
+from agent.package.verify import digest_of
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.events import PoolEvent
 from agent.types import MAX_MODELS, Budget, Delivery, DesiredModel, DesiredState, ModelStatus, Placement
@@ -221,16 +222,17 @@ class Manager:
         return self._applied
 
     def deploy_local(self, folder: Path, budget: Budget, instances: int = 1) -> Deployment:
-        """Start a package folder. Raises UsageError when the fleet manages the model, and what verification raises."""
+        """Start a package folder, which is verified in its first phase. Raises UsageError when the fleet manages the
+        model, ManifestError when the folder is no package."""
         if not self.restored.is_set():
             raise UsageError("the daemon is still bringing its models back; try again in a few seconds")
-        package = verify_package(PackageDir(folder).envelope(), self._res.package_keys)
-        manifest = package.manifest
+        encoded = PackageDir(folder).manifest()
+        manifest = parse_manifest(encoded)
         if manifest.name in self.effective.models:
             raise UsageError(
                 f"the fleet manages {manifest.name}; change it there (overlaid fleet deploy or undeploy)"
             )
-        model = DesiredModel(manifest.name, manifest.version, package.digest, budget, instances)
+        model = DesiredModel(manifest.name, manifest.version, digest_of(encoded), budget, instances)
         self._deployments.stop(manifest.name, Superseded("a newer local deployment replaced it"))
         deployment = self._res.journal.queue("local", "local", 0, model, folder)
         self._deployments.start(deployment)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
-from agent.errors import PackageError, TrustError
-from agent.package.verify import verify_package
+from agent.errors import PackageError
+from agent.package.verify import Trusted, verify_package
 from agent.types import PROGRAMS, OverlayRef, Placement
 
 FORMAT = "overlay"
@@ -34,10 +34,11 @@ def _needs(res: Resources, placement: Placement) -> OverlayRef | None:
     """The overlay that the placement's program runs on."""
     if placement.candidate.backend != PROGRAMS:
         return None
+    digest = placement.digest
     try:
-        manifest = verify_package(res.store.manifest(placement.digest), res.package_keys).manifest
+        manifest = verify_package(res.store.manifest(digest), Trusted(digest)).manifest
         return manifest.variant(placement.candidate.variant).overlay
-    except (PackageError, TrustError):
+    except PackageError:
         return None
 
 
@@ -49,9 +50,9 @@ def _installed(res: Resources) -> Iterator[tuple[str, OverlayRef, Path]]:
         if digest is None:
             continue
         try:
-            manifest = verify_package(res.store.manifest(digest), res.package_keys, digest).manifest
+            manifest = verify_package(res.store.manifest(digest), Trusted(digest)).manifest
             for variant in manifest.variants:
                 if variant.format == FORMAT and variant.overlay is not None:
                     yield name, variant.overlay, res.store.path(manifest.files[variant.file])
-        except (PackageError, TrustError):
+        except PackageError:
             continue

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -17,7 +18,7 @@ from agent.errors import (
     StoreError,
 )
 from agent.package.manifest import Block, File, Manifest, Variant
-from agent.package.verify import VerifiedPackage, check_identity, digest_of, verify_package
+from agent.package.verify import Trusted, VerifiedPackage, check_identity, digest_of, verify_package
 from agent.placement.planning.candidates import NEEDS_OVERLAY
 from agent.serving.processes.process import Worker
 from agent.types import DesiredModel
@@ -44,11 +45,13 @@ async def download(
     make_room: Callable[[], Awaitable[None]],
     progress: Progress,
 ) -> VerifiedPackage:
-    """DOWNLOADING: the signed manifest, then the blocks that are missing of the variants this node can run.
+    """DOWNLOADING: whether it may be installed, its manifest, then the blocks that are missing of the variants this
+    node can run.
 
     ``make_room`` is called when the space does not suffice.
     """
-    package = await _manifest(res, source, model)
+    trusted = await _trusted(res, source, model)
+    package = await _manifest(res, source, model, trusted)
     files = package.manifest.files_for(runnable_variants(res, package.manifest))
     missing = {block.sha256: block for block in await _missing(res, files, make_room)}
     total = sum(block.size for block in missing.values())
@@ -80,20 +83,32 @@ async def _missing(
         return await asyncio.to_thread(res.store.missing, files)
 
 
-async def _manifest(res: Resources, source: BlockSource, model: DesiredModel) -> VerifiedPackage:
+async def _trusted(res: Resources, source: BlockSource, model: DesiredModel) -> Trusted:
+    """Asked anew at each attempt, but for what is installed: a repository that expired must not keep this node from
+    going back."""
+    with contextlib.suppress(StoreError):  # of a damaged file, which this deployment replaces
+        installed = res.store.versions(model.name)
+        if model.digest in (installed.current, installed.previous):
+            return Trusted(model.digest)
+    return await res.verifier.check(model.name, model.version, model.digest, source)
+
+
+async def _manifest(
+    res: Resources, source: BlockSource, model: DesiredModel, trusted: Trusted
+) -> VerifiedPackage:
     try:
-        envelope = res.store.manifest(model.digest)
+        data = res.store.manifest(trusted.digest)
     except StoreError:
         found: list[bytes] = []
 
         def deliver(sha: str, data: bytes) -> None:
             if digest_of(data) != sha:
-                raise BlockError(f"signed manifest {sha[:12]} does not match its digest")
+                raise BlockError(f"manifest {sha[:12]} does not match its digest: deploy the model again")
             found.append(data)
 
-        await source.fetch(model.digest, {model.digest: 0}, deliver)
-        envelope = found[0]
-    package = verify_package(envelope, res.package_keys, model.digest)
+        await source.fetch(trusted.digest, {trusted.digest: 0}, deliver)
+        data = found[0]
+    package = verify_package(data, trusted)
     check_identity(package, model.name, model.version)
     res.store.put_manifest(package)
     return package
@@ -109,7 +124,7 @@ async def assemble(res: Resources, package: VerifiedPackage, progress: Progress)
 
 def installed_package(res: Resources, digest: str) -> VerifiedPackage:
     """A package of the store, verified again; StoreError when it is not there."""
-    return verify_package(res.store.manifest(digest), res.package_keys, digest)
+    return verify_package(res.store.manifest(digest), Trusted(digest))
 
 
 async def soak(res: Resources, model: str, worker: Worker, progress: Progress) -> None:

@@ -13,14 +13,14 @@ from agent.deploy.journal import Journal
 from agent.hal import PowerMeter
 from agent.package.directory import PackageDir
 from agent.package.store import Store
+from agent.package.tuf.parent import MetadataSource, Verifier
 from agent.serving.pool import Pool
 from agent.telemetry.writer import Telemetry
-from agent.trust import Keyring
 from agent.types import BoardInfo, Delivery
 
 
-class BlockSource(Protocol):
-    """Where blocks come from: the wire or a local folder. ``turn`` is held while one deployment fetches."""
+class BlockSource(MetadataSource, Protocol):
+    """Where packages come from: the wire or a local folder. ``turn`` is held while one deployment fetches."""
 
     @property
     def turn(self) -> AbstractAsyncContextManager[Any]: ...
@@ -45,7 +45,9 @@ class BlockSource(Protocol):
 
 
 class FolderSource:
-    """A package folder on this machine (``overlaid deploy PACKAGE``)."""
+    """A package folder on this machine (``overlaid deploy PACKAGE``), with the metadata of when it was published."""
+
+    keep_newer = True
 
     def __init__(self, folder: Path) -> None:
         self._package = PackageDir(folder)
@@ -58,7 +60,10 @@ class FolderSource:
             await asyncio.to_thread(self._deliver, digest, sha, deliver)
 
     def _deliver(self, digest: str, sha: str, deliver: Callable[[str, bytes], None]) -> None:
-        deliver(sha, self._package.envelope() if sha == digest else self._package.block(sha))
+        deliver(sha, self._package.manifest() if sha == digest else self._package.block(sha))
+
+    async def metadata(self, name: str, limit: int) -> bytes | None:
+        return await asyncio.to_thread(self._package.metadata, name, limit)
 
     def delivery(self, _digest: str) -> Delivery:
         return Delivery()
@@ -92,7 +97,7 @@ class Resources:
     pool: Pool
     journal: Journal
     telemetry: Telemetry
-    package_keys: Keyring
+    verifier: Verifier
     board: BoardInfo
     meters: Sequence[PowerMeter]
     settings: Settings

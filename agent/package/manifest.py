@@ -11,8 +11,7 @@ from agent.types import OverlayRef, TensorSpec, check_digest, check_name, check_
 from agent.validation import explain_validation
 
 SCHEMA = "overlaid-package/1"
-MAX_MANIFEST_BYTES = 704 * 1024  # in base64 within its envelope it stays below 1 MB, NATS's largest payload
-MAX_ENVELOPE_BYTES = 1 << 20
+MAX_MANIFEST_BYTES = 960 * 1024  # with its frame it stays below 1 MB, NATS's largest payload
 MAX_BLOCK_BYTES = 256 * 1024
 MAX_FILE_BYTES = 2 << 30
 
@@ -139,7 +138,7 @@ class Manifest(Part):
         return all(variant.format == "overlay" for variant in self.variants)
 
     def encode(self) -> bytes:
-        """The exact bytes that are signed."""
+        """The exact bytes whose SHA-256 is the digest of the package."""
         return self.model_dump_json(by_alias=True, exclude_none=True).encode()
 
     def variant(self, name: str) -> Variant:

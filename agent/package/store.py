@@ -7,8 +7,6 @@ rename.
 
 from __future__ import annotations
 
-import base64
-import json
 import logging
 import os
 import threading
@@ -18,7 +16,7 @@ from pathlib import Path
 from agent.errors import OverlaidError, StoreError
 from agent.package import disk
 from agent.package.arriving import Arriving, Span, digest_of_file, spans_of
-from agent.package.manifest import MAX_ENVELOPE_BYTES, Block, File, Manifest, parse_manifest
+from agent.package.manifest import MAX_MANIFEST_BYTES, Block, File, Manifest, parse_manifest
 from agent.package.verify import VerifiedPackage, check_block, digest_of
 from agent.package.versions import VersionFiles, Versions
 from agent.types import check_digest
@@ -120,16 +118,16 @@ class Store:
     # -- manifests and versions ----------------------------------------------------------------------------------
 
     def put_manifest(self, package: VerifiedPackage) -> None:
-        """Keep a signed manifest; StoreError when the disk refuses."""
+        """Keep a manifest; StoreError when the disk refuses."""
         path = self._manifest_path(package.digest)
-        if _read(path) != package.envelope:
-            self._announce(path, len(package.envelope))
-            disk.write(path, package.envelope)
+        if _read(path) != package.encoded:
+            self._announce(path, len(package.encoded))
+            disk.write(path, package.encoded)
         with self._lock:
             self._spans = None
 
     def manifest(self, digest: str) -> bytes:
-        """The signed manifest's exact bytes; StoreError when it is not here or damaged."""
+        """The manifest's exact bytes; StoreError when it is not here or damaged."""
         data = _read(self._manifest_path(digest))
         if data is None or digest_of(data) != digest:
             what = "not on this node" if data is None else "damaged"
@@ -217,8 +215,8 @@ class Store:
     def _manifest(self, digest: str) -> Manifest | None:
         """A manifest that was verified before it was kept; None when it cannot be read."""
         try:
-            return parse_manifest(base64.b64decode(json.loads(self.manifest(digest))["payload"]))
-        except (OverlaidError, ValueError, TypeError, KeyError) as error:
+            return parse_manifest(self.manifest(digest))
+        except OverlaidError as error:
             log.warning("%s", error)
             return None
 
@@ -265,7 +263,7 @@ def _by_digest(path: Path, file: File) -> Iterator[tuple[str, Span]]:
 def _read(path: Path) -> bytes | None:
     try:
         with path.open("rb") as file:
-            return file.read(MAX_ENVELOPE_BYTES + 1)
+            return file.read(MAX_MANIFEST_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as error:

@@ -1,30 +1,32 @@
-"""Verification: pure, and the only maker of a VerifiedPackage.
-
-The joint where a TUF repository replaces the manifest's own signature: everything after it takes a VerifiedPackage.
-"""
+"""Verification of content: pure, and the only maker of a VerifiedPackage. Who may name a digest, ``tuf`` decides."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import json
 from dataclasses import dataclass, field
 
 from agent.errors import BlockError, ManifestError
-from agent.package.manifest import MAX_ENVELOPE_BYTES, Block, Manifest, parse_manifest
-from agent.trust import Keyring, unseal
+from agent.package.manifest import MAX_MANIFEST_BYTES, Block, Manifest, parse_manifest
 
 _MADE_HERE = object()
 
 
 @dataclass(frozen=True, slots=True)
+class Trusted:
+    """A digest that may be installed: what the repository's metadata names, signed by ``role``; or, with none, what
+    this node has installed."""
+
+    digest: str
+    role: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class VerifiedPackage:
-    """A manifest that a trusted key signed. ``digest``: SHA-256 of ``envelope``, the signed manifest's exact bytes."""
+    """A manifest whose digest is trusted. ``digest``: SHA-256 of ``encoded``, the manifest's exact bytes."""
 
     manifest: Manifest
     digest: str
-    key_id: str
-    envelope: bytes = field(repr=False)
+    encoded: bytes = field(repr=False)
     _proof: object = field(repr=False, compare=False, default=None)
 
     def __post_init__(self) -> None:
@@ -37,32 +39,22 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def manifest_of(envelope: bytes) -> Manifest:
-    """What a package says it is, its signature not checked: to tell people, never to act on. Raises ManifestError."""
-    try:
-        return parse_manifest(base64.b64decode(json.loads(envelope)["payload"], validate=True))
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ManifestError(
-            "the package's envelope is damaged; pack it again: overlaid fleet pack"
-        ) from error
+def target_path(name: str, version: str) -> str:
+    """What the repository's metadata calls the manifest of this package."""
+    return f"{name}/{version}.json"
 
 
-def verify_package(envelope: bytes, keys: Keyring, expected_digest: str | None = None) -> VerifiedPackage:
-    """Check digest, signature and content of a signed manifest.
+def verify_package(data: bytes, trusted: Trusted) -> VerifiedPackage:
+    """Check a manifest's size, digest and content, in this order.
 
-    Raises BlockError (other bytes than the digest names), MessageError, UnknownKey, BadSignature, ManifestError.
+    Raises BlockError (other bytes than the digest names), ManifestError.
     """
-    if len(envelope) > MAX_ENVELOPE_BYTES:
-        raise ManifestError(
-            f"signed manifest has {len(envelope)} bytes, more than {MAX_ENVELOPE_BYTES}: refused"
-        )
-    digest = digest_of(envelope)
-    if expected_digest is not None and digest != expected_digest:
-        raise BlockError(
-            f"signed manifest has digest {digest}, expected {expected_digest}: fetched bytes are wrong"
-        )
-    opened = unseal("manifest", envelope, keys)
-    return VerifiedPackage(parse_manifest(opened.payload), digest, opened.key_id, envelope, _MADE_HERE)
+    if len(data) > MAX_MANIFEST_BYTES:
+        raise ManifestError(f"manifest has {len(data)} bytes, more than {MAX_MANIFEST_BYTES}: refused")
+    digest = digest_of(data)
+    if digest != trusted.digest:
+        raise BlockError(f"manifest has digest {digest}, expected {trusted.digest}: fetched bytes are wrong")
+    return VerifiedPackage(parse_manifest(data), digest, data, _MADE_HERE)
 
 
 def check_identity(package: VerifiedPackage, name: str, version: str) -> None:
