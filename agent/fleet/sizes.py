@@ -6,8 +6,8 @@ import asyncio
 
 from agent.errors import LinkError
 from agent.fleet.log import Log
-from agent.link.blocks import DIGEST_BYTES
 from agent.link.client import MqttLink
+from agent.link.frames import DIGEST_BYTES
 from agent.link.topics import block_data
 from agent.waiting import set_within
 

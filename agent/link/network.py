@@ -17,18 +17,17 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from paho.mqtt.client import Client, ConnectFlags, MQTTMessage, MQTTMessageInfo
-from paho.mqtt.enums import CallbackAPIVersion, MQTTErrorCode, MQTTProtocolVersion
+from paho.mqtt.client import Client, ConnectFlags, MQTTMessage
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 
 from agent.errors import LinkError
 from agent.link.backoff import Backoff
+from agent.link.making import make_client
+from agent.link.publishing import Publishing
 from agent.link.reasons import explain_failure, explain_loss, explain_refusal
-from agent.link.tls import client_context
 from agent.link.values import (
     FAREWELL_TIMEOUT_S,
-    MAX_OUTGOING,
     MAX_PAYLOAD_BYTES,
     Message,
     MqttSettings,
@@ -37,13 +36,10 @@ from agent.link.values import (
     Will,
 )
 
-MAX_INFLIGHT = 100  # QoS 1 on the wire; the rest waits in our queue
-MAX_WRITING = 16  # QoS 0 in paho's queue
 # Received but not handled; beyond either the socket is not read, so that the broker waits. Few messages, because those
 # of another connection wait behind them for the event loop.
 MAX_BACKLOG_BYTES = 8 << 20
 MAX_BACKLOG = 256
-CONNECT_TIMEOUT_S = 10.0
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +64,7 @@ class Network:
         # Handed over by other threads.
         self.handled = self.handled_bytes = 0
         self._calls: deque[Callable[[], None]] = deque()
-        self._queues: tuple[deque[Outgoing], deque[Outgoing]] = (deque(), deque())  # by QoS
+        self._publishing = Publishing(observer)
         self._stop = threading.Event()
         self._wake_r, self._wake_w = socket.socketpair()
         self._wake_r.setblocking(False)
@@ -81,9 +77,6 @@ class Network:
         self._online_since: float | None = None
         self._reason: str | None = None
         self._received = self._received_bytes = 0
-        self._inflight: dict[int, tuple[Outgoing, MQTTMessageInfo]] = {}
-        self._writing: deque[tuple[Outgoing, MQTTMessageInfo]] = deque()
-        self._acknowledged: list[int] = []
 
     # Called from other threads.
 
@@ -101,7 +94,7 @@ class Network:
         self._wake_w.close()
 
     def publish(self, outgoing: Outgoing) -> None:
-        self._queues[outgoing.qos].append(outgoing)
+        self._publishing.put(outgoing)
         self._wake()
 
     def subscribe(self, topic_filter: str, qos: int) -> None:
@@ -151,7 +144,7 @@ class Network:
         accepted = self._online_since is not None
         held_s = time.monotonic() - self._online_since if self._online_since is not None else 0.0
         self._online_since = None
-        self._lose_writing()
+        self._publishing.lose(f"the connection to {self._settings.where} was lost")
         if not self._stop.is_set():
             client_id = self._settings.client_id
             self._observer.offline(
@@ -160,30 +153,11 @@ class Network:
         return held_s
 
     def _build(self) -> Client:
-        settings = self._settings
-        client = Client(
-            CallbackAPIVersion.VERSION2,
-            client_id=settings.client_id,
-            clean_session=settings.clean_session,
-            protocol=MQTTProtocolVersion.MQTTv311,
-            reconnect_on_failure=False,
-            manual_ack=True,
-        )
-        client.max_inflight_messages_set(MAX_INFLIGHT)
-        client.max_queued_messages_set(MAX_OUTGOING)
-        client.connect_timeout = CONNECT_TIMEOUT_S
-        if settings.username is not None:
-            client.username_pw_set(settings.username, settings.password)
-        if settings.ca is not None:
-            client.tls_set_context(client_context(settings.ca, settings.cert, settings.key))
-        if self._will is not None:
-            client.will_set(self._will.topic, self._will.payload, qos=1, retain=True)
-        client.on_socket_open = _set_nodelay
+        client = make_client(self._settings, self._will)
         client.on_connect = self._on_connect
         client.on_message = self._on_message
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
-        client.connect_async(settings.host, settings.port, settings.keepalive_s)
         return client
 
     def _serve(self, client: Client) -> None:
@@ -197,9 +171,10 @@ class Network:
             if writable:
                 client.loop_write()
             client.loop_misc()
-            self._collect()
+            self._publishing.collect()
             if self._online_since is not None:
-                self._hand_over(client)
+                self._make_calls()
+                self._publishing.hand_over(client)
         if self._online_since is not None:
             self._make_calls()
         client.disconnect()
@@ -233,50 +208,9 @@ class Network:
         if sock is not None:
             sock.close()
 
-    def _hand_over(self, client: Client) -> None:
-        self._make_calls()
-        first, second = self._queues
-        while first and len(self._writing) < MAX_WRITING and client.socket() is not None:
-            outgoing = first.popleft()
-            info = client.publish(outgoing.topic, outgoing.payload, 0, outgoing.retain)
-            self._writing.append((outgoing, info))
-            self._collect()
-        while second and len(self._inflight) < MAX_INFLIGHT and client.socket() is not None:
-            outgoing = second.popleft()
-            info = client.publish(outgoing.topic, outgoing.payload, 1, outgoing.retain)
-            if info.rc == MQTTErrorCode.MQTT_ERR_QUEUE_SIZE:  # its id is still in use, 65535 messages later
-                second.appendleft(outgoing)
-                return
-            # paho keeps it, and sends it again after the next reconnect when this attempt to write fails.
-            info.rc = MQTTErrorCode.MQTT_ERR_SUCCESS
-            self._inflight[info.mid] = (outgoing, info)
-
     def _make_calls(self) -> None:
         while self._calls:
             self._calls.popleft()()
-
-    def _collect(self) -> None:
-        """Settle what paho says is done. Its on_publish alone cannot tell a QoS 0 from a QoS 1 with the same id."""
-        for mid in self._acknowledged:
-            entry = self._inflight.get(mid)
-            if entry is not None and entry[1].is_published():
-                del self._inflight[mid]
-                self._observer.settled(entry[0], None)
-        self._acknowledged.clear()
-        while self._writing:
-            outgoing, info = self._writing[0]
-            if info.rc != MQTTErrorCode.MQTT_ERR_SUCCESS or not info.is_published():
-                return  # lost ones are settled when the connection has ended
-            self._writing.popleft()
-            self._observer.settled(outgoing, None)
-
-    def _lose_writing(self) -> None:
-        lost = [outgoing for outgoing, _ in self._writing]
-        self._writing.clear()
-        while self._queues[0]:
-            lost.append(self._queues[0].popleft())
-        for outgoing in lost:
-            self._observer.settled(outgoing, LinkError(f"the connection to {self._settings.where} was lost"))
 
     def _subscribe(self, topic_filter: str, qos: int) -> None:
         self._subscriptions[topic_filter] = qos
@@ -332,10 +266,10 @@ class Network:
     def _on_publish(
         self, _client: Client, _data: object, mid: int, _reason: ReasonCode, _properties: Properties
     ) -> None:
-        self._acknowledged.append(mid)
+        self._publishing.acknowledged(mid)
 
     def _on_message(self, _client: Client, _data: object, message: MQTTMessage) -> None:
-        acknowledge = self._acknowledger(message.mid) if message.qos else _nothing
+        acknowledge = self._acknowledger(message.mid) if message.qos else lambda: None
         size = len(message.payload)
         try:
             topic = message.topic
@@ -361,11 +295,3 @@ class Network:
                 self._client.ack(pending.pop(), 1)
 
         return lambda: self._call(send)
-
-
-def _nothing() -> None:
-    return
-
-
-def _set_nodelay(_client: Client, _data: object, sock: Any) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
