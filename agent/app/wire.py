@@ -1,5 +1,5 @@
-"""Links to the broker: one persistent session for state and commands, clean-start ones while blocks are fetched and
-while bindings run."""
+"""Links to the broker: one persistent session for state and commands, clean-start ones while blocks and metadata are
+fetched and while bindings run."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from agent.errors import ConfigError
 from agent.link.blocks import BlockFetcher, Counters, Feed
 from agent.link.client import MqttSettings
 from agent.link.pace import Pace
+from agent.link.repo import MetadataFetcher
 from agent.link.topics import Target
 from agent.types import Delivery
 from agent.waiting import set_within
@@ -87,9 +88,11 @@ class WireSource:
     """Blocks from the operator's server, over a connection that lives as long as the fetch, that of a manifest a little
     longer: its blocks are asked for next, and by then may pass by already, for other nodes of the group.
 
-    Outside the download hours there is no connection, so that nothing passes by either. ``clock`` and ``proven``: see
-    ``DownloadHours``.
+    Outside the download hours there is no connection for blocks, so that nothing passes by either. Metadata of the
+    repository, some KB, waits for nothing. ``clock`` and ``proven``: see ``DownloadHours``.
     """
+
+    keep_newer = False  # older metadata than this node has seen is an attack here
 
     def __init__(
         self,
@@ -111,6 +114,19 @@ class WireSource:
         self._forgotten = Counters()  # of packages that are not among them any more
         self._lingering: dict[str, Feed] = {}
         self._closers: set[asyncio.Task[None]] = set()
+        self._metadata: MetadataFetcher | None = None
+        self._metadata_counters = Counters()
+
+    async def metadata(self, name: str, limit: int) -> bytes | None:
+        """A file of the site's TUF repository, not verified; None when the repository has none. Waits through lost
+        connections and silent servers (the caller has the deadline). More than ``limit`` bytes: it is longer.
+        """
+        if self._metadata is None:
+            settings = mqtt_settings(self._config, "repo")
+            self._metadata = MetadataFetcher(
+                settings, self._config.node.site, counters=self._metadata_counters, pace=self._pace
+            )
+        return await self._metadata.get(name, limit)
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
@@ -133,9 +149,10 @@ class WireSource:
 
     @property
     def total(self) -> Delivery:
-        """Of all packages since the daemon began."""
+        """Of all packages and the repository's metadata since the daemon began."""
         counters = Counters()
-        for each in (self._forgotten, *(package.counters for package in self._packages.values())):
+        packages = (package.counters for package in self._packages.values())
+        for each in (self._forgotten, self._metadata_counters, *packages):
             counters.add(each)
         return _Package(counters).delivery()
 
@@ -146,6 +163,8 @@ class WireSource:
 
     async def close(self) -> None:
         """Close what lingers."""
+        if self._metadata is not None:
+            await self._metadata.close()
         for task in self._closers:
             task.cancel()
         await asyncio.gather(*(feed.close() for feed in self._lingering.values()))

@@ -18,7 +18,7 @@ from agent.errors import BlockMissing, LinkError, MessageError, PackageError, on
 from agent.fleet.gathering import Gathering
 from agent.fleet.log import Log
 from agent.fleet.turns import MAX_QUEUED, Turns
-from agent.link.blocks import encode_frame
+from agent.link.frames import encode_frame
 from agent.link.messages import BlockRequest, parse
 from agent.link.topics import block_data
 from agent.mqtt import ROOT
@@ -37,7 +37,7 @@ Publish = Callable[[str, bytes], "asyncio.Future[None]"]
 class Packages(Protocol):
     """The repository, as far as it is served."""
 
-    def envelope(self, digest: str) -> bytes: ...
+    def manifest(self, digest: str) -> bytes: ...
     def block(self, sha: str) -> bytes: ...
 
 
@@ -133,7 +133,7 @@ class BlockServer:
         sent = self._sent.setdefault(digest, _Sent())
         sent.last = self._clock()
         try:
-            data = self._packages.envelope(digest) if sha == digest else self._packages.block(sha)
+            data = self._packages.manifest(digest) if sha == digest else self._packages.block(sha)
             frame = encode_frame(sha, data)
         except BlockMissing:
             sent.missing += 1

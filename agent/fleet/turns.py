@@ -19,13 +19,16 @@ class Turns:
     def __len__(self) -> int:
         return self._waiting
 
+    def __contains__(self, key: Key) -> bool:
+        package, block = key
+        return block in self._packages.get(package, ())
+
     def add(self, key: Key, others: int = 0) -> bool:
         """Queue a block, which may wait already; False when it does not fit. ``others``: blocks that wait elsewhere."""
         package, block = key
-        queue = self._packages.get(package, ())
-        if block in queue:
+        if key in self:
             return True
-        if len(queue) >= MAX_QUEUED - others - self._waiting:
+        if len(self._packages.get(package, ())) >= MAX_QUEUED - others - self._waiting:
             return False
         self._packages.setdefault(package, OrderedDict())[block] = None
         self._waiting += 1

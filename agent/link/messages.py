@@ -23,6 +23,7 @@ from agent.types import (
     Phase,
     State,
     check_digest,
+    check_metadata_name,
     check_name,
     check_version,
     to_jsonable,
@@ -34,6 +35,7 @@ MAX_CONTROL_BYTES = 256 * 1024
 Name = Annotated[str, AfterValidator(check_name)]
 Version = Annotated[str, AfterValidator(check_version)]
 Digest = Annotated[str, AfterValidator(check_digest)]
+MetadataName = Annotated[str, AfterValidator(check_metadata_name)]
 CommandId = Annotated[str, Field(pattern=r"^[0-9a-z][0-9a-z-]{0,62}$")]
 
 
@@ -160,9 +162,15 @@ class Capabilities(Message):
 
 
 class BlockRequest(Message):
-    """Up to 16 blocks of one package, by digest; the digest of the package itself asks for its signed manifest."""
+    """Up to 16 blocks of one package, by digest; the digest of the package itself asks for its manifest."""
 
     blocks: list[Digest] = Field(min_length=1, max_length=16)
+
+
+class RepoRequest(Message):
+    """Up to 8 files of the TUF repository's metadata."""
+
+    names: list[MetadataName] = Field(min_length=1, max_length=8)
 
 
 class TelemetryBatch(Message):
@@ -238,6 +246,7 @@ __all__ = [
     "Capabilities",
     "Command",
     "Desired",
+    "RepoRequest",
     "Reported",
     "Result",
     "Status",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from agent.mqtt import ROOT
-from agent.types import check_digest, check_name
+from agent.types import check_digest, check_metadata_name, check_name
 
 OPS = ("logs", "bench", "cancel", "restart", "download")
 
@@ -73,3 +73,13 @@ def block_requests(site: str, digest: str) -> str:
 def block_data(site: str, digest: str) -> str:
     """Where the server answers; shared by every node that wants the package."""
     return f"{ROOT}/{check_name(site, 'site')}/blocks/{check_digest(digest)}/data"
+
+
+def metadata_requests(site: str) -> str:
+    """Where nodes ask for metadata of the site's TUF repository."""
+    return f"{ROOT}/{check_name(site, 'site')}/repo/request"
+
+
+def metadata_data(site: str, name: str) -> str:
+    """Where the server answers with the file's bytes; shared by every node that waits for this file."""
+    return f"{ROOT}/{check_name(site, 'site')}/repo/data/{check_metadata_name(name)}"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.link.client import Will
-from agent.link.topics import Target, block_data, block_requests
+from agent.link.topics import Target, block_data, block_requests, metadata_data, metadata_requests
 from tests.system.brokers import Broker, find_mosquitto, free_port
 from tests.system.certificates import Authority
 from tests.system.links import Recorded, until
@@ -67,6 +67,7 @@ def test_each_may_publish_and_receive_its_own_and_nothing_else(broker: Broker) -
         (SEVEN.result("logs", "1"), True),
         (SEVEN.telemetry("summary"), True),
         (block_requests("plant", DIGEST), True),
+        (metadata_requests("plant"), True),
         (SEVEN.desired, False),
         (SEVEN.command("logs", "1"), False),
         (EIGHT.reported, False),
@@ -75,6 +76,7 @@ def test_each_may_publish_and_receive_its_own_and_nothing_else(broker: Broker) -
         (EIGHT.result("logs", "1"), False),
         (LINE_1.desired, False),
         (block_data("plant", DIGEST), False),
+        (metadata_data("plant", "timestamp.json"), False),
         ("elsewhere", False),
     ]
     from_operator = [
@@ -83,6 +85,7 @@ def test_each_may_publish_and_receive_its_own_and_nothing_else(broker: Broker) -
         (LINE_1.desired, True),
         (LINE_1.command("logs", "2"), True),
         (block_data("plant", DIGEST), True),
+        (metadata_data("plant", "timestamp.json"), True),
         (EIGHT.desired, False),
         (EIGHT.command("logs", "2"), False),
         (LINE_2.desired, False),
@@ -113,11 +116,12 @@ def test_each_may_publish_and_receive_its_own_and_nothing_else(broker: Broker) -
             heard = {message.topic for message in seven.messages if message.payload == b"from operator"}
             assert heard == {topic for topic, allowed in from_operator if allowed}
             assert b"from cam-7" not in seven.payloads
-            await until(lambda: len(eight.messages) == 3)
+            await until(lambda: len(eight.messages) == 4)
             assert {message.topic for message in eight.messages} == {
                 EIGHT.desired,
                 EIGHT.command("logs", "2"),
                 block_data("plant", DIGEST),
+                metadata_data("plant", "timestamp.json"),
             }
 
     asyncio.run(run())

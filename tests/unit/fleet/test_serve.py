@@ -13,7 +13,7 @@ from agent.errors import BlockMissing, LinkError, MessageError, StoreError
 from agent.fleet.gathering import GATHER_S
 from agent.fleet.serve import COALESCE_S, WINDOW, BlockServer
 from agent.fleet.turns import MAX_QUEUED
-from agent.link.blocks import decode_frame
+from agent.link.frames import decode_frame
 from agent.link.topics import block_data, block_requests
 
 BLOCKS = {hashlib.sha256(bytes([n])).hexdigest(): bytes([n]) * (n + 1) for n in range(40)}
@@ -22,10 +22,10 @@ PACKAGE = "ab" * 32
 
 
 class Packages:
-    def envelope(self, digest: str) -> bytes:
+    def manifest(self, digest: str) -> bytes:
         if digest != PACKAGE:
             raise BlockMissing("not here")
-        return b"the signed manifest"
+        return b"the manifest"
 
     def block(self, sha: str) -> bytes:
         if sha == "ee" * 32:
@@ -95,7 +95,7 @@ def test_blocks_the_manifest_and_missing_ones_are_answered_on_the_shared_topic()
     topic = block_data("lab", PACKAGE)
     assert run(play).sent == [
         (topic, SHAS[1], BLOCKS[SHAS[1]]),
-        (topic, PACKAGE, b"the signed manifest"),
+        (topic, PACKAGE, b"the manifest"),
         (topic, "cd" * 32, b""),
     ]
 

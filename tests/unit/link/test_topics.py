@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.link.topics import Target, block_data, block_requests
+from agent.link.topics import Target, block_data, block_requests, metadata_data, metadata_requests
 from agent.types import RESERVED_NAMES
 
 Names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True).filter(
@@ -37,7 +37,8 @@ def test_topics_have_one_direction_each(target: Target) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "A", "a_b", "a/b", "a+", "#", "-a", "group", "blocks", "a" * 64, "a\n", "ä", "a b", "a.b"]
+    "name",
+    ["", "A", "a_b", "a/b", "a+", "#", "-a", "group", "blocks", "repo", "a" * 64, "a\n", "ä", "a b", "a.b"],
 )
 def test_names_that_are_none_are_refused(name: str) -> None:
     with pytest.raises(ValueError, match="node"):
@@ -62,3 +63,21 @@ def test_block_topics_name_the_package() -> None:
         block_data("plant", "AB" * 32)
     with pytest.raises(ValueError, match="reserved"):
         block_data("blocks", digest)
+
+
+@pytest.mark.parametrize(
+    "name", ["timestamp.json", "3.snapshot.json", "999999999.root.json", "1.line-1.json", "7.json"]
+)
+def test_metadata_topics_name_the_file(name: str) -> None:
+    assert metadata_requests("plant") == "overlaid/v1/plant/repo/request"
+    assert metadata_data("plant", name) == f"overlaid/v1/plant/repo/data/{name}"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", "root", ".json", "0.root.json", "01.root.json", "1234567890.root.json", "1.2.root.json", "-a.json", "A.json",
+     "a_b.json", "a/b.json", "../a.json", "+.json", "#", "root.json\n", f"{'a' * 64}.json", "root.json.tmp"],
+)  # fmt: skip
+def test_names_that_no_metadata_has_are_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="metadata"):
+        metadata_data("plant", name)

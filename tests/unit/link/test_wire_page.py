@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from agent.errors import UnknownKey
-from agent.link import window
+from agent.fleet import metadata_server
+from agent.link import repo, window
 from agent.link.messages import (
     BlockRequest,
     Capabilities,
@@ -17,6 +18,7 @@ from agent.link.messages import (
     DeploymentEnd,
     Desired,
     Message,
+    RepoRequest,
     Reported,
     Result,
     Status,
@@ -39,6 +41,7 @@ KINDS: dict[str, type[Message]] = {
     "telemetry": TelemetryBatch,
     "events": DeploymentEnd,
     "request": BlockRequest,
+    "repo": RepoRequest,
 }
 
 
@@ -62,4 +65,10 @@ def test_words_and_limits_are_those_of_the_code() -> None:
     for word in (*State, *Phase, *OPS):
         assert (word.value if isinstance(word, (State, Phase)) else word) in PAGE
     assert f"at most {window.MAX_BLOCKS} blocks and {window.MAX_BYTES >> 20} MiB" in PAGE
+    assert (
+        f"asks again after {window.START_S:g} s, then after twice as long each time, {window.CAP_S:g} s at most"
+        in PAGE
+    )
+    assert f"a clean-start connection that ends {repo.LINGER_S:g} s after" in PAGE
+    assert f"The server sends a file at most once in {metadata_server.COALESCE_S:g} s" in PAGE
     assert f"({window.FLOOR_S:g} s to {window.CAP_S:g} s)" in PAGE
