@@ -23,10 +23,14 @@ from agent.types import Phase, State
 
 log = logging.getLogger("deploy")
 RETRY_S = 300.0
-# Why a deployment ended; of the repository's errors all but the one that only this node's config can heal: metadata may
-# be renewed, a clock be set, a hostile server be replaced.
-REPOSITORY = {RepositoryError, *RepositoryError.__subclasses__()} - {RootMissing}
-HEALING = tuple(sorted(f"{error.__name__}: " for error in (StoreError, *UNWELL, *REPOSITORY)))
+# Of the repository's errors all but the one that only this node's config can heal: metadata may be renewed, a clock be
+# set, a hostile server be replaced.
+_HEALING: tuple[type[OverlaidError], ...] = (
+    StoreError,
+    *UNWELL,
+    *(error for error in (RepositoryError, *RepositoryError.__subclasses__()) if error is not RootMissing),
+)
+HEALING = tuple(f"{error.__name__}: " for error in _HEALING)  # why a deployment ended
 
 
 class Ledger:
