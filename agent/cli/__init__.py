@@ -44,10 +44,11 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
         epilog="example: overlaid fleet deploy digits@1.0.0 --node cam-7 --latency-p99 20ms --rate 10/s",
     )
     if with_fleet:
-        from agent.cli import fleet_operate, fleet_package
+        from agent.cli import fleet_operate, fleet_package, fleet_repo
 
         fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
         fleet_package.register(fleet_commands)
+        fleet_repo.register(fleet_commands)
         fleet_operate.register(fleet_commands)
     if first not in commands.choices:
         _add_installed(commands, first)

@@ -99,7 +99,7 @@ def _serve(args: argparse.Namespace) -> int:
 def _deploy(args: argparse.Namespace) -> int:
     from agent.fleet.desired import with_model
     from agent.fleet.repository import Repository
-    from agent.package.verify import manifest_of
+    from agent.package.manifest import parse_manifest
     from agent.types import DesiredModel
 
     name, at, version = args.package.partition("@")
@@ -109,7 +109,7 @@ def _deploy(args: argparse.Namespace) -> int:
         targets = targets_of(args, desk.site)
         packages = Repository(desk.home.packages, desk.home.command)
         digest = packages.find(name, version)
-        budget = budget_of(args, lambda: manifest_of(packages.envelope(digest)).is_overlay)
+        budget = budget_of(args, lambda: parse_manifest(packages.manifest(digest)).is_overlay)
         model = DesiredModel(name, version, digest, budget, args.instances)
         change = edited(desk, targets, lambda content: with_model(content, model))
         if args.wait:

@@ -21,7 +21,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     _register_keys(commands)
 
     example = "overlaid fleet pack models/digits -o digits-1.0.0"
-    text = "check a model folder's golden vectors, cut it into blocks and sign it"
+    text = "check a model folder's golden vectors and cut it into blocks"
     pack = add_command(commands, "pack", _pack, text, example)
     pack.add_argument(
         "model", type=Path, metavar="MODEL_DIR", help="folder with model.toml (docs/package.md)"
@@ -29,7 +29,6 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     pack.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="package folder to make"
     )
-    pack.add_argument("--key", default="packages", metavar="NAME", help="signing key (default: packages)")
     pack.add_argument(
         "--block-kib", type=_block_kib, default=256, metavar="1-256", help="largest block (default: 256)"
     )
@@ -43,15 +42,22 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     pack.add_argument("--no-check", action="store_true", help="do not load the variants on this machine")
     add_json(pack)
 
-    text = "verify a package folder and keep it where fleet serve answers from"
-    publish = add_command(commands, "publish", _publish, text, "overlaid fleet publish digits-1.0.0")
-    publish.add_argument("package", type=Path, metavar="OUT", help="what overlaid fleet pack made")
-    add_json(publish)
+    text = "keep a package where fleet serve answers from, and let nodes install it"
+    publish = add_command(commands, "publish", publish_package, text, "overlaid fleet publish digits-1.0.0")
+    add_package(publish)
 
     packages = add_command(
         commands, "packages", _packages, "list what is published", "overlaid fleet packages --json"
     )
     add_json(packages)
+
+
+def add_package(parser: argparse.ArgumentParser) -> None:
+    """What ``publish_package`` needs."""
+    parser.add_argument("package", type=Path, metavar="OUT", help="what overlaid fleet pack made")
+    text = "refuse the package unless this team signs it (default: the team whose pattern matches)"
+    parser.add_argument("--team", metavar="TEAM", help=text)
+    add_json(parser)
 
 
 def _register_init(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -77,13 +83,14 @@ def _register_keys(commands: Commands[argparse.ArgumentParser]) -> None:
     parser = commands.add_parser(
         "keys",
         help="make and show signing keys",
-        description="Make and show signing keys: 'packages' signs packages, 'commands' desired states and commands.",
-        epilog="example: overlaid fleet keys new packages",
+        description="Make and show signing keys: 'commands' signs desired states and commands; the others sign what "
+        "nodes may install (overlaid fleet repo).",
+        epilog="example: overlaid fleet keys new commands",
     )
     keys = parser.add_subparsers(dest="keys_command", required=True, metavar="COMMAND")
-    new = add_command(keys, "new", _keys_new, "make a signing key", "overlaid fleet keys new packages")
+    new = add_command(keys, "new", _keys_new, "make a signing key", "overlaid fleet keys new commands")
     text = "print a public key and the line for [trust] in a node's config"
-    show = add_command(keys, "show", _keys_show, text, "overlaid fleet keys show packages")
+    show = add_command(keys, "show", _keys_show, text, "overlaid fleet keys show commands")
     for command in (new, show):
         command.add_argument("name", metavar="NAME")
         add_json(command)
@@ -98,7 +105,7 @@ def _block_kib(text: str) -> int:
 
 def _init(args: argparse.Namespace) -> int:
     from agent.fleet.home import Home, parse_broker
-    from agent.fleet.keys import COMMANDS, PACKAGES
+    from agent.fleet.keys import COMMANDS
     from agent.paths import exists
 
     host, port = parse_broker(args.broker, tls=args.ca is not None)
@@ -106,13 +113,14 @@ def _init(args: argparse.Namespace) -> int:
     mqtt: dict[str, object] = {"host": host, "port": port, "username": args.username, **files}
     home = Home(args.home)
     home.write_settings(args.site, mqtt, force=args.force)
-    missing = [name for name in (PACKAGES, COMMANDS) if not exists(home.keys / f"{name}.pem")]
+    made = {f"keys new {COMMANDS}": home.keys / f"{COMMANDS}.pem", "repo init": home.repo / "root.json"}
+    missing = [command for command, path in made.items() if not exists(path)]
     if args.json:
         print_json({"settings": str(home.settings_file), "site": args.site, "host": host, "port": port})
         return 0
     print(f"wrote {home.settings_file}")
     if missing:
-        print("next: " + "; ".join(home.command(f"keys new {name}") for name in missing))
+        print("next: " + "; ".join(map(home.command, missing)))
     return 0
 
 
@@ -153,8 +161,9 @@ def _print_key(key: KeyInfo, folder: Path, as_json: bool) -> int:
         print_json(_key_json(key))
         return 0
     print(f"{key.public}   # {key.name}, id {key.public.id}, in {folder}")
-    print("\nfor the nodes' config:\n[trust]")
-    print("\n# or\n".join(trust_lines(key)))
+    lines = trust_lines(key)
+    if lines:
+        print("\n".join(("\nfor the nodes' config:\n[trust]", *lines)))
     return 0
 
 
@@ -177,20 +186,16 @@ def _keys_list(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from agent.cli.bar import progress_bar
     from agent.errors import RuntimeUnavailable
-    from agent.fleet.home import Home
-    from agent.fleet.keys import load_key
 
     try:
         from agent.fleet.pack import pack
     except ImportError as error:
         raise RuntimeUnavailable(f"packing needs {error.name}: pip install 'overlaid[fleet]'") from error
 
-    key = load_key(Home(args.home), args.key)
     with interrupted(f"{args.output} was not made"), progress_bar() as progress:
         packed = pack(
             args.model,
             args.output,
-            key,
             overlays=args.overlay,
             block_bytes=args.block_kib * 1024,
             check=not args.no_check,
@@ -208,7 +213,6 @@ def _packed_json(packed: Packed) -> dict[str, Any]:
         "name": packed.manifest.name,
         "version": packed.manifest.version,
         "digest": packed.digest,
-        "key": packed.key_id,
         "size": packed.size,
         "blocks": packed.blocks,
         "variants": [variant.name for variant in packed.manifest.variants],
@@ -232,9 +236,7 @@ def _print_packed(packed: Packed, args: argparse.Namespace) -> None:
     ]
     columns = ("variant", "format", "precision", "devices", "accuracy", "bytes", "golden vectors")
     print_table(columns, rows, title=f"{manifest.name} {manifest.version}: {manifest.description}")
-    print(
-        f"{args.output}: {packed.size} bytes in {packed.blocks} blocks, signed by {args.key} ({packed.key_id})"
-    )
+    print(f"{args.output}: {packed.size} bytes in {packed.blocks} blocks")
     print(f"digest {packed.digest}")
 
 
@@ -246,24 +248,29 @@ def _golden_text(agreement: Agreement | None) -> str:
     )
 
 
-def _publish(args: argparse.Namespace) -> int:
+def publish_package(args: argparse.Namespace) -> int:
+    """``fleet publish`` and ``fleet repo add``."""
     from agent.cli.bar import progress_bar
     from agent.fleet.home import Home
-    from agent.fleet.keys import public_keys
+    from agent.fleet.repo.publish import publish
     from agent.fleet.repository import Repository
     from agent.types import to_jsonable
 
     home = Home(args.home)
-    repository = Repository(home.packages, home.command)
     with interrupted("nothing was published; run it again to go on"), progress_bar() as progress:
-        entry = repository.publish(args.package, public_keys(home), progress)
-    delta = repository.delta(entry)
+        added = publish(home, args.package, args.team, progress)
+    entry = added.entry
+    delta = Repository(home.packages, home.command).delta(entry)
     if args.json:
-        print_json({**to_jsonable(entry), "delta": delta})
-    else:
-        print(f"published {entry.name}@{entry.version} ({entry.size} bytes, digest {entry.digest})")
-        if delta is not None:
-            print(f"delta: {delta}")
+        print_json({**to_jsonable(entry), "team": added.team, "delta": delta, "problem": added.problem})
+        return 0
+    print(
+        f"published {entry.name}@{entry.version} ({entry.size} bytes, digest {entry.digest}), signed by {added.team}"
+    )
+    if delta is not None:
+        print(f"delta: {delta}")
+    if added.problem:
+        print(f"overlaid deploy cannot take this folder, which has no metadata: {added.problem}")
     return 0
 
 

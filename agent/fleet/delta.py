@@ -9,8 +9,8 @@ from agent.package.manifest import Manifest
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """``new_bytes`` of the ``size`` bytes of all files are not in version ``against``; besides them the signed manifest
-    is sent. A node fetches less when it cannot run every variant."""
+    """``new_bytes`` of the ``size`` bytes of all files are not in version ``against``; besides them the manifest is
+    sent. A node fetches less when it cannot run every variant."""
 
     against: str
     new_bytes: int
@@ -23,7 +23,7 @@ class Delta:
 
 
 def delta(old: Manifest, new: Manifest, manifest_bytes: int) -> Delta:
-    """Of two versions of a model; ``manifest_bytes`` of the new one, signed."""
+    """Of two versions of a model; ``manifest_bytes`` of the new one."""
     known = {block.sha256 for file in old.files.values() for block in file.blocks}
     blocks = {block.sha256: block.size for file in new.files.values() for block in file.blocks}
     fresh = sum(size for sha, size in blocks.items() if sha not in known)

@@ -1,4 +1,4 @@
-"""The operator's folder: settings, signing keys, the package repository and the operator's database."""
+"""The operator's folder: settings, signing keys, packages, the repository's metadata and the operator's database."""
 
 from __future__ import annotations
 
@@ -61,6 +61,15 @@ class Home:
     @property
     def keys(self) -> Path:
         return self.path / "keys"
+
+    @property
+    def offline(self) -> Path:
+        """Keys of the repository that are moved to a safe place."""
+        return self.path / "offline"
+
+    @property
+    def repo(self) -> Path:
+        return self.path / "repo"
 
     @property
     def packages(self) -> Path:

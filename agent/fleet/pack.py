@@ -1,4 +1,4 @@
-"""From a model folder to a signed package folder (docs/package.md)."""
+"""From a model folder to a package folder (docs/package.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,6 @@ from agent.package.directory import BLOCKS_NAME, MANIFEST_NAME
 from agent.package.manifest import MAX_BLOCK_BYTES, SCHEMA, Manifest, parse_manifest
 from agent.package.verify import digest_of
 from agent.paths import exists
-from agent.trust import PrivateKey, seal
 
 Progress = Callable[[str, float], None]
 
@@ -37,7 +36,6 @@ class Packed:
 
     manifest: Manifest
     digest: str
-    key_id: str
     blocks: int
     agreements: Mapping[str, Agreement]
 
@@ -50,14 +48,13 @@ class Packed:
 def pack(
     model_dir: Path,
     out: Path,
-    key: PrivateKey,
     *,
     overlays: Sequence[str] = (),
     block_bytes: int = MAX_BLOCK_BYTES,
     check: bool = True,
     progress: Progress = lambda _text, _share: None,
 ) -> Packed:
-    """Check, cut and sign a model, or the folder of an overlay; ``out`` appears at the end, whole. For each of
+    """Check and cut a model, or the folder of an overlay; ``out`` appears at the end, whole. For each of
     ``overlays`` a program is compiled.
 
     Raises UsageError (``out`` exists), ManifestError (model.toml), ModelLoadError, TensorError (golden vectors do not
@@ -73,14 +70,13 @@ def pack(
         folder = ModelFolder(model_dir)
         inputs = folder.golden_inputs()
         add_programs(folder, overlays, Path(made), progress)
-        return _pack(folder, inputs, out, key, block_bytes, check, progress)
+        return _pack(folder, inputs, out, block_bytes, check, progress)
 
 
 def _pack(
     folder: ModelFolder,
     inputs: Mapping[str, Array],
     out: Path,
-    key: PrivateKey,
     block_bytes: int,
     check: bool,
     progress: Progress,
@@ -96,9 +92,9 @@ def _pack(
             agreements[variant.name] = check_variant(
                 folder, variant, inputs, outputs[variant.name], _checking(variant, progress)
             )
-        envelope = seal("manifest", manifest.encode(), key)
-        (unfinished / MANIFEST_NAME).write_bytes(envelope)
-    return Packed(manifest, digest_of(envelope), key.public.id, len(writer.blocks), agreements)
+        encoded = manifest.encode()
+        (unfinished / MANIFEST_NAME).write_bytes(encoded)
+    return Packed(manifest, digest_of(encoded), len(writer.blocks), agreements)
 
 
 def _checking(variant: SourceVariant, progress: Progress) -> Callable[[float], None]:

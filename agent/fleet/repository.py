@@ -1,6 +1,6 @@
 """The operator's packages: what ``fleet serve`` answers from.
 
-``blocks/<aa>/<sha>``, ``manifests/<digest>.json`` (signed envelopes) and ``index/<name>@<version>.json``. Content is
+``blocks/<aa>/<sha>``, ``manifests/<digest>.json`` (their exact bytes) and ``index/<name>@<version>.json``. Content is
 named by its digest and an index entry is created once, so readers need no lock.
 """
 
@@ -16,18 +16,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.errors import BlockError, BlockMissing, ManifestError, PackageError, StoreError, UnknownKey
+from agent.errors import BlockError, BlockMissing, ManifestError, PackageError, StoreError
 from agent.fleet.delta import Delta, delta
 from agent.fleet.home import unreadable
 from agent.package import disk
 from agent.package.directory import PackageDir, read_bounded
-from agent.package.manifest import MAX_BLOCK_BYTES, MAX_ENVELOPE_BYTES, File, Manifest
-from agent.package.verify import check_block, digest_of, manifest_of, verify_package
-from agent.trust import Keyring
+from agent.package.manifest import MAX_BLOCK_BYTES, MAX_MANIFEST_BYTES, File, Manifest, parse_manifest
+from agent.package.verify import check_block, digest_of
 from agent.types import check_digest, check_name, check_version, to_jsonable
 
 MAX_ENTRY_BYTES = 64 * 1024
 Progress = Callable[[str, float], None]
+Sign = Callable[[str, str, bytes], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,27 +50,20 @@ class Repository:
 
     # -- writing -------------------------------------------------------------------------------------------------
 
-    def publish(
-        self, folder: Path, keys: Keyring, progress: Progress = lambda _text, _share: None
-    ) -> Published:
-        """Verify a package folder and keep it; publishing it again changes nothing.
+    def publish(self, folder: Path, sign: Sign, progress: Progress = lambda _text, _share: None) -> Published:
+        """Keep a package folder; publishing it again changes nothing. ``sign(name, version, manifest)`` lets nodes
+        install it, once all of it is here.
 
-        Raises UnknownKey, BadSignature, MessageError, ManifestError (also: the version exists with other content),
-        BlockMissing, BlockError, StoreError.
+        Raises ManifestError (also: the version exists with other content), BlockMissing, BlockError, StoreError, and
+        what ``sign`` does.
         """
         source = PackageDir(folder)
-        try:
-            package = verify_package(source.envelope(), keys)
-        except UnknownKey as error:
-            raise UnknownKey(
-                f"{folder} is signed by none of this operator's keys ({', '.join(keys) or 'there is none'}); "
-                f"pack it again with one of them ({self._command('keys list')})"
-            ) from error
-        manifest = package.manifest
+        data = source.manifest()
+        manifest, digest = parse_manifest(data), digest_of(data)
         entry = Published(
             manifest.name,
             manifest.version,
-            package.digest,
+            digest,
             tuple(variant.name for variant in manifest.variants),
             sum(file.size for file in manifest.files.values()),
             time.time(),
@@ -83,7 +76,8 @@ class Repository:
                     "a version never changes: raise version in model.toml and pack again"
                 )
             self._copy_blocks(source, manifest, progress)
-            disk.write(self._manifest_path(package.digest), package.envelope)
+            disk.write(self._manifest_path(digest), data)
+            sign(entry.name, entry.version, data)
             if known is None:
                 disk.write(
                     self._index_path(entry.name, entry.version), json.dumps(to_jsonable(entry)).encode()
@@ -172,12 +166,12 @@ class Repository:
         ]
         if not earlier:
             return None
-        old, new = self.envelope(earlier[-1].digest), self.envelope(entry.digest)
-        return delta(manifest_of(old), manifest_of(new), len(new))
+        old, new = self.manifest(earlier[-1].digest), self.manifest(entry.digest)
+        return delta(parse_manifest(old), parse_manifest(new), len(new))
 
-    def envelope(self, digest: str) -> bytes:
-        """The signed manifest with this digest; BlockMissing when it is not here, BlockError when damaged."""
-        data = self._read(self._manifest_path(digest), MAX_ENVELOPE_BYTES)
+    def manifest(self, digest: str) -> bytes:
+        """The manifest with this digest; BlockMissing when it is not here, BlockError when damaged."""
+        data = self._read(self._manifest_path(digest), MAX_MANIFEST_BYTES)
         if digest_of(data) != digest:
             raise BlockError(f"{self._manifest_path(digest)}: damaged; publish the package again")
         return data
