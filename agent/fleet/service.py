@@ -1,4 +1,5 @@
-"""``overlaid fleet serve``: answers block requests, keeps desired states published, records what nodes say."""
+"""``overlaid fleet serve``: answers requests for blocks and metadata, keeps desired states published and the
+repository's signatures valid, records what nodes say."""
 
 from __future__ import annotations
 
@@ -17,6 +18,9 @@ from agent.fleet.arrivals import Arrival
 from agent.fleet.connection import RETAINED_KINDS, link_settings, publish
 from agent.fleet.keeper import Keeper, desired_filters
 from agent.fleet.log import Log
+from agent.fleet.metadata_server import MetadataServer
+from agent.fleet.renewal import Renewal
+from agent.fleet.repo.store import RepoFiles
 from agent.fleet.serve import BlockServer, Packages
 from agent.fleet.sizes import SizeProbe
 from agent.fleet.tally import describe
@@ -32,11 +36,13 @@ COMPLAIN_EVERY_S = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """Seconds: how long the broker has to show its retained messages, and the periods of keeping and recording."""
+    """Seconds: how long the broker has to show its retained messages, and the periods of keeping, recording and
+    renewing."""
 
     settle_s: float = 2.0
     keep_s: float = 30.0
     record_s: float = 0.2
+    renew_s: float = 3600.0
     backoff: Backoff = field(default_factory=Backoff)
     blocks_backoff: Backoff = BLOCKS
 
@@ -73,7 +79,8 @@ async def serve(
 
 class _Service:
     """Three connections: a persistent session for results and ends of deployments, one for telemetry, whose backlog
-    must not fill the other's queue at the broker, and a clean one for blocks, where a backlog is worthless."""
+    must not fill the other's queue at the broker, and a clean one for blocks and metadata, where a backlog is
+    worthless."""
 
     def __init__(self, desk: Desk, packages: Packages, log: Log, timing: Timing) -> None:
         self._desk, self._log, self._timing = desk, log, timing
@@ -93,7 +100,7 @@ class _Service:
         self._data = MqttLink(
             link_settings(desk.mqtt, f"overlaid-data-{name}"),
             on_message=self._on_request,
-            on_disconnect=lambda _why: self._blocks.disconnected(),
+            on_disconnect=lambda _why: self._on_data_lost(),
             backoff=timing.blocks_backoff,
         )
         self._blocks = BlockServer(
@@ -103,6 +110,13 @@ class _Service:
             log,
             self._wanted_by_several,
         )
+        self._metadata = MetadataServer(
+            desk.site,
+            RepoFiles(desk.home.repo),
+            lambda topic, data: self._data.publish(topic, data, 0),
+            log,
+        )
+        self._renewal = Renewal(desk.home, log, timing.renew_s)
         self._links = self._control, self._telemetry, self._data
         self._sizes = SizeProbe(desk.site, self._data, log)
         self._keeper = Keeper(desk.operator, desk.key, self._publish_retained, log)
@@ -120,6 +134,8 @@ class _Service:
             link.start()
         jobs: list[Awaitable[object]] = [
             self._blocks.run(),
+            self._metadata.run(),
+            self._renewal.run(),
             self._sizes.run(),
             self._keep(),
             self._record(),
@@ -148,6 +164,7 @@ class _Service:
             self._control.subscribe(topic, 1)
         self._telemetry.subscribe(stream_filter(self._desk.site, "summary"), 1)
         self._data.subscribe(self._blocks.requests, 0)
+        self._data.subscribe(self._metadata.requests, 0)
 
     def _on_connect(self) -> None:
         self._log("connected", f"connected to {self._control.settings.where}")
@@ -178,9 +195,16 @@ class _Service:
             self._sizes.heard(message.payload)
             return
         try:
-            self._blocks.handle(message.topic, message.payload)
+            if message.topic == self._metadata.requests:
+                self._metadata.handle(message.payload)
+            else:
+                self._blocks.handle(message.topic, message.payload)
         except MessageError as error:
             self._complain(message.topic, error)
+
+    def _on_data_lost(self) -> None:
+        self._blocks.disconnected()
+        self._metadata.disconnected()
 
     def _wanted_by_several(self, digest: str) -> bool:
         try:

@@ -21,6 +21,8 @@ from agent.link.topics import metadata_data, metadata_requests
 from agent.link.values import MAX_PAYLOAD_BYTES
 from tests.system.brokers import Broker, start_mosquitto, start_nats
 from tests.system.links import QUICK, Recorded, until
+from tests.system.stage import SITE as STAGE_SITE
+from tests.system.stage import stage
 
 SITE = "plant"
 FILES = {"timestamp.json": b"t" * 700, "12.snapshot.json": b"s" * 20_000, "3.targets.json": b"x" * 900_000}
@@ -281,6 +283,23 @@ def test_a_flood_of_requests_does_not_keep_a_node_from_its_file(broker: Broker) 
             assert any("made-up" in topic for topic in server.sent)
 
     asyncio.run(run())
+
+
+def test_fleet_serve_answers_with_the_repository(tmp_path: Path) -> None:
+    with stage(tmp_path) as it:
+        it.serve()
+
+        async def run() -> None:
+            settings = MqttSettings(it.broker.host, it.broker.port, "node")
+            node = MetadataFetcher(settings, STAGE_SITE, QUICK)
+            metadata = it.home / "repo" / "metadata"
+            for name in ("timestamp.json", "1.root.json"):
+                assert await get(node, name) == (metadata / name).read_bytes()
+            assert await get(node, "2.root.json") is None
+            await node.close()
+
+        asyncio.run(run())
+        assert it.server is not None and it.server.poll() is None
 
 
 def test_a_node_counts_metadata_and_does_not_wait_for_its_hours(broker: Broker) -> None:
