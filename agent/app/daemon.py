@@ -34,10 +34,12 @@ from agent.devices.machine import power_mode
 from agent.devices.probe import probe_board
 from agent.errors import ConfigError
 from agent.hal import PowerMeter
+from agent.hours import PLAUSIBLE_TIME
 from agent.link.client import MqttLink, Will
 from agent.link.messages import Status
 from agent.link.outbox import Outbox
 from agent.package.store import Store
+from agent.package.tuf.parent import HelperVerifier, Verifier
 from agent.serving.door.front_door import FrontDoor
 from agent.serving.door.node import Energy, NodeState
 from agent.serving.events import PoolEvent
@@ -107,8 +109,10 @@ class Daemon:
         config: Config,
         make_worker: MakeWorker | None = None,
         probe: Callable[[str, Path], BoardInfo] = probe_board,
+        verifier: Callable[[Path | None, Path, Callable[[], float]], Verifier] = HelperVerifier,
     ) -> None:
-        """Many simulated nodes in one process (``overlaid sim nodes``) bring workers and probing without processes."""
+        """Many simulated nodes in one process (``overlaid sim nodes``) bring workers, probing and verification without
+        processes."""
         self.config, self._probe = config, probe
         state, runtime = config.paths.state, config.paths.runtime
         self.boot_id = uuid.uuid4().hex
@@ -116,6 +120,7 @@ class Daemon:
         self.board = open_board(config.node.board, runtime)
         self.journal = Journal(state / "state.db", self.board.wall_time)
         self.store = Store(state / "store", config.store.max_mb << 20, self.board.before_write)
+        self.verifier = verifier(config.trust.root, state / "repo", self._plausible_time)
         self.pool = Pool(runtime, self._pool_event, make_worker)
         self.front_door = FrontDoor(
             self.pool,
@@ -182,9 +187,8 @@ class Daemon:
             phase_timeout_s=config.deploy.phase_timeout_s,
             engines=config.paths.state / "engines",
         )
-        keys = keyring(PublicKey.parse(text) for text in config.trust.package_keys)
         resources = Resources(
-            self.store, self.pool, self.journal, self.telemetry, keys, board, tuple(meters), settings,
+            self.store, self.pool, self.journal, self.telemetry, self.verifier, board, tuple(meters), settings,
             None if board.simulated else power_mode,
         )  # fmt: skip
         return Manager(
@@ -240,6 +244,10 @@ class Daemon:
         )
         self.reporter.bindings = bindings.statuses
         self._spawn(bindings.run())
+
+    def _plausible_time(self) -> float:
+        """Unix seconds; never before this code was written, nor before what a trusted message proved."""
+        return max(self.journal.now(), PLAUSIBLE_TIME)
 
     def _changed(self) -> None:
         self.reporter.changed()

@@ -163,21 +163,19 @@ def _deploy(args: argparse.Namespace) -> Deploy:
 
 
 def _trust(home: Home) -> Trust:
-    """The operator's keys, each for what its name says; TrustError when one kind is missing."""
+    """The operator's repository and key of commands; TrustError when one is missing."""
     from agent.config import Trust
-    from agent.fleet.keys import COMMANDS, PACKAGES, list_keys
+    from agent.fleet.keys import COMMANDS, list_keys
 
-    keys = list_keys(home)
-    trusted = {
-        what: tuple(str(key.public) for key in keys if key.name != other)
-        for what, other in ((PACKAGES, COMMANDS), (COMMANDS, PACKAGES))
-    }
-    for what, texts in trusted.items():
-        if not texts:
-            raise TrustError(
-                f"{home.keys} has no key that signs {what}; make it: {home.command(f'keys new {what}')}"
-            )
-    return Trust(package_keys=trusted[PACKAGES], command_keys=trusted[COMMANDS])
+    keys = tuple(str(key.public) for key in list_keys(home) if key.name == COMMANDS)
+    if not keys:
+        raise TrustError(
+            f"{home.keys} has no key that signs {COMMANDS}; make it: {home.command(f'keys new {COMMANDS}')}"
+        )
+    root = home.repo / "root.json"
+    if not root.exists():
+        raise TrustError(f"{root} is not there; make the repository: {home.command('repo init')}")
+    return Trust(root=root, command_keys=keys)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.app.daemon import Daemon
 from agent.config import Config, Deploy, Mqtt, Node, Paths, Serving, Telemetry, Trust
 from agent.errors import OverlaidError, one_line
+from agent.package.tuf.thread import ThreadVerifier
 from agent.serving.pool import MakeWorker
 from agent.types import BoardInfo
 from simulator.board import modelled_board
@@ -73,7 +74,7 @@ class SimNode:
             path.mkdir(mode=0o700, parents=True)
         _write_config(config)
         FaultFile(config.paths.runtime, load_profile(self.board)).write(seed, happenings)
-        self._daemon = Daemon(config, make_worker, _probe)
+        self._daemon = Daemon(config, make_worker, _probe, ThreadVerifier)
         self._task: asyncio.Task[None] | None = None
 
     @property

@@ -55,7 +55,8 @@ def test_the_environment_overrides_the_file(tmp_path: Path) -> None:
         ('[mqtt]\nhost = "b"\ncert = "c.pem"', "belong together"),
         ('[mqtt]\nhost = "b"\ncert = "c"\nkey = "k"', "needs ca"),
         ('[mqtt]\nhost = "b"\npassword = "p"\npassword_file = "f"', "not both"),
-        ('[trust]\npackage_keys = ["ed25519:AAAA"]', "32 bytes"),
+        ('[trust]\ncommand_keys = ["ed25519:AAAA"]', "32 bytes"),
+        ("[trust]\npackage_keys = []", "package_keys"),
         ('[trust]\ncommand_keys = ["rsa:AAAA"]', "not a public key"),
         ("[power]\nidle_w = 2.0", "idle_w and busy_w belong together"),
         ("[power]\nidle_w = 2.0\nbusy_w = 2.0", "busy_w must be more than idle_w"),
@@ -113,6 +114,8 @@ def test_a_password_file_is_read_when_it_is_needed(tmp_path: Path) -> None:
         config.mqtt.read_password()
 
 
-def test_trusted_keys_are_read(tmp_path: Path) -> None:
+def test_who_is_trusted_is_read(tmp_path: Path) -> None:
     key = str(PrivateKey.generate().public)
-    assert load(tmp_path, f'[trust]\npackage_keys = ["{key}"]').trust.package_keys == (key,)
+    trust = load(tmp_path, f'[trust]\nroot = "/etc/overlaid/root.json"\ncommand_keys = ["{key}"]').trust
+    assert (trust.root, trust.command_keys) == (Path("/etc/overlaid/root.json"), (key,))
+    assert load(tmp_path, "").trust.root is None

@@ -41,9 +41,9 @@ def test_noise_is_no_envelope(noise: bytes) -> None:
         unseal("command", noise, KEYS)
 
 
-def test_a_manifest_is_not_a_command() -> None:
-    envelope = json.loads(seal("manifest", b"{}", KEY))
-    with pytest.raises(MessageError, match="kind is 'manifest'"):
+def test_a_desired_state_is_not_a_command() -> None:
+    envelope = json.loads(seal("desired", b"{}", KEY))
+    with pytest.raises(MessageError, match="kind is 'desired'"):
         unseal("command", json.dumps(envelope).encode(), KEYS)
     envelope["kind"] = "command"
     with pytest.raises(BadSignature):

@@ -18,13 +18,13 @@ from agent.histogram import Histogram
 from agent.package.blocks import file_entry
 from agent.package.manifest import File, GoldenInputs, GoldenOutputs, Manifest, Variant
 from agent.package.store import Store
-from agent.package.verify import digest_of
+from agent.package.tuf.parent import MetadataSource
+from agent.package.verify import Trusted, digest_of
 from agent.serving.builds import Builds
 from agent.serving.events import PoolEvent, WorkerStatus
 from agent.serving.processes.building import Building
 from agent.serving.spec import WorkerSpec
 from agent.telemetry.writer import Telemetry
-from agent.trust import PrivateKey, keyring, seal
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -39,7 +39,6 @@ from agent.types import (
     TensorSpec,
 )
 
-KEY = PrivateKey.generate()
 BUDGET = Budget(20.0, 10.0)
 BOARD = BoardInfo(
     "local", False, (DeviceInfo("cpu", "cpu", "a CPU", (BackendInfo("onnxruntime", "1", ("onnx",)),)),)
@@ -48,21 +47,20 @@ BOARD = BoardInfo(
 
 @dataclass
 class Package:
-    """A signed package of one variant in memory."""
+    """A package of one variant in memory."""
 
-    envelope: bytes
+    encoded: bytes
     blocks: dict[str, bytes]
     model: str = "digits"
 
     @property
     def digest(self) -> str:
-        return digest_of(self.envelope)
+        return digest_of(self.encoded)
 
 
 def make_package(
     version: str,
     format_: str = "onnx",
-    key: PrivateKey = KEY,
     model: str = "digits",
     devices: tuple[str, ...] = ("cpu",),
     overlay: OverlayRef | None = None,
@@ -96,13 +94,13 @@ def make_package(
         ),
         files=files,
     )
-    return Package(seal("manifest", manifest.encode(), key), blocks, model)
+    return Package(manifest.encode(), blocks, model)
 
 
 def write_package(folder: Path, package: Package) -> Path:
     """The folder that ``overlaid fleet pack`` would have written."""
     (folder / "blocks").mkdir(parents=True)
-    (folder / "manifest.json").write_bytes(package.envelope)
+    (folder / "manifest.json").write_bytes(package.encoded)
     for sha, data in package.blocks.items():
         (folder / "blocks" / sha).write_bytes(data)
     return folder
@@ -120,6 +118,10 @@ class Source:
     turn: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
     deliveries: dict[str, Delivery] = field(default_factory=dict)
     hurried: list[str] = field(default_factory=list)
+    keep_newer = False
+
+    async def metadata(self, name: str, limit: int) -> bytes | None:
+        raise AssertionError(f"{name} ({limit}): the stand-in asks for nothing")
 
     async def fetch(
         self, digest: str, wanted: Mapping[str, int], deliver: Callable[[str, bytes], None]
@@ -131,13 +133,28 @@ class Source:
             if sha != digest and self.hold is not None and self.held.encode() in package.blocks[sha]:
                 await self.hold.wait()
             self.asked.append(sha)
-            deliver(sha, package.envelope if sha == digest else package.blocks[sha])
+            deliver(sha, package.encoded if sha == digest else package.blocks[sha])
 
     def delivery(self, digest: str) -> Delivery:
         return self.deliveries.get(digest, Delivery())
 
     def hurry(self, digest: str) -> None:
         self.hurried.append(digest)
+
+
+@dataclass
+class StandInVerifier:
+    """Lets everything be installed until ``refuses`` is set; ``asked``: name, version, and whether of a folder."""
+
+    refuses: OverlaidError | None = None
+    asked: list[tuple[str, str, bool]] = field(default_factory=list)
+
+    async def check(self, name: str, version: str, digest: str, source: MetadataSource) -> Trusted:
+        self.asked.append((name, version, source.keep_newer))
+        await asyncio.sleep(0)
+        if self.refuses is not None:
+            raise self.refuses
+        return Trusted(digest, "packages")
 
 
 @dataclass
@@ -270,6 +287,7 @@ class Rig:
     ) -> None:
         self.folder, self.source = folder, source
         self.pool = pool or StandInPool()
+        self.verifier = StandInVerifier()
         self.journal = Journal(folder / "state.db")
         self.telemetry = Telemetry(folder / "telemetry.db", 8)
         self.store = Store(folder / "store", 1 << 24)
@@ -279,7 +297,7 @@ class Rig:
             self.pool,  # type: ignore[arg-type]
             self.journal,
             self.telemetry,
-            keyring([KEY.public]),
+            self.verifier,
             board,
             (),
             settings,

@@ -12,7 +12,6 @@ from agent.deploy.journal import Deployment
 from agent.errors import DeviceLost, MessageError, StoreError, UsageError
 from agent.package.manifest import Block
 from agent.serving.spec import WorkerSpec
-from agent.trust import PrivateKey
 from agent.types import Binding, DesiredModel, DesiredState, Phase, State
 from tests.unit.deploy.rig import (
     BUDGET,
@@ -140,7 +139,6 @@ def test_a_failed_first_deployment_leaves_nothing_behind(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("package", "word"),
     [
-        (make_package("1.0.0", key=PrivateKey.generate()), "UnknownKey"),
         (make_package("1.0.0", format_="tflite"), "NoFeasibleCandidate"),
         (make_package("9.9.9"), "ManifestError"),  # another version than the desired state names
     ],

@@ -19,7 +19,6 @@ from agent.package.store import Store
 from agent.package.verify import VerifiedPackage
 from agent.placement.profile import Profile, cache
 from agent.telemetry.writer import Telemetry
-from agent.trust import keyring
 from agent.types import (
     BackendInfo,
     BoardInfo,
@@ -32,7 +31,7 @@ from agent.types import (
     Placement,
     Verdict,
 )
-from tests.unit.deploy.rig import KEY, Source, StandInPool, make_package
+from tests.unit.deploy.rig import Source, StandInPool, StandInVerifier, make_package
 
 ONNX = (BackendInfo("onnxruntime", "1.20", ("onnx",)),)
 NEWER = (BackendInfo("onnxruntime", "1.21", ("onnx",)),)
@@ -115,7 +114,7 @@ class Node:
     def res(self) -> Resources:
         settings = Settings("local", self.folder, 1, 1 << 20, 256, 0.05, 0.02, 5.0, self.phase_timeout_s)
         return Resources(
-            self.store, self.pool, self.journal, self.telemetry, keyring([KEY.public]), self.board,  # type: ignore[arg-type]
+            self.store, self.pool, self.journal, self.telemetry, StandInVerifier(), self.board,  # type: ignore[arg-type]
             self.meters, settings, None if self.power_mode is None else lambda: str(self.power_mode),
         )  # fmt: skip
 

@@ -1,11 +1,10 @@
 """A TUF repository in memory, made with python-tuf: root with three keys of which two must sign, targets that delegate
-to teams, snapshot and timestamp. Honest by itself; ``files`` is what a server would give, to be kept, mixed and damaged.
+to teams, snapshot and timestamp. Honest by itself; ``files`` is what a server would give, to be kept, mixed, damaged.
 """
 
 from __future__ import annotations
 
 import copy
-import itertools
 from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any
@@ -17,7 +16,6 @@ from tuf.api.metadata import (
     Delegations,
     Metadata,
     MetaFile,
-    Role,
     Root,
     Snapshot,
     TargetFile,
@@ -32,8 +30,8 @@ VALID_DAYS = {"root": 365, "targets": 365, "snapshot": 7, "timestamp": 7}  # tea
 
 
 class MadeRepository:
-    """``given``: the first root, as a node has it. ``signers``: the keys by role; ``metadata``: the newest of each role,
-    to be changed and then signed by ``renew``. ``asked``: the names that ``get`` was asked for."""
+    """``given``: the first root, as a node has it. ``signers``: the keys by role; ``metadata``: the newest of each
+    role, to be changed and then signed by ``renew``. ``asked``: the names that ``get`` was asked for."""
 
     def __init__(self, now: float = NOW) -> None:
         self.now = now
@@ -83,7 +81,9 @@ class MadeRepository:
                 self.metadata["snapshot"].signed.meta[f"{role}.json"] = self._meta_file(role, name)
         self.renew("snapshot")
         version = self.metadata["snapshot"].signed.version
-        self.metadata["timestamp"].signed.snapshot_meta = self._meta_file("snapshot", f"{version}.snapshot.json")
+        self.metadata["timestamp"].signed.snapshot_meta = self._meta_file(
+            "snapshot", f"{version}.snapshot.json"
+        )
         self.renew("timestamp")
 
     def renew(self, role: str, version: int | None = None) -> bytes:
@@ -129,7 +129,9 @@ class MadeRepository:
         self.write(role)
         if role == "snapshot":
             version = self.metadata[role].signed.version
-            self.metadata["timestamp"].signed.snapshot_meta = self._meta_file(role, f"{version}.snapshot.json")
+            self.metadata["timestamp"].signed.snapshot_meta = self._meta_file(
+                role, f"{version}.snapshot.json"
+            )
             self.renew("timestamp")
         else:
             self.publish()

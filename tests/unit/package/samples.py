@@ -9,31 +9,27 @@ from typing import Any
 
 from agent.package.blocks import file_entry
 from agent.package.manifest import Manifest, parse_manifest
-from agent.package.verify import VerifiedPackage, digest_of, verify_package
-from agent.trust import PrivateKey, keyring, seal
-
-KEY = PrivateKey.generate()
-KEYS = keyring([KEY.public])
+from agent.package.verify import Trusted, VerifiedPackage, digest_of, verify_package
 
 
 @dataclass(frozen=True)
 class Sample:
     manifest: Manifest
-    envelope: bytes
+    encoded: bytes
     blocks: dict[str, bytes]
     contents: dict[str, bytes]
 
     @property
     def digest(self) -> str:
-        return digest_of(self.envelope)
+        return digest_of(self.encoded)
 
     @property
     def package(self) -> VerifiedPackage:
-        return verify_package(self.envelope, KEYS)
+        return verify_package(self.encoded, Trusted(self.digest))
 
     def write(self, folder: Path) -> Path:
         (folder / "blocks").mkdir(parents=True)
-        (folder / "manifest.json").write_bytes(self.envelope)
+        (folder / "manifest.json").write_bytes(self.encoded)
         for sha, data in self.blocks.items():
             (folder / "blocks" / sha).write_bytes(data)
         return folder
@@ -78,7 +74,6 @@ def sample(
     weights: bytes = b"w" * 5000,
     name: str = "net",
     boundaries: tuple[int, ...] = (600,),
-    key: PrivateKey = KEY,
 ) -> Sample:
     entries: dict[str, Any] = {}
     blocks: dict[str, bytes] = {}
@@ -88,4 +83,4 @@ def sample(
         entries[file] = entry.model_dump()
         blocks.update(zip((block.sha256 for block in entry.blocks), pieces, strict=True))
     manifest = parse_manifest(json.dumps(fields(entries, version, name)).encode())
-    return Sample(manifest, seal("manifest", manifest.encode(), key), blocks, data)
+    return Sample(manifest, manifest.encode(), blocks, data)

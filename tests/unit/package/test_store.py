@@ -41,10 +41,10 @@ def test_a_package_is_assembled_and_is_on_the_disk_once(tmp_path: Path) -> None:
     store, package = Store(tmp_path / "store", CAP), sample()
     assert install(store, package) == len(package.blocks)
     assert is_whole(store, package)
-    assert store.manifest(package.digest) == package.envelope
+    assert store.manifest(package.digest) == package.encoded
     assert store.missing(package.manifest.files) == []
     assert not list((tmp_path / "store" / "arriving").iterdir())
-    assert store.used_bytes() < sum(map(len, package.contents.values())) + len(package.envelope) + 300
+    assert store.used_bytes() < sum(map(len, package.contents.values())) + len(package.encoded) + 300
 
 
 def test_missing_names_each_block_once_in_order(tmp_path: Path) -> None:
@@ -210,7 +210,7 @@ def test_an_unreadable_manifest_deletes_nobodys_files(tmp_path: Path) -> None:
     with pytest.raises(StoreError, match="damaged"):
         store.manifest(package.digest)
     store.put_manifest(package.package)
-    assert store.manifest(package.digest) == package.envelope
+    assert store.manifest(package.digest) == package.encoded
 
 
 def test_the_cap_is_named_with_its_numbers(tmp_path: Path) -> None:

@@ -74,7 +74,7 @@ class Known(Sample):
         return f"{self.manifest.name}@{self.manifest.version}"
 
 
-PACKAGES = [Known(each.manifest, each.envelope, each.blocks, each.contents) for each in MADE]
+PACKAGES = [Known(each.manifest, each.encoded, each.blocks, each.contents) for each in MADE]
 
 
 class Machine(RuleBasedStateMachine):
@@ -275,13 +275,13 @@ class Machine(RuleBasedStateMachine):
             for digest in (versions.current, versions.previous):
                 if digest is not None:
                     package = self.by_digest[digest]
-                    assert self.store.manifest(digest) == package.envelope
+                    assert self.store.manifest(digest) == package.encoded
                     for name, file in package.manifest.files.items():
                         assert self.store.path(file).read_bytes() == package.contents[name]
 
     @invariant()
     def it_is_bounded(self) -> None:
-        manifests = sum(len(package.envelope) for package in PACKAGES)
+        manifests = sum(len(package.encoded) for package in PACKAGES)
         assert self.store.used_bytes() <= self.cap + manifests + 1000
 
 

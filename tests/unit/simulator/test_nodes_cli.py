@@ -26,8 +26,9 @@ def home(tmp_path: Path) -> Home:
     """An operator's folder whose broker does not run."""
     home = Home(tmp_path / "fleet")
     home.write_settings("lab", {"host": "127.0.0.1", "port": free_port()})
-    for name in ("packages", "commands"):
-        new_key(home, name)
+    new_key(home, "commands")
+    home.repo.mkdir()
+    (home.repo / "root.json").write_text("{}")
     return home
 
 
@@ -63,6 +64,10 @@ def test_a_home_without_settings_or_keys_says_how_to_make_them(
     (home.keys / "commands.pem").unlink()
     text = refused(capsys, home, code=1)
     assert "overlaid fleet keys new commands" in text and str(home.path) in text
+    new_key(home, "commands")
+    (home.repo / "root.json").unlink()
+    text = refused(capsys, home, code=1)
+    assert "overlaid fleet repo init" in text and str(home.path) in text
 
 
 def test_a_broker_that_does_not_run_is_named_and_nothing_is_left(
@@ -106,7 +111,8 @@ def test_a_node_leaves_a_config_for_status_and_faults_that_holds_no_secret(
     assert [plan.board(index) for index in range(3)] == ["kv260", "rpi5", "kv260"]
     config = plan.config(tmp_path / 'a "b"', 1)
     assert (config.node.name, config.node.board, config.node.groups) == ("sim-001", "sim:rpi5", ("sim",))
-    assert config.serving.http == "" and config.trust.package_keys != config.trust.command_keys
+    assert config.serving.http == "" and config.trust.root == home.repo / "root.json"
+    assert len(config.trust.command_keys) == 1
 
     async def run() -> SimNode:
         node = SimNode(config, light_workers(Truth()), 0, [])
