@@ -136,6 +136,7 @@ class Daemon:
         if self.wire is not None:
             wire = self.wire
             self.reporter.delivery = lambda: wire.total
+            wire.changed = self.reporter.changed
         self.local = LocalOperations(self.reporter)
         self.control = ControlServer(runtime / "control.sock", self.local.handle)
         self.tasks: list[asyncio.Task[None]] = []

@@ -116,6 +116,7 @@ class WireSource:
         self._closers: set[asyncio.Task[None]] = set()
         self._metadata: MetadataFetcher | None = None
         self._metadata_counters = Counters()
+        self.changed: Callable[[], None] = lambda: None  # what a package waits for
 
     async def metadata(self, name: str, limit: int) -> bytes | None:
         """A file of the site's TUF repository, not verified; None when the repository has none. Waits through lost
@@ -175,28 +176,30 @@ class WireSource:
         package = self._package(digest)
         try:
             while why := self._closed(package):
-                if why != package.waits_for:
-                    package.wait_for(why)
+                self._wait_for(package, why)
                 self._hurry.clear()
                 await set_within(self._hurry, self._look_s)
         finally:
-            if package.waits_for:
-                package.wait_for("")
+            self._wait_for(package, "")
 
     @contextlib.asynccontextmanager
     async def _turn(self, digest: str) -> AsyncIterator[None]:
         package = self._package(digest)
         if self._turns.locked():
-            package.wait_for("waits for other downloads")
+            self._wait_for(package, "waits for other downloads")
         try:
             await self._turns.acquire()
         finally:
-            if package.waits_for:
-                package.wait_for("")
+            self._wait_for(package, "")
         try:
             yield
         finally:
             self._turns.release()
+
+    def _wait_for(self, package: _Package, what: str) -> None:
+        if what != package.waits_for:
+            package.wait_for(what)
+            self.changed()
 
     def _closed(self, package: _Package) -> str:
         why = self._hours.closed()
