@@ -129,8 +129,8 @@ class _Files(FetcherInterface):
         """What names the file must not have expired: fetching more would be of no use."""
         before = NAMED_BY.get(role, Snapshot.type)
         signed = None if role == Root.type else self.known(before)
-        if signed is not None and signed.is_expired(_date(self.request.now)):
-            raise problems.expired(_seen(before, signed), self.request.now)
+        if signed is not None and signed.is_expired(_date(self.request)):
+            raise problems.expired(_seen(before, signed), _date(self.request))
 
     def _own_timestamp(self) -> bytes:
         """The one that this node has seen, where that is newer: an old folder of a package is no attack."""
@@ -156,7 +156,7 @@ class _Updater(Updater):
             targets_max_length=TARGETS_LIMIT,
         )
         super().__init__(str(request.folder), "", fetcher=files, config=config, bootstrap=request.root)
-        self._trusted_set.reference_time = _date(request.now)
+        self._trusted_set.reference_time = _date(request)
 
     def known(self, role: str) -> Signed | None:
         """What was verified so far; it may have expired."""
@@ -206,10 +206,10 @@ def _explained(error: exceptions.RepositoryError, files: _Files) -> RepositoryEr
 
 
 def _expired(files: _Files, why: str) -> RepositoryError:
-    now = files.request.now
+    now = _date(files.request)
     for role in (Root.type, Timestamp.type, Snapshot.type):
         signed = files.known(role)
-        if signed is not None and signed.is_expired(_date(now)):
+        if signed is not None and signed.is_expired(now):
             return problems.expired(_seen(role, signed), now)
     seen = files.seen()  # targets, which are known only when they are valid
     return problems.mismatch(files.name, seen, why) if seen is None else problems.expired(seen, now)
@@ -238,5 +238,5 @@ def _seen(role: str, signed: Signed) -> Seen:
     return Seen(role, signed.version, signed.expires)
 
 
-def _date(now: float) -> datetime:
-    return datetime.fromtimestamp(min(max(now, 0.0), NO_YEAR_10000), timezone.utc)
+def _date(request: Request) -> datetime:
+    return datetime.fromtimestamp(min(max(request.now, 0.0), NO_YEAR_10000), timezone.utc)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import datetime
 
 from agent.errors import (
     MetadataDamaged,
@@ -39,12 +39,12 @@ def role_of(name: str) -> str:
     return rest or number
 
 
-def expired(seen: Seen, now: float) -> MetadataExpired:
-    """Freeze: nobody renewed it, or somebody keeps what is newer from this node. ``now``: Unix seconds."""
+def expired(seen: Seen, now: datetime) -> MetadataExpired:
+    """Freeze: nobody renewed it, or somebody keeps what is newer from this node."""
     renew = "overlaid fleet serve renews it" if seen.role in ONLINE else "renew it: overlaid fleet repo sign"
     return MetadataExpired(
         f"{seen} of the repository expired on {_minute(seen.expires)}, and this node's clock says "
-        f"{_minute(datetime.fromtimestamp(now, timezone.utc))}: nothing new is installed, what runs goes on. {renew}, "
+        f"{_minute(now)}: nothing new is installed, what runs goes on. {renew}, "
         "and a package folder needs overlaid fleet publish again; a clock that is wrong looks the same, and so does "
         "somebody who keeps newer metadata from this node"
     )

@@ -144,10 +144,10 @@ class MadeRepository:
         new = [*old[1:], CryptoSigner.generate_ed25519()]
         root.revoke_key(old[0].public_key.keyid, role)
         root.add_key(new[-1].public_key, role)
-        by_old = self.signers["root"][lost:]
+        able = [*self.signers["root"][lost:], *(new[-1:] if role == "root" else ())]
         self.signers[role] = new
         root.version += 1
-        self.write("root", dict.fromkeys([*by_old, *(new if role == "root" else ())]))
+        self.write("root", able)
         if role != "root":
             self.publish(*(() if role in ("snapshot", "timestamp") else (role,)))
 
