@@ -2,13 +2,13 @@
 
 One node: ``overlaid fleet serve``, mosquitto and a daemon of its own, new for each run, which is told to deploy the
 model by ``overlaid fleet deploy``. Its time is that of DOWNLOADING and VERIFYING as it recorded them: the connection
-for blocks, the signed manifest, every block checked, stored and synced, every file whole and its digest checked. Beside
-it ``mosquitto_pub`` → ``mosquitto_sub`` through a second mosquitto and nginx → curl, the same file, synced; the best
-of five each, taking turns, because what else a machine does only ever adds to a time. ``broker_peak_mb`` is the first
-mosquitto's peak after these runs; ``disk_write_ratio`` what the daemon has caused to be written (/proc/PID/io) from the
-order to SUCCEEDED over the package; ``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what
-it had before the order: the most of all runs. ``status_p99_ms``: how long one more daemon took to answer ``snapshot``
-meanwhile, asked every 20 ms.
+for metadata, its helper process, the connection for blocks, the manifest, every block checked, stored and synced,
+every file whole and its digest checked. Beside it ``mosquitto_pub`` → ``mosquitto_sub`` through a second mosquitto
+and nginx → curl, the same file, synced; the best of five each, taking turns, because what else a machine does only
+ever adds to a time. ``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
+daemon has caused to be written (/proc/PID/io) from the order to SUCCEEDED over the package;
+``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what it had before the order: the most
+of all runs. ``status_p99_ms``: how long one more daemon took to answer ``snapshot`` meanwhile, asked every 20 ms.
 
 Interruptions: ``refetched_windows`` is what the server sent beyond the package, in windows of 4 MiB, when the daemon
 is killed (SIGKILL) at half of the download and started again; ``broker_gap_s`` the longest time without a new block
@@ -30,7 +30,7 @@ from pathlib import Path
 from agent.fleet.home import Home
 from agent.fleet.repository import Repository
 from agent.link.window import MAX_BYTES
-from agent.package.verify import manifest_of
+from agent.package.manifest import parse_manifest
 from tests.bench import transfers
 from tests.bench.harness import Figure, main
 from tests.bench.transfers import BUDGET, Watch
@@ -74,11 +74,11 @@ def _publish(it: Stage, name: str, width: int) -> None:
 
 
 def _package_bytes(it: Stage, name: str) -> int:
-    """Of a package's distinct blocks and its signed manifest."""
+    """Of a package's distinct blocks and its manifest."""
     repository = Repository(Home(it.home).packages)
-    envelope = repository.envelope(repository.find(name, "1.0.0"))
-    blocks = {b.sha256: b.size for file in manifest_of(envelope).files.values() for b in file.blocks}
-    return sum(blocks.values()) + len(envelope)
+    manifest = repository.manifest(repository.find(name, "1.0.0"))
+    blocks = {b.sha256: b.size for file in parse_manifest(manifest).files.values() for b in file.blocks}
+    return sum(blocks.values()) + len(manifest)
 
 
 def _one_node(it: Stage, peer: Broker) -> dict[str, Figure]:

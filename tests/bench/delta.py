@@ -1,4 +1,4 @@
-"""What a node that has a model fetches of its next version, over that version's bytes: new blocks and signed manifest.
+"""What a node that has a model fetches of its next version, over that version's bytes: new blocks and manifest.
 
 Convolutions and a dense layer, 3.1 million random weights, the dense layer a tenth of them: float32 and INT8 in ONNX's
 QDQ form, and the INT8 tensors as TFLite. Each is exported anew: with longer names for everything, with its tensors in

@@ -77,10 +77,8 @@ def measure() -> Mapping[str, Figure]:
 
 
 def deploy(it: Stage, node: Node, model: Model) -> None:
-    """Pack a model and deploy it on a node; returns when it serves."""
-    package = it.folder / f"package-{model.name}"
-    it.fleet("pack", str(model.folder), "-o", str(package))
-    node.run("deploy", str(package), *BUDGET)
+    """Publish a model and deploy it on a node; returns when it serves."""
+    node.run("deploy", str(it.publish(model.folder)), *BUDGET)
     wait_until(f"model {model.name}", lambda: (node.model(model.name) or {}).get("state") == "SUCCEEDED")
 
 

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults import control
+from tests.faults.daemon import Broken
 from tests.faults.kills import Tally, kills, measure, mend
-from tests.faults.lane import Broken, Lane
+from tests.faults.lane import Lane
 from tests.faults.launcher import PHASES
 from tests.faults.matrix import Case, cases
 from tests.system.stage import StageError
@@ -112,7 +113,7 @@ def _wait(threads: list[threading.Thread], run: Run, show: bool) -> None:
 
 def _work(lane: Lane, work: queue.SimpleQueue[Case | int], run: Run, seed: int) -> None:
     try:
-        lane.start()
+        lane.daemon.start()
         measure(lane, run.tally)
         measure(lane, run.tally)
         while time.monotonic() < run.end:

@@ -75,7 +75,7 @@ class Page:
         return self._get("seen")
 
     def concern(self, pid: int) -> None:
-        """This process from now on."""
+        """The session of this process, its leader, from now on."""
         self._put("pid", pid)
 
     def set_clock(self, off_s: float) -> None:

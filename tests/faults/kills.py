@@ -9,7 +9,8 @@ import time
 from dataclasses import dataclass, field
 
 from tests.faults.control import Mode
-from tests.faults.lane import FINAL, Broken, Lane
+from tests.faults.daemon import Broken
+from tests.faults.lane import FINAL, Lane
 from tests.system.stage import StageError
 
 PATIENCE_S = 30.0
@@ -55,26 +56,26 @@ def _one(lane: Lane, chance: random.Random, tally: Tally) -> str:
     old = lane.serves()
     in_start = chance.random() < RESTARTS
     if in_start:
-        lane.kill()
+        lane.daemon.kill()
     by_call = chance.random() < 0.6
     if by_call:
         how = chance.choice([Mode.KILL_BEFORE, Mode.KILL_AFTER])
         lane.page.strike(how, at=chance.randint(1, int(tally.usual_calls * 0.9)))
     new = lane.deploy()
     if in_start:
-        lane.start(wait=False)
+        lane.daemon.start(wait=False)
     if by_call:
         _wait_for_the_strike(lane)
     else:
         time.sleep(chance.uniform(0, tally.usual_s * 0.9))
-    lane.kill()
+    lane.daemon.kill()
     lane.page.heal()
     rows = lane.journalled()
     where = rows[-1][3] or rows[-1][2] if rows and rows[-1][1] == new else "before"
     if rows and rows[-1][1] == new and rows[-1][2] in FINAL:
         where = "after"
     tally.phases[where] = tally.phases.get(where, 0) + 1
-    lane.start(wait=False)
+    lane.daemon.start(wait=False)
     first = lane.serves()
     if first not in (old, new):
         raise Broken(f"killed in {where}: {first} serves, neither {old} nor {new}")
@@ -92,7 +93,7 @@ def _one(lane: Lane, chance: random.Random, tally: Tally) -> str:
 def _wait_for_the_strike(lane: Lane) -> None:
     """Until the shim has killed it, or the deployment has ended without that many calls."""
     deadline = time.monotonic() + PATIENCE_S
-    while lane.alive() and time.monotonic() < deadline:
+    while lane.daemon.alive() and time.monotonic() < deadline:
         model = None if lane.page.struck else lane.model()
         if model is not None and model.version == lane.wanted and model.state in FINAL:
             return
@@ -111,7 +112,7 @@ def mend(lane: Lane) -> None:
     """Begin anew as well as may be."""
     lane.page.heal()
     lane.page.stop_in()
-    lane.kill()
-    lane.start()
+    lane.daemon.kill()
+    lane.daemon.start()
     lane.deploy()
     lane.settled()

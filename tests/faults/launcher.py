@@ -2,6 +2,8 @@
 tests.faults.launcher CONFIG LOG HOOK``. On its standard input ``start`` is answered with a pid, ``kill`` with nothing.
 
 What it adds to a daemon: having journalled a phase that the page asks for, it says so on the socket HOOK and waits.
+DOWNLOADING is two: METADATA, when the helper that verifies the repository's metadata asks for its first file, and
+DOWNLOADING, when that has ended and the package is next.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import signal
 import socket
 import sys
 import traceback
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -20,11 +23,22 @@ from agent.cli.logs import start_logging
 from agent.config import load_config
 from agent.deploy.journal import Journal
 from agent.devices.probe import probe_board
+from agent.package.tuf.parent import HelperVerifier, MetadataSource
+from agent.package.verify import Trusted
 from agent.serving.processes.prctl import die_with_parent
-from agent.types import BoardInfo
+from agent.types import BoardInfo, Phase
 from tests.faults.control import page_of_this_process
 
-PHASES = ("QUEUED", "DOWNLOADING", "VERIFYING", "PROFILING", "ACTIVATING", "SOAKING", "ROLLING_BACK")
+PHASES = (
+    "QUEUED",
+    "METADATA",
+    "DOWNLOADING",
+    "VERIFYING",
+    "PROFILING",
+    "ACTIVATING",
+    "SOAKING",
+    "ROLLING_BACK",
+)
 
 
 def main(config: Path, log: Path, hook: str) -> None:
@@ -73,7 +87,7 @@ def _daemon(config: Path, log: Path, hook: str, board: BoardInfo) -> NoReturn:
 
 def _stop_in_phases(hook: str) -> None:
     page = page_of_this_process()
-    queue, enter = Journal.queue, Journal.enter
+    queue, enter, check = Journal.queue, Journal.enter, HelperVerifier.check
 
     def stop(phase: str) -> None:
         if page.stops_in(PHASES.index(phase)):
@@ -89,10 +103,31 @@ def _stop_in_phases(hook: str) -> None:
 
     def stopping_enter(self: Journal, deployment: Any, phase: Any, *args: Any) -> None:
         enter(self, deployment, phase, *args)
-        stop(phase.value)
+        if phase is not Phase.DOWNLOADING:
+            stop(phase.value)
+
+    async def stopping_check(
+        self: HelperVerifier, name: str, version: str, digest: str, source: MetadataSource
+    ) -> Trusted:
+        trusted = await check(self, name, version, digest, StoppingSource(source))
+        stop("DOWNLOADING")
+        return trusted
+
+    @dataclass(frozen=True)
+    class StoppingSource:
+        source: MetadataSource
+
+        @property
+        def keep_newer(self) -> bool:
+            return self.source.keep_newer
+
+        async def metadata(self, name: str, limit: int) -> bytes | None:
+            stop("METADATA")
+            return await self.source.metadata(name, limit)
 
     setattr(Journal, "queue", stopping_queue)  # noqa: B010
     setattr(Journal, "enter", stopping_enter)  # noqa: B010
+    setattr(HelperVerifier, "check", stopping_check)  # noqa: B010
 
 
 if __name__ == "__main__":

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
-import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -13,162 +11,11 @@ from functools import partial
 
 from agent.deploy.ledger import HEALING
 from agent.deploy.standing import MAX_STARTS
-from tests.faults.control import Mode
-from tests.faults.lane import FINAL, Broken, Lane, signal_all
+from tests.faults.daemon import Broken
+from tests.faults.lane import FINAL, Lane
 from tests.faults.launcher import PHASES
-
-YEAR_S = 365.0 * 86_400
-HOLD_S = 1.5  # how long a disk stays full
-WATCHDOG_S = 1.0  # systemd's is longer
-FLAPS_S = (0.1, 2.3, 2.6)
-
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """``strike`` does it while the daemon waits in the phase; what it returns ends it, once the daemon went on.
-
-    ``down``: nobody serves for a while.
-    """
-
-    name: str
-    strike: Callable[[Lane, str], Callable[[Lane], None] | None]
-    down: bool = False
-
-
-def _kill(lane: Lane, _phase: str) -> None:
-    lane.kill()
-    lane.start(wait=False)
-
-
-def _error(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    lane.page.strike(Mode.FAIL_ONCE, error=errno.EIO)
-    return lambda _: None
-
-
-def _full(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    lane.page.strike(Mode.FAIL_ALL, error=errno.ENOSPC)
-    return _after_a_while
-
-
-def _read_only(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    lane.page.strike(Mode.FAIL_ALL, error=errno.EROFS, only="state.db")
-    return _after_a_while
-
-
-def _all_read_only(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    lane.page.strike(Mode.FAIL_ALL, error=errno.EROFS)
-    return _after_a_while
-
-
-def _restarted(
-    fault: Callable[[Lane, str], Callable[[Lane], None]],
-) -> Callable[[Lane, str], Callable[[Lane], None]]:
-    """The daemon dies of it, so it starts with the fault still there, and serves."""
-
-    def strike(lane: Lane, phase: str) -> Callable[[Lane], None]:
-        after = fault(lane, phase)
-        lane.kill()
-        lane.start(wait=False)
-        lane.serves()
-        return after
-
-    return strike
-
-
-def _after_a_while(lane: Lane) -> None:
-    time.sleep(HOLD_S)
-    lane.page.heal()
-
-
-def _hang(lane: Lane, phase: str) -> Callable[[Lane], None]:
-    """What the phase waits for does not answer: disk, server, worker."""
-    if phase == "QUEUED":
-        lane.page.strike(Mode.HANG)
-        return _watchdog
-    if phase == "DOWNLOADING":
-        assert lane.stage.server is not None
-        lane.stage.server.send_signal(signal.SIGSTOP)
-        return _until_final_then(partial(lane.stage.server.send_signal, signal.SIGCONT))
-    if phase == "VERIFYING":
-        lane.page.strike(Mode.HANG, only="/files/")
-        return _until_final_then(lane.page.heal)
-    stopped = [pid for pid, _ in lane.own()]
-    if phase in ("SOAKING", "ROLLING_BACK"):
-        stopped = stopped[-1:]  # the new version's, or what answers now
-    signal_all(stopped, signal.SIGSTOP)
-    return _until_final_then(partial(signal_all, stopped, signal.SIGCONT))
-
-
-def _watchdog(lane: Lane) -> None:
-    time.sleep(WATCHDOG_S)
-    if lane.page.struck:
-        lane.kill()
-        lane.page.heal()
-        lane.start(wait=False)
-    lane.page.heal()
-
-
-def _until_final_then(heal: Callable[[], object]) -> Callable[[Lane], None]:
-    def work(lane: Lane) -> None:
-        try:
-            lane.settled()
-        finally:
-            heal()
-
-    return work
-
-
-def _workers(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    """All that the kernel ends when memory is out: zygotes and workers."""
-    signal_all([pid for pid, _ in lane.own()])
-    return lambda _: None
-
-
-def _broker(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    lane.broker.kill()
-
-    def work(lane: Lane) -> None:
-        time.sleep(0.3)
-        lane.broker.start()
-
-    return work
-
-
-def _flapping(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-    def work(lane: Lane) -> None:
-        for pause in FLAPS_S:
-            time.sleep(pause)
-            lane.proxy.cut()
-
-    return work
-
-
-def _clock(off_s: Callable[[], float]) -> Callable[[Lane, str], Callable[[Lane], None]]:
-    """Until the deployment is over and, in between, a restart."""
-
-    def strike(lane: Lane, _phase: str) -> Callable[[Lane], None]:
-        lane.page.set_clock(off_s())
-        return _until_final_then(lambda: lane.page.set_clock(0.0))
-
-    return strike
-
-
-FAULTS = (
-    Fault("kill -9", _kill, down=True),
-    Fault("error", _error),
-    Fault("hang", _hang, down=True),
-    Fault("workers killed", _workers, down=True),
-    Fault("ENOSPC", _full),
-    Fault("read-only database", _read_only),
-    Fault("start on full disk", _restarted(_full), down=True),
-    Fault("start read-only", _restarted(_read_only), down=True),
-    Fault("start, all read-only", _restarted(_all_read_only), down=True),
-    Fault("broker killed", _broker),
-    Fault("link flapping", _flapping),
-    Fault("clock at 1970", _clock(lambda: 100.0 - time.time())),
-    Fault("clock +1 year", _clock(lambda: YEAR_S)),
-    Fault("clock -1 year", _clock(lambda: -YEAR_S)),
-)
+from tests.faults.processes import signal_all
+from tests.faults.strikes import FAULTS, OF_METADATA, Fault
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +30,7 @@ class Case:
 def cases(fault: str = "", phase: str = "") -> list[Case]:
     """Those whose names contain these."""
     found = [Case(f.name, p, partial(_in_phase, fault=f, phase=p)) for p in PHASES for f in FAULTS]
+    found += [Case(f.name, "METADATA", partial(_in_phase, fault=f, phase="METADATA")) for f in OF_METADATA]
     found.append(Case("reboot loop", "in service", _reboot_loop))
     return [case for case in found if fault in case.fault and phase in case.phase]
 
@@ -198,7 +46,7 @@ def _in_phase(lane: Lane, fault: Fault, phase: str) -> str:
         lane.page.heal()
         lane.page.stop_in()
         lane.page.set_clock(0.0)
-        lane.go_on()
+        lane.daemon.go_on()
     return state
 
 
@@ -208,12 +56,12 @@ def _reboot_loop(lane: Lane) -> str:
     _succeeds(lane)
     new = lane.wanted
     for _ in range(MAX_STARTS):
-        lane.kill()
-        lane.start()
+        lane.daemon.kill()
+        lane.daemon.start()
         if lane.serves() != new:
             raise Broken(f"{old} serves too early: {lane.model()}")
-    lane.kill()
-    lane.start()
+    lane.daemon.kill()
+    lane.daemon.start()
     model = lane.check({old})
     if model.state != "FAILED" or "again" not in model.why:
         raise Broken(f"went back, but says {model}")
@@ -226,14 +74,14 @@ def _strike(lane: Lane, fault: Fault, phase: str, old: str, allowed: set[str]) -
     new = lane.next_version()
     allowed |= {old, new}
     lane.deploy(new)
-    lane.stopped()
+    lane.daemon.stopped()
     if phase == "ROLLING_BACK":
         lane.page.stop_in(PHASES.index(phase))
-        signal_all([lane.own()[-1][0]])  # the new version's worker
-        lane.go_on()
-        lane.stopped()
+        signal_all([lane.daemon.own()[-1][0]])  # the new version's worker
+        lane.daemon.go_on()
+        lane.daemon.stopped()
     after = fault.strike(lane, phase)
-    lane.go_on()
+    lane.daemon.go_on()
     if after is not None:
         after(lane)
     return lane.check({old, new}).state
@@ -249,8 +97,8 @@ def _remembers(lane: Lane) -> None:
         time.sleep(0.2)
     before, known = lane.model(), len(lane.journalled())
     version = lane.serves()
-    lane.kill()
-    lane.start()
+    lane.daemon.kill()
+    lane.daemon.start()
     again = lane.serves()
     if before is None or before.state == "TIMED_OUT" or before.why.startswith(HEALING):
         lane.check({version, lane.wanted})

@@ -1,6 +1,6 @@
-/* Faults below the C library, for one process (`pid`) and files below one folder (`prefix`), as told by a shared page.
- * Calls that change files are counted; at the one that brings `left` to 0 the process is killed, the call fails, or
- * hangs. The wall clock is off by `clock_ns` in every process that has this loaded. Python and SQLite both come by here. */
+/* Faults below the C library, for the processes of one session (`pid` leads it) and files below one folder (`prefix`),
+ * as told by a shared page. Calls that change files are counted; at the one that brings `left` to 0 the leader and the
+ * caller are killed, the call fails, or hangs. The wall clock is off by `clock_ns` in every process that has this loaded. Python and SQLite both come by here. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -40,9 +40,16 @@ static int concerns(const char *path) {
   return strncmp(path, page->prefix, strlen(page->prefix)) == 0 && (!page->only[0] || strstr(path, page->only));
 }
 
+static int ours(void) { return page->pid && page->pid == getsid(0); }
+
+static void die(void) {
+  kill(page->pid, SIGKILL);
+  kill(getpid(), SIGKILL);
+}
+
 static int fd_concerns(int fd) {
   char link[32], path[512];
-  if (!page->pid || page->pid != getpid()) return 0;
+  if (!ours()) return 0;
   snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
   ssize_t n = readlink(link, path, sizeof path - 1);
   if (n <= 0) return 0;
@@ -50,7 +57,7 @@ static int fd_concerns(int fd) {
   return concerns(path);
 }
 
-static int path_concerns(const char *path) { return page->pid && page->pid == getpid() && path && concerns(path); }
+static int path_concerns(const char *path) { return path && ours() && concerns(path); }
 
 /* What is to happen to a call: 0 nothing, -1 it fails (errno is set), 1 kill after half of it. */
 static int strike(int takes_space) {
@@ -69,7 +76,7 @@ static int strike(int takes_space) {
   if (__atomic_sub_fetch(&page->left, 1, __ATOMIC_SEQ_CST) != 0) return 0;
   page->struck = 1;
   switch (page->mode) {
-    case KILL_BEFORE: kill(getpid(), SIGKILL); return 0;
+    case KILL_BEFORE: die(); return 0;
     case KILL_AFTER: return 1;
     case FAIL_ONCE: page->mode = COUNT; errno = page->error; return -1;
     case HANG: while (page->mode == HANG) usleep(20000); errno = saved; return 0;
@@ -79,7 +86,7 @@ static int strike(int takes_space) {
 
 #define REAL(name) ((__typeof__(&name))real_##name)
 #define FIND(name) static void *real_##name; if (!real_##name) real_##name = dlsym(RTLD_NEXT, #name)
-#define DIE() do { kill(getpid(), SIGKILL); } while (1)
+#define DIE() do { die(); } while (1)
 #define AROUND(type, name, concerned, space, arguments, half) \
   FIND(name); \
   if (!(concerned)) return REAL(name) arguments; \

@@ -44,7 +44,7 @@ def soak(seconds: float) -> int:
         node.start()
         assert node.process is not None
         for model in MODELS:
-            node.run("deploy", pack(it, model, 1), *BUDGET)
+            node.run("deploy", package(it, model, 1), *BUDGET)
         load, watch = Load(node.port, node.runtime, "steady"), Watch(node.process.pid)
         before = watch.look()
         load.start(*MODELS)
@@ -73,15 +73,14 @@ def settled(before: object, watch: Watch) -> bool:
     return isinstance(before, dict) and now["daemon"].descriptors <= before["daemon"].descriptors
 
 
-def pack(it: Stage, model: str, version: int) -> str:
+def package(it: Stage, model: str, version: int) -> str:
     """The package of the digits model under another name and version."""
-    source, out = it.folder / f"{model}-{version}", it.folder / f"package-{model}-{version}"
+    source = it.folder / f"{model}-{version}"
     shutil.copytree(DIGITS, source)
     text = (source / "model.toml").read_text()
     text = text.replace('name = "digits"', f'name = "{model}"', 1).replace('"1.0.0"', f'"{version}.0.0"', 1)
     (source / "model.toml").write_text(text)
-    it.fleet("pack", str(source), "-o", str(out))
-    return str(out)
+    return str(it.publish(source))
 
 
 class Chaos:
@@ -89,7 +88,7 @@ class Chaos:
 
     def __init__(self, it: Stage, node: Node) -> None:
         self._node = node
-        self._packages = [pack(it, "restless", version) for version in (2, 3)]
+        self._packages = [package(it, "restless", version) for version in (2, 3)]
         self._rng = random.Random(1)
 
     def crash(self) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -153,7 +154,7 @@ def run_overlaid(
 
 @dataclass(slots=True)
 class Stage:
-    """A broker, an operator's home with two keys, ``fleet serve``, and nodes that trust it."""
+    """A broker, an operator's home with its keys and its repository, ``fleet serve``, and nodes that trust it."""
 
     folder: Path
     broker: Broker
@@ -173,16 +174,19 @@ class Stage:
         return run_overlaid("fleet", *args, "--home", str(self.home), check=check, timeout_s=timeout_s)
 
     def prepare(self) -> None:
-        """Make the operator's home and keys."""
+        """Make the operator's home, the key for commands and the repository, offline keys included."""
         login = self.logins.get("operator", {})
         options = [part for key, value in login.items() for part in (f"--{key.replace('_', '-')}", value)]
         self.fleet("init", "--site", SITE, "--broker", f"{self.broker.host}:{self.broker.port}", *options)
-        for name in ("packages", "commands"):
-            self.fleet("keys", "new", name)
+        self.fleet("keys", "new", "commands")
+        self.fleet("repo", "init")
 
-    def key(self, name: str) -> str:
-        """The public key's text form."""
-        return str(json.loads(self.fleet("keys", "show", name, "--json").stdout)["public"])
+    def trust(self, folder: Path) -> str:
+        """The config's ``[trust]``, with a copy of the root as it is now in ``folder``."""
+        root = folder / "root.json"
+        shutil.copy(self.home / "repo/root.json", root)
+        commands = json.loads(self.fleet("keys", "show", "commands", "--json").stdout)["public"]
+        return f'[trust]\nroot = "{root}"\ncommand_keys = ["{commands}"]\n'
 
     def serve(self, *options: str) -> None:
         """Start ``overlaid fleet serve``."""
@@ -205,18 +209,18 @@ class Stage:
         node.config.write_text(
             f'[node]\nsite = "{SITE}"\nname = "{name}"\ngroups = ["all"]\nboard = "{board}"\n'
             f'[paths]\nstate = "{node.state}"\nruntime = "{node.runtime}"\n{broker}'
-            f'[trust]\npackage_keys = ["{self.key("packages")}"]\ncommand_keys = ["{self.key("commands")}"]\n'
-            f'[serving]\nhttp = "127.0.0.1:{node.port}"\n'
+            f'{self.trust(node.folder)}[serving]\nhttp = "127.0.0.1:{node.port}"\n'
             f"[deploy]\nsoak_s = 1.0\nprofile_s = 0.5\n{extra}"
         )
         self.nodes.append(node)
         return node
 
-    def publish(self, model_dir: Path, *pack_options: str) -> None:
-        """Pack and publish a model folder."""
+    def publish(self, model_dir: Path, *pack_options: str) -> Path:
+        """Pack and publish a model folder; the package's folder, which `overlaid deploy` takes."""
         out = self.folder / f"package-{time.monotonic_ns()}"
         self.fleet("pack", str(model_dir), "-o", str(out), *pack_options)
         self.fleet("publish", str(out))
+        return out
 
     def close(self) -> None:
         """Stop everything that the stage started."""

@@ -27,8 +27,7 @@ def it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
 def node(it: Stage) -> Node:
     node = it.node("n1", mqtt=False)
     node.start()
-    it.fleet("pack", str(DIGITS), "-o", str(it.folder / "digits"))
-    node.run("deploy", str(it.folder / "digits"), *BUDGET)
+    node.run("deploy", str(it.publish(DIGITS)), *BUDGET)
     return node
 
 
@@ -65,8 +64,7 @@ def test_tritonclient_infers_with_json_and_binary_tensors(
 @pytest.fixture(scope="module")
 def words(it: Stage, node: Node) -> str:
     """A model with strings."""
-    it.fleet("pack", str(make_words(it.folder / "words-model")), "-o", str(it.folder / "words"))
-    node.run("deploy", str(it.folder / "words"), *BUDGET)
+    node.run("deploy", str(it.publish(make_words(it.folder / "words-model"))), *BUDGET)
     return "words"
 
 
@@ -109,8 +107,7 @@ def test_mlperf_tiny_answers_bit_for_bit_as_litert(
     it: Stage, node: Node, client: InferenceServerClient, name: str
 ) -> None:
     folder = mlperf.make_folder(it.folder / name, name)
-    it.fleet("pack", str(folder), "-o", str(it.folder / f"{name}-package"))
-    node.run("deploy", str(it.folder / f"{name}-package"), *BUDGET)
+    node.run("deploy", str(it.publish(folder)), *BUDGET)
     reference = mlperf.Reference(mlperf.MODELS[name])
     rng = np.random.default_rng(7)
     for value in [*mlperf.real_inputs(name), *(reference.random_input(rng) for _ in range(5))]:

@@ -8,6 +8,8 @@ from tests.faults.__main__ import play
 from tests.faults.matrix import cases
 
 CHOSEN = (
+    ("helper killed", "METADATA"),
+    ("clock +1 year", "QUEUED"),
     ("kill -9", "ACTIVATING"),
     ("kill -9", "ROLLING_BACK"),
     ("error", "SOAKING"),

@@ -223,8 +223,7 @@ def test_telemetry_has_it_all(node: Node) -> None:
 def test_a_node_without_a_broker_takes_a_local_package(it: Stage, tmp_path: Path) -> None:
     node = it.node("lonely", mqtt=False)
     node.start()
-    it.fleet("pack", str(DIGITS), "-o", str(tmp_path / "digits"))
-    node.run("deploy", str(tmp_path / "digits"), *BUDGET)
+    node.run("deploy", str(it.publish(DIGITS)), *BUDGET)
     deployed(node)
     assert accuracy(node, 20) > 0.8
     node.run("undeploy", "digits")

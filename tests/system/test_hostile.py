@@ -33,7 +33,7 @@ class Scene:
     node: Node
     pid: int
     commands: PrivateKey
-    packages: PrivateKey
+    team: PrivateKey
 
     def send(self, topic: str, payload: bytes, *, retain: bool = False) -> None:
         command = ["mosquitto_pub", "-h", self.it.broker.host, "-p", str(self.it.broker.port), "-t", topic]
@@ -86,7 +86,7 @@ BAD_DESIRED: dict[str, tuple[str, Callable[[Scene], bytes]]] = {
     "noise": ("MessageError", lambda s: b"\x00\xff" * 100),
     "oversized": ("MessageError", lambda s: b" " * 300_000),
     "by a stranger": ("UnknownKey", lambda s: sign(desired(900), STRANGER)),
-    "by the package key": ("UnknownKey", lambda s: sign(desired(900), s.packages)),
+    "by a team's key": ("UnknownKey", lambda s: sign(desired(900), s.team)),
     "for another node": ("WrongTarget", lambda s: sign(desired(900, Target(SITE, "n2")), s.commands)),
     "for a group": ("WrongTarget", lambda s: sign(desired(900, Target(SITE, "all", group=True)), s.commands)),
     "expired": ("Expired", lambda s: sign(desired(900, N1, 1000.0), s.commands)),
@@ -160,7 +160,7 @@ def test_bad_commands_are_rejected_by_name(scene: Scene) -> None:
     cases = {
         "unsigned": ("MessageError", command(far, "c-1").encode()),
         "stranger": ("UnknownKey", sign(command(far, "c-2"), STRANGER)),
-        "package key": ("UnknownKey", sign(command(far, "c-3"), scene.packages)),
+        "a team's key": ("UnknownKey", sign(command(far, "c-3"), scene.team)),
         "expired": ("Expired", sign(command(far, "c-4", expires=1000.0), scene.commands)),
         "elsewhere": ("WrongTarget", sign(command(far, "c-5", Target(SITE, "n2")), scene.commands)),
     }

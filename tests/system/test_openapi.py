@@ -31,9 +31,8 @@ def node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Node]:
     monkeypatch.setenv("OVERLAID_SERVING_SHARED_MEMORY", "true")
     with stage(tmp_path) as it:
         node = it.node("n1", mqtt=False)
-        it.fleet("pack", str(DIGITS), "-o", str(tmp_path / "digits"))
         node.start()
-        node.run("deploy", str(tmp_path / "digits"), "--latency-p99", "1s", "--rate", "1/s")
+        node.run("deploy", str(it.publish(DIGITS)), "--latency-p99", "1s", "--rate", "1/s")
         yield node
 
 

@@ -21,9 +21,8 @@ CARD = "#models > li"
 def node(tmp_path: Path) -> Iterator[Node]:
     with stage(tmp_path) as it:
         node = it.node("bench-7", "[power]\ncap_w = 12.5\nsample_s = 0.5\n", mqtt=False, board="sim:rpi5")
-        it.fleet("pack", str(DIGITS), "-o", str(tmp_path / "digits"))
         node.start()
-        node.run("deploy", str(tmp_path / "digits"), "--latency-p99", "40ms", "--rate", "10/s")
+        node.run("deploy", str(it.publish(DIGITS)), "--latency-p99", "40ms", "--rate", "10/s")
         yield node
 
 

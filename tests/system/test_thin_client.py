@@ -45,8 +45,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
             node.config.read_text().replace("[serving]", "[serving]\nshared_memory = true")
         )
         node.start()
-        it.fleet("pack", str(DIGITS), "-o", str(it.folder / "digits"))
-        node.run("deploy", str(it.folder / "digits"), *BUDGET)
+        node.run("deploy", str(it.publish(DIGITS)), *BUDGET)
         yield node
 
 
