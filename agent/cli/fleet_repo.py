@@ -11,8 +11,9 @@ from agent.cli.fleet_package import add_package, publish_package
 from agent.cli.output import Commands, add_json, print_json, print_table, print_wrapped
 
 if TYPE_CHECKING:
-    from agent.fleet.home import Home
-    from agent.fleet.repo.repo import Outcome
+    from collections.abc import Callable
+
+    from agent.fleet.repo.repo import Outcome, Repo
     from agent.fleet.repo.status import RepoStatus, RoleStatus
 
 ROTATE = """Replace the keys of a role, all of them or the one that is lost. Roles: root (2 of 3 keys, offline), targets
@@ -81,7 +82,7 @@ def _init(args: argparse.Namespace) -> int:
     outcome = Repo(home).init(args.offline, args.team)
     root = home.repo / "root.json"
     if args.json:
-        print_json({"root": root, "made": outcome.made, "published": outcome.published})
+        print_json({"root": str(root), "made": outcome.made, "published": outcome.published})
         return 0
     print(f"made {home.repo} and {len(outcome.made)} keys:")
     for path in outcome.made:
@@ -90,7 +91,7 @@ def _init(args: argparse.Namespace) -> int:
         f'next: copy {root} to each node and name it in its config: [trust] root = "/etc/overlaid/root.json"'
     )
     print(
-        f"      move {outcome.made[0].parent} to a safe place: whoever has 2 keys of root, or that of targets, "
+        f"      move {args.offline or home.offline} to a safe place: whoever has 2 keys of root, or that of targets, "
         "decides what nodes install"
     )
     print(f"      {home.command('publish OUT')}")
@@ -98,43 +99,40 @@ def _init(args: argparse.Namespace) -> int:
 
 
 def _delegate(args: argparse.Namespace) -> int:
-    from agent.fleet.home import Home
-    from agent.fleet.repo import Repo
-
-    home = Home(args.home)
-    return _print_outcome(Repo(home).delegate(args.team, args.patterns, args.offline), home, args.json)
+    return _change(args, lambda repo: repo.delegate(args.team, args.patterns, args.offline))
 
 
 def _sign(args: argparse.Namespace) -> int:
-    from agent.fleet.home import Home
-    from agent.fleet.repo import Repo
-
-    home = Home(args.home)
-    return _print_outcome(Repo(home).sign(args.offline), home, args.json)
+    return _change(args, lambda repo: repo.sign(args.offline))
 
 
 def _rotate(args: argparse.Namespace) -> int:
+    return _change(args, lambda repo: repo.rotate(args.role, args.offline, args.lost))
+
+
+def _change(args: argparse.Namespace, change: Callable[[Repo], Outcome]) -> int:
+    """Say what a change of what is signed offline did, and what to do next."""
     from agent.fleet.home import Home
     from agent.fleet.repo import Repo
 
-    home = Home(args.home)
-    return _print_outcome(Repo(home).rotate(args.role, args.offline, args.lost), home, args.json)
-
-
-def _print_outcome(outcome: Outcome, home: Home, as_json: bool) -> int:
-    if as_json:
+    repo = Repo(Home(args.home))
+    outcome = change(repo)
+    if args.json:
         print_json(outcome)
         return 0
     for path in outcome.made:
         print(f"made {path}")
     print(f"published {', '.join(outcome.published)}" if outcome.published else "nothing was published")
-    if outcome.waiting:
-        for each in outcome.waiting:
-            print(each)
-        print(f"next: {home.command('repo sign --offline DIR')}")
-    elif outcome.retired:
-        print(f"sign nothing any more, remove them wherever they are: {', '.join(outcome.retired)}")
+    if outcome.retired and not outcome.waiting:
+        names = ", ".join(f"{name}.pem" for name in outcome.retired)
+        print(f"sign nothing any more, remove them wherever they are: {names}")
+    _print_next(repo.status())
     return 0
+
+
+def _print_next(status: RepoStatus) -> None:
+    for step in status.next:
+        print_wrapped(f"next: {step}", further="      ")
 
 
 def _status(args: argparse.Namespace) -> int:
@@ -157,8 +155,7 @@ def _print_status(status: RepoStatus) -> None:
     )
     for each in status.staged:
         print_wrapped(f"staged: {each}")
-    for step in status.next:
-        print_wrapped(f"next: {step}", further="      ")
+    _print_next(status)
 
 
 def _row(role: RoleStatus) -> tuple[object, ...]:

@@ -23,7 +23,7 @@ class Edit:
         self._state, self._signers, self._now = state, signers, now
         self.root, self.top = staged.root, staged.top
         self.renewed: list[str] = []
-        self.made: list[Path] = []
+        self.made: list[str] = []
         self.retired: list[str] = []
 
     def delegate(self, team: str, patterns: Sequence[str]) -> None:
@@ -95,7 +95,7 @@ class Edit:
 
     def _key(self, folder: Path, name: str, reuse: bool = False) -> Key:
         key = self._signers.make(folder, name, reuse).public_key
-        self.made.append(folder / f"{name}.pem")
+        self.made.append(str(folder / f"{name}.pem"))
         return key
 
     def _names(self) -> set[str]:

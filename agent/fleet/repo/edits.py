@@ -107,18 +107,16 @@ def delegate(top: Targets, team: str, patterns: Sequence[str], key: Key | None) 
 
 
 def overlap(one: str, two: str) -> bool:
-    """Whether some text matches both patterns, of which ``*`` is any text and ``?`` any character."""
+    """Whether some path matches both patterns, of which ``*`` is any text and ``?`` any character within a part."""
+    parts, others = one.split("/"), two.split("/")
+    return len(parts) == len(others) and all(map(_meet, parts, others))
 
-    @cache
-    def meet(i: int, j: int) -> bool:
-        if i == len(one) and j == len(two):
-            return True
-        if i < len(one) and one[i] == "*":
-            return meet(i + 1, j) or (j < len(two) and meet(i, j + 1))
-        if j < len(two) and two[j] == "*":
-            return meet(i, j + 1) or (i < len(one) and meet(i + 1, j))
-        if i == len(one) or j == len(two):
-            return False
-        return (one[i] == two[j] or "?" in (one[i], two[j])) and meet(i + 1, j + 1)
 
-    return meet(0, 0)
+@cache
+def _meet(one: str, two: str) -> bool:
+    if one[:1] == "*" or two[:1] == "*":
+        star, other = (one, two) if one[:1] == "*" else (two, one)
+        return _meet(star[1:], other) or (other != "" and _meet(star, other[1:]))
+    if not one or not two:
+        return one == two
+    return (one[0] == two[0] or "?" in (one[0], two[0])) and _meet(one[1:], two[1:])

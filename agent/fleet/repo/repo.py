@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -18,9 +19,9 @@ from agent.fleet.repo.build import Change, build
 from agent.fleet.repo.edit import Edit
 from agent.fleet.repo.signers import Signers
 from agent.fleet.repo.staged import Waiting
-from agent.fleet.repo.state import ONLINE, TOP, State, load, names, team_of
+from agent.fleet.repo.state import ONLINE, TOP, State, load, names, team_of, versions
 from agent.fleet.repo.status import RepoStatus, status
-from agent.fleet.repo.store import RepoStore, write_folder
+from agent.fleet.repo.store import TIMESTAMP, RepoStore, write_folder
 from agent.package.verify import target_path
 from agent.paths import exists
 
@@ -34,7 +35,7 @@ class Outcome:
 
     published: tuple[str, ...] = ()
     waiting: tuple[Waiting, ...] = ()
-    made: tuple[Path, ...] = ()
+    made: tuple[str, ...] = ()
     retired: tuple[str, ...] = ()
 
 
@@ -61,7 +62,7 @@ class Repo:
         self._home.make()
         folder = (offline or self._home.offline).absolute()
         with self._store.writing():
-            if self._store.versions("root"):
+            if self._store.versions("root") or self._store.read(TIMESTAMP) is not None:
                 raise UsageError(
                     f"there is a repository in {self._store.root}: {self._home.command('repo status')}"
                 )
@@ -82,7 +83,7 @@ class Repo:
             self._store.commit(files)
             self._store.claim(None)
         made = [*paths, *(self._home.keys / f"{name}.pem" for name in (ONLINE, team))]
-        return Outcome(tuple(files), made=tuple(made))
+        return Outcome(tuple(files), made=tuple(map(str, made)))
 
     def add(self, name: str, version: str, data: bytes, team: str | None = None) -> str:
         """Let nodes install the package whose manifest is ``data``; the team that signed. Adding it again changes
@@ -90,8 +91,7 @@ class Repo:
 
         ManifestError: the version has other content. UsageError: another team than ``team`` signs this model.
         """
-        with self._store.writing():
-            state = self._load()
+        with self._writing() as state:
             owner, new = self._addition(state, name, version, data, team)
             self._publish(state, Change(added=new), Signers(self._home))
         return owner
@@ -105,18 +105,19 @@ class Repo:
 
     def renew(self) -> bool:
         """Sign a new timestamp once a day, a new snapshot in the last third of its validity; whether one was due."""
-        with self._store.writing():
-            return bool(self._publish(self._load(), Change(), Signers(self._home)))
+        with self._writing() as state:
+            return bool(self._publish(state, Change(), Signers(self._home)))
 
     def export(self, folder: Path) -> None:
         """Write what is published now into ``folder``, which is replaced: for nodes that get packages in folders."""
-        found = {name: self._store.read(name) for name in names(self._store, self._load())}
+        with self._writing() as state:
+            found = {name: self._store.read(name) for name in names(self._store, state)}
         write_folder(folder, {name: data for name, data in found.items() if data is not None})
 
     def status(self) -> RepoStatus:
         """Roles, keys, dates, what waits, what to do next."""
         state = self._load()
-        return status(state, self._staged(state), Signers(self._home), self._now(), self._home)
+        return status(state, self._staged(state), Signers(self._home), self._now(), self._store.staged)
 
     # -- with offline keys ---------------------------------------------------------------------------------------
 
@@ -137,8 +138,7 @@ class Repo:
 
     def _edited(self, offline: Sequence[Path], change: Callable[[Edit], None]) -> Outcome:
         signers = Signers(self._home, offline)
-        with self._store.writing():
-            state = self._load()
+        with self._writing() as state:
             edit = Edit(state, self._staged(state), signers, self._now())
             change(edit)
             offline_part = Change(edit.root, edit.top)
@@ -159,6 +159,12 @@ class Repo:
 
     def _load(self) -> State:
         return load(self._store, self._home.command("repo init"))
+
+    @contextmanager
+    def _writing(self) -> Iterator[State]:
+        versions(self._store, self._home.command("repo init"))  # nothing is made where there is none
+        with self._store.writing():
+            yield self._load()
 
     def _staged(self, state: State) -> Change:
         return staged.decode(self._store.read_staged(), state, str(self._store.staged))

@@ -87,14 +87,30 @@ def parse(data: bytes, name: str, type_: type[T]) -> Metadata[T]:
 
 
 def load(files: RepoFiles, make: str = "overlaid fleet repo init") -> State:
-    """What is published. Nothing in it is signed anew without having been checked, so that a changed file is no way to
-    get a signature.
+    """What is published. All of it is checked, so that to change a file is no way to get a signature.
 
     Raises RepositoryError (there is none: ``make`` makes one), MetadataDamaged, StoreError.
     """
-    versions = files.versions("root")
-    if not versions:
+    roots, timestamp = versions(files, make), files.read(TIMESTAMP)
+    try:
+        return _load(files, roots)
+    except MetadataDamaged:
+        if (versions(files, make), files.read(TIMESTAMP)) == (roots, timestamp):
+            raise
+        return _load(files, versions(files, make))  # something was published meanwhile
+
+
+def versions(files: RepoFiles, make: str) -> list[int]:
+    """Of root. RepositoryError when there is no repository, MetadataDamaged when there was one."""
+    found = files.versions(Root.type)
+    if not found and files.read(TIMESTAMP) is not None:
+        raise MetadataDamaged(f"{files.metadata} has no root; restore {files.root} from a backup")
+    if not found:
         raise RepositoryError(f"there is no repository in {files.root}; make one: {make}")
+    return found
+
+
+def _load(files: RepoFiles, versions: list[int]) -> State:
     root = _read(files, f"{versions[-1]}.root.json", Root)
     before = _read(files, f"{versions[-2]}.root.json", Root).signed if len(versions) > 1 else root.signed
     for delegator in (before, root.signed):
@@ -103,11 +119,11 @@ def load(files: RepoFiles, make: str = "overlaid fleet repo init") -> State:
     _check(files, root.signed, Timestamp.type, timestamp)
     snapshot = _named(files, "snapshot", timestamp.signed.snapshot_meta, Snapshot)
     _check(files, root.signed, Snapshot.type, snapshot)
-    top = _named(files, TOP, snapshot.signed.meta[f"{TOP}.json"], Targets)
+    top = _named(files, TOP, snapshot.signed.meta.get(f"{TOP}.json"), Targets)
     _check(files, root.signed, TOP, top)
     targets = {TOP: top}
     for role in teams(top.signed):
-        targets[role] = _named(files, role, snapshot.signed.meta[f"{role}.json"], Targets)
+        targets[role] = _named(files, role, snapshot.signed.meta.get(f"{role}.json"), Targets)
         _check(files, top.signed, role, targets[role])
     return State(root, timestamp, snapshot, targets)
 
@@ -134,7 +150,11 @@ def _read(files: RepoFiles, name: str, type_: type[T], meta: MetaFile | None = N
     return parse(data, str(files.metadata / name), type_)
 
 
-def _named(files: RepoFiles, role: str, meta: MetaFile, type_: type[T]) -> Metadata[T]:
+def _named(files: RepoFiles, role: str, meta: MetaFile | None, type_: type[T]) -> Metadata[T]:
+    if meta is None:
+        raise MetadataDamaged(
+            f"{files.root}: snapshot does not name {role}; restore the folder from a backup"
+        )
     return _read(files, f"{meta.version}.{role}.json", type_, meta)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 
 from tuf.api.metadata import Key, Metadata, Root, Snapshot, Targets, Timestamp
 
@@ -12,7 +14,7 @@ from agent.fleet.home import Home
 from agent.fleet.repo.build import ONLINE_FOR, Change, due
 from agent.fleet.repo.signers import Signers, name_of, short_id
 from agent.fleet.repo.staged import Waiting, waiting
-from agent.fleet.repo.state import ONLINE, TOP, State, keys_of, teams
+from agent.fleet.repo.state import ONLINE, TOP, State, keys_of, team_of, teams
 
 DAY_S = 86_400
 
@@ -60,13 +62,13 @@ class RepoStatus:
         return any(role.expired for role in self.roles)
 
 
-def status(state: State, staged: Change, signers: Signers, now: datetime, home: Home) -> RepoStatus:
+def status(state: State, staged: Change, signers: Signers, now: datetime, staged_file: Path) -> RepoStatus:
     """Of what is published and staged; StoreError, TrustError for keys that cannot be read."""
-    roles = tuple(_roles(state, signers, now))
-    lacking = waiting(staged, state)
-    targets = len(state.published())
+    home = signers.home
+    roles, lacking = tuple(_roles(state, signers, now)), waiting(staged, state)
+    steps = [*_staged_steps(lacking, staged_file, home), *_steps(roles, home)]
     return RepoStatus(
-        str(home.repo / "root.json"), roles, lacking, targets, tuple(_steps(roles, lacking, targets, home))
+        str(home.repo / "root.json"), roles, lacking, sum(role.targets for role in roles), tuple(steps)
     )
 
 
@@ -77,7 +79,6 @@ def _roles(state: State, signers: Signers, now: datetime) -> Iterator[RoleStatus
     ) -> RoleStatus:  # fmt: skip
         signed, found = metadata.signed, delegator.get_delegated_role(name)
         left = signed.expires - now
-        team = name not in (Root.type, TOP) and isinstance(signed, Targets)
         return RoleStatus(
             name,
             signed.version,
@@ -89,10 +90,11 @@ def _roles(state: State, signers: Signers, now: datetime) -> Iterator[RoleStatus
             found.threshold,
             tuple(_key(key, signers) for key in keys_of(delegator, name)),
             tuple(getattr(found, "paths", None) or ()),
-            len(signed.targets) if team and isinstance(signed, Targets) else 0,
+            owners[name],
         )
 
     root, top = state.root.signed, state.top.signed
+    owners = Counter(owner.name for path in state.published() if (owner := team_of(top, path)))
     yield role(Root.type, state.root, root)
     yield role(TOP, state.top, root)
     for team in teams(top):
@@ -105,17 +107,20 @@ def _key(key: Key, signers: Signers) -> KeyStatus:
     return KeyStatus(name_of(key), short_id(key), signers.find(key) is not None)
 
 
-def _steps(
-    roles: tuple[RoleStatus, ...], lacking: tuple[Waiting, ...], targets: int, home: Home
-) -> Iterator[str]:
+def _staged_steps(lacking: tuple[Waiting, ...], staged_file: Path, home: Home) -> Iterator[str]:
     for each in lacking:
         yield f"{each}: {home.command('repo sign --offline DIR')}"
+    if lacking:
+        yield f"or drop what is staged: remove {staged_file}"
+
+
+def _steps(roles: tuple[RoleStatus, ...], home: Home) -> Iterator[str]:
     for role in roles:
         yield from _role_steps(role, home)
-    away = [key.name for role in roles if role.role in (Root.type, TOP) for key in role.keys if key.here]
-    if away:
-        yield f"move {home.offline} to a safe place, the keys of root to different ones: {', '.join(away)}"
-    if not targets:
+    here = [key.name for role in roles if role.role in (Root.type, TOP) for key in role.keys if key.here]
+    if here:
+        yield f"move {home.offline} to a safe place, the keys of root to different ones: {', '.join(here)}"
+    if not any(role.targets for role in roles):
         yield f"let nodes install a package: {home.command('publish OUT')}"
 
 

@@ -171,10 +171,17 @@ class RepoStore(RepoFiles):
         except OSError as error:
             raise disk.store_error(self._published, error) from error
         disk.remove_leftovers(self.root)
-        roots = self.versions("root")
+        self._copy_root()
+
+    def _copy_root(self) -> None:
+        """Let root.json be the newest one."""
+        roots, path = self.versions("root"), self.root / "root.json"
         newest = self.read(f"{roots[-1]}.root.json") if roots else None
-        path = self.root / "root.json"
-        if newest is not None and (not path.exists() or path.read_bytes() != newest):
+        try:
+            now = path.read_bytes() if path.exists() else None
+        except OSError as error:
+            raise unreadable(path, error) from error
+        if newest is not None and now != newest:
             disk.write(path, newest)
 
     def _forget(self) -> None:
