@@ -43,15 +43,15 @@ def test_from_an_empty_folder_to_a_published_package(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1883")
-    assert text.endswith("next: overlaid fleet keys new packages; overlaid fleet keys new commands\n")
-    key = value(capsys, "keys", "new", "packages")
+    assert text.endswith("next: overlaid fleet keys new commands; overlaid fleet repo init\n")
+    fleet(capsys, "repo", "init")
     model, out = make_folder(tmp_path / "model"), tmp_path / "out"
     packed = value(capsys, "pack", model, "-o", out)
-    assert packed["key"] == key["id"]
     assert packed["checked"]["fp32"]["backend"] == "onnxruntime"
     published = value(capsys, "publish", out)
     assert published["digest"] == packed["digest"]
-    assert published.pop("delta") is None
+    assert [published.pop(key) for key in ("delta", "team", "problem")] == [None, "packages", None]
+    assert (out / "metadata" / "timestamp.json").exists()
     assert value(capsys, "packages") == [published]
     assert "fp32" in fleet(capsys, "packages")
 
@@ -59,7 +59,7 @@ def test_from_an_empty_folder_to_a_published_package(
 def test_publishing_tells_what_is_new_against_the_version_before(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fleet(capsys, "keys", "new", "packages")
+    fleet(capsys, "repo", "init")
     for version, name in (("1.0.0", "w"), ("1.1.0", "renamed")):
         toml = MODEL_TOML.replace("1.0.0", version)
         fleet(
@@ -83,13 +83,9 @@ def test_publishing_tells_what_is_new_against_the_version_before(
 def test_the_table_of_pack_says_what_was_not_checked(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    fleet(capsys, "keys", "new", "ci")
     model = make_folder(tmp_path / "model")
-    text = fleet(
-        capsys, "pack", model, "-o", tmp_path / "out", "--key", "ci", "--no-check", "--block-kib", 64
-    )
+    text = fleet(capsys, "pack", model, "-o", tmp_path / "out", "--no-check", "--block-kib", 64)
     assert "not checked" in text
-    assert "signed by ci" in text
 
 
 def test_keys_are_shown_as_the_nodes_config_wants_them(
@@ -153,10 +149,10 @@ def test_home_may_be_given_and_is_then_in_the_next_steps(
     named = ("--home", tmp_path / "elsewhere")
     fleet(capsys, "keys", "new", "commands", *named)
     assert (tmp_path / "elsewhere" / "keys" / "commands.pem").exists()
-    next_step = f"overlaid fleet keys new packages --home {named[1]}\n"
+    next_step = f"overlaid fleet repo init --home {named[1]}\n"
     init = fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1", *named)
     assert init.endswith("next: " + next_step)
-    assert next_step in fleet(capsys, "keys", "show", "packages", *named, code=1)
+    assert next_step in fleet(capsys, "repo", "status", *named, code=1)
     budget = ("--latency-p99", "20ms", "--rate", "1/s", "--node", "cam-7")
     error = fleet(capsys, "deploy", "digits@1", *budget, *named, code=1)
     assert f"overlaid fleet publish OUT --home {named[1]}" in error
@@ -187,20 +183,22 @@ def another_user(home: Path) -> Iterator[None]:
         ("keys", "show", "packages"),
         ("keys", "new", "more"),
         ("packages",),
-        ("pack", "model", "-o", "out"),
-        ("publish", "out"),
+        ("repo", "status"),
+        ("repo", "init"),
+        ("repo", "sign"),
         ("init", "--site", "lab", "--broker", "localhost:1", "--force"),
         ("rollback", "--node", "cam-7"),
     ],
 )
 def test_another_user_is_told_which_file_and_what_to_do(
-    home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
+    home: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...]
 ) -> None:
     fleet(capsys, "init", "--site", "lab", "--broker", "localhost:1")
-    fleet(capsys, "keys", "new", "packages")
+    fleet(capsys, "keys", "new", "commands")
+    fleet(capsys, "repo", "init")
     (home / "packages" / "index").mkdir(parents=True)
     read_toml(home / "fleet.toml")  # what is imported late may be closed to the other user as well
-    for module in ("cli.bar", "fleet.actions", "fleet.pack", "fleet.repository", "fleet.service"):
+    for module in ("cli.bar", "fleet.actions", "fleet.repo.publish", "fleet.service"):
         importlib.import_module(f"agent.{module}")
     with another_user(home):
         error = fleet(capsys, *command, code=1)
@@ -225,7 +223,7 @@ def test_an_interrupted_command_says_what_was_undone(
     home: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
     command: str, said: str,
 ) -> None:  # fmt: skip
-    fleet(capsys, "keys", "new", "packages")
+    fleet(capsys, "repo", "init")
     model, out = make_folder(tmp_path / "model"), tmp_path / "out"
     args: tuple[object, ...] = ("pack", model, "-o", out, "--no-check")
     if command == "publish":
@@ -236,7 +234,7 @@ def test_an_interrupted_command_says_what_was_undone(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(
-        f"agent.fleet.{'pack.seal' if command == 'pack' else 'repository.check_block'}", interrupt
+        f"agent.fleet.{'pack.parse_manifest' if command == 'pack' else 'repository.check_block'}", interrupt
     )
     error = fleet(capsys, *args, code=130)
     assert error.startswith("interrupted; ") and said in error and error.count("\n") == 1
@@ -247,7 +245,7 @@ def test_an_interrupted_command_says_what_was_undone(
 @pytest.mark.parametrize(
     ("args", "named", "code"),
     [
-        (("pack", "nowhere", "-o", "out"), "overlaid fleet keys new packages", 1),
+        (("pack", "nowhere", "-o", "out"), "nowhere", 1),
         (("publish", "nowhere"), "is not a package", 1),
         (("keys", "show", "packages"), "overlaid fleet keys new packages", 1),
         (("keys", "new", "Two Words"), "a-z", 2),

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import os
 import stat
 from pathlib import Path
 
@@ -7,7 +9,7 @@ import pytest
 
 from agent.errors import StoreError, TrustError, UsageError
 from agent.fleet.home import Home
-from agent.fleet.keys import list_keys, load_key, new_key, public_keys, trust_lines
+from agent.fleet.keys import list_keys, load_file, load_key, make_key, new_key, trust_lines
 from agent.trust import PublicKey
 
 
@@ -29,21 +31,36 @@ def test_a_key_is_never_replaced(tmp_path: Path) -> None:
     assert list_keys(home) == [first]
 
 
-def test_keys_are_listed_by_name_and_trusted_by_id(tmp_path: Path) -> None:
+def test_keys_are_listed_by_name(tmp_path: Path) -> None:
     home = Home(tmp_path)
     assert list_keys(home) == []
-    keys = [new_key(home, name) for name in ("packages", "commands")]
+    new_key(home, "packages")
+    new_key(home, "commands")
     assert [key.name for key in list_keys(home)] == ["commands", "packages"]
-    assert set(public_keys(home)) == {key.public.id for key in keys}
 
 
-def test_trust_lines_go_into_the_nodes_config(tmp_path: Path) -> None:
+def test_only_the_key_of_commands_goes_into_the_nodes_config(tmp_path: Path) -> None:
     home = Home(tmp_path)
-    packages, commands, other = (new_key(home, name) for name in ("packages", "commands", "ci"))
-    assert trust_lines(packages) == [f'package_keys = ["{packages.public}"]']
+    commands, other = (new_key(home, name) for name in ("commands", "packages"))
     assert trust_lines(commands) == [f'command_keys = ["{commands.public}"]']
-    assert len(trust_lines(other)) == 2
+    assert trust_lines(other) == []
     assert PublicKey.parse(str(other.public)) == other.public
+
+
+@pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP])
+def test_a_stick_without_hard_links_has_keys_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no links here")
+
+    monkeypatch.setattr(os, "link", refuse)
+    path = tmp_path / "stick" / "root-1.pem"
+    made = make_key(path)
+    assert load_file(path).public == made.public
+    with pytest.raises(UsageError, match="never replaced"):
+        make_key(path)
+    assert load_file(path).public == made.public and list(path.parent.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("name", ["../packages", "Packages", "", "a b"])
@@ -63,7 +80,7 @@ def test_a_key_that_is_not_there_or_not_a_key(tmp_path: Path) -> None:
     with pytest.raises(TrustError, match=r"packages\.pem"):
         load_key(home, "packages")
     with pytest.raises(TrustError, match=r"packages\.pem"):
-        public_keys(home)
+        list_keys(home)
 
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:

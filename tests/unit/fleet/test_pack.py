@@ -28,17 +28,16 @@ from agent.overlay.selftest import self_test_graph
 from agent.overlay.spec import load_spec
 from agent.package.directory import PackageDir
 from agent.package.store import Store
-from agent.package.verify import VerifiedPackage, verify_package
-from agent.trust import PrivateKey, keyring
+from agent.package.verify import Trusted, VerifiedPackage, digest_of, verify_package
 from tests.unit.fleet.models import MODEL_TOML, make_folder, onnx_bytes, weights
 
-KEY = PrivateKey.generate()
 ROOT = Path(__file__).parents[3]
 DIGITS = ROOT / "models" / "digits"
 
 
 def opened(out: Path) -> VerifiedPackage:
-    return verify_package(PackageDir(out).envelope(), keyring([KEY.public]))
+    data = PackageDir(out).manifest()
+    return verify_package(data, Trusted(digest_of(data)))
 
 
 def content(out: Path, name: str) -> bytes:
@@ -51,14 +50,14 @@ def refused(
 ) -> None:
     folder = make_folder(tmp_path / "model", toml, **files)
     with pytest.raises(kind) as caught:
-        pack(folder, tmp_path / "out", KEY)
+        pack(folder, tmp_path / "out")
     assert named in str(caught.value)
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
 
 
 def test_a_package_holds_the_files_and_raw_golden_vectors(tmp_path: Path) -> None:
     folder, out = make_folder(tmp_path / "model"), tmp_path / "deep" / "out"
-    packed = pack(folder, out, KEY)
+    packed = pack(folder, out)
     package = opened(out)
     assert (package.manifest, package.digest) == (packed.manifest, packed.digest)
     assert set(packed.manifest.files) == {"golden-x.bin", "golden-fp32-y-0.bin", "net.onnx"}
@@ -73,26 +72,26 @@ def test_a_package_holds_the_files_and_raw_golden_vectors(tmp_path: Path) -> Non
 
 def test_the_same_folder_gives_the_same_package(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model")
-    assert pack(folder, tmp_path / "1", KEY).digest == pack(folder, tmp_path / "2", KEY).digest
+    assert pack(folder, tmp_path / "1").digest == pack(folder, tmp_path / "2").digest
 
 
 def test_a_renamed_tensor_costs_only_the_bytes_around_it(tmp_path: Path) -> None:
-    one = pack(make_folder(tmp_path / "a"), tmp_path / "1", KEY)
+    one = pack(make_folder(tmp_path / "a"), tmp_path / "1")
     renamed = onnx_bytes(weights(), "an.entirely.new.name")
-    two = pack(make_folder(tmp_path / "b", net=renamed), tmp_path / "2", KEY)
+    two = pack(make_folder(tmp_path / "b", net=renamed), tmp_path / "2")
     known = {block.sha256 for block in one.manifest.files["net.onnx"].blocks}
     new = [block for block in two.manifest.files["net.onnx"].blocks if block.sha256 not in known]
     assert sum(block.size for block in new) < 300
 
 
 def test_blocks_are_as_small_as_asked(tmp_path: Path) -> None:
-    packed = pack(make_folder(tmp_path / "model"), tmp_path / "out", KEY, block_bytes=1024)
+    packed = pack(make_folder(tmp_path / "model"), tmp_path / "out", block_bytes=1024)
     assert max(block.size for file in packed.manifest.files.values() for block in file.blocks) == 1024
 
 
 def test_what_was_packed_is_installed_by_the_store(tmp_path: Path) -> None:
     folder, out = make_folder(tmp_path / "model"), tmp_path / "out"
-    manifest = pack(folder, out, KEY).manifest
+    manifest = pack(folder, out).manifest
     store, package = Store(tmp_path / "store", 1 << 20), PackageDir(out)
     for block in store.missing(manifest.files):
         store.put_block(block, package.block(block.sha256))
@@ -100,12 +99,12 @@ def test_what_was_packed_is_installed_by_the_store(tmp_path: Path) -> None:
 
 
 def test_the_committed_model_packs(tmp_path: Path) -> None:
-    packed = pack(DIGITS, tmp_path / "out", KEY)
+    packed = pack(DIGITS, tmp_path / "out")
     assert set(packed.agreements) == {"fp32", "int8"}
 
 
 def test_a_program_is_made_for_every_kind_and_checked_in_numpy(tmp_path: Path) -> None:
-    packed = pack(DIGITS, tmp_path / "out", KEY, overlays=("npu-small",))
+    packed = pack(DIGITS, tmp_path / "out", overlays=("npu-small",))
     assert packed.manifest.variant("npu-small").devices == ("fpga", "gpu", "cpu")
     assert packed.agreements["npu-small"].backend == "program"
 
@@ -124,7 +123,7 @@ def test_one_wrong_value_in_the_last_sample_is_found(tmp_path: Path) -> None:
 
 def test_disagreement_is_not_looked_for_without_the_check(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "model", y=np.ones((3, 32), np.float32))
-    assert pack(folder, tmp_path / "out", KEY, check=False).agreements == {}
+    assert pack(folder, tmp_path / "out", check=False).agreements == {}
 
 
 @pytest.mark.parametrize(
@@ -148,7 +147,7 @@ def test_golden_files_that_are_not_arrays(tmp_path: Path, data: bytes) -> None:
     folder = make_folder(tmp_path / "model")
     (folder / "golden" / "x.npy").write_bytes(data)
     with pytest.raises((TensorError, ManifestError), match=r"x\.npy"):
-        pack(folder, tmp_path / "out", KEY)
+        pack(folder, tmp_path / "out")
 
 
 def test_an_archive_is_not_a_golden_file(tmp_path: Path) -> None:
@@ -156,7 +155,7 @@ def test_an_archive_is_not_a_golden_file(tmp_path: Path) -> None:
     with (folder / "golden" / "x.npy").open("wb") as file:
         np.savez(file, x=np.zeros((3, 64), np.float32))
     with pytest.raises(TensorError, match="archive"):
-        pack(folder, tmp_path / "out", KEY)
+        pack(folder, tmp_path / "out")
 
 
 @pytest.mark.parametrize("shape", [(3, 1, 64), (3, 64)])
@@ -165,7 +164,7 @@ def test_golden_files_of_either_shape_and_byte_order_give_the_same_bytes(
 ) -> None:
     x = np.random.default_rng(1).standard_normal((3, 64)).astype(np.float32)
     foreign = np.asfortranarray(x.reshape(shape).astype(">f4"))
-    pack(make_folder(tmp_path / "model", x=foreign), tmp_path / "out", KEY)
+    pack(make_folder(tmp_path / "model", x=foreign), tmp_path / "out")
     assert content(tmp_path / "out", "golden-x.bin") == x.tobytes()
 
 
@@ -233,7 +232,7 @@ def test_tensors_that_are_not_those_of_the_model(tmp_path: Path) -> None:
 
 def test_a_folder_without_model_toml(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match="not a model folder"):
-        pack(tmp_path, tmp_path / "out", KEY)
+        pack(tmp_path, tmp_path / "out")
 
 
 def test_an_empty_model_file(tmp_path: Path) -> None:
@@ -243,7 +242,7 @@ def test_an_empty_model_file(tmp_path: Path) -> None:
 def test_what_exists_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     with pytest.raises(UsageError, match="choose another"):
-        pack(make_folder(tmp_path / "model"), tmp_path / "out", KEY)
+        pack(make_folder(tmp_path / "model"), tmp_path / "out")
 
 
 def test_a_missing_runtime_says_what_to_install_or_to_skip(
@@ -256,7 +255,7 @@ def test_a_missing_runtime_says_what_to_install_or_to_skip(
     without = replace(backend, open=gone)
     monkeypatch.setitem(cpu.BACKENDS, "onnxruntime", without)
     with pytest.raises(RuntimeUnavailable) as caught:
-        pack(make_folder(tmp_path / "model"), tmp_path / "out", KEY)
+        pack(make_folder(tmp_path / "model"), tmp_path / "out")
     assert "overlaid[onnx]" in str(caught.value)
     assert "--no-check" in str(caught.value)
     assert not (tmp_path / "out").exists()
@@ -268,7 +267,7 @@ def test_files_of_one_name_in_two_folders_are_kept_apart(tmp_path: Path) -> None
     folder = make_folder(tmp_path / "model", MODEL_TOML + second)
     other = onnx_bytes(weights(), "v")
     (folder / "golden" / "net.onnx").write_bytes(other)
-    manifest = pack(folder, tmp_path / "out", KEY).manifest
+    manifest = pack(folder, tmp_path / "out").manifest
     names = [variant.file for variant in manifest.variants]
     assert len(set(names)) == 2
     assert content(tmp_path / "out", names[1]) == other
@@ -290,12 +289,12 @@ def test_interrupting_leaves_no_package_and_the_next_run_cleans_up(
     child = os.fork()
     if child == 0:
         try:
-            pack(folder, out, KEY, progress=interrupt)
+            pack(folder, out, progress=interrupt)
         finally:
             os._exit(0)
     os.waitpid(child, 0)
     assert not out.exists()
-    pack(folder, out, KEY)
+    pack(folder, out)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model", "out"]
 
 
@@ -310,7 +309,7 @@ def test_overlays_that_cannot_be_compiled_for(
     tmp_path: Path, what: Path, overlays: tuple[str, ...], named: str
 ) -> None:
     with pytest.raises(UsageError, match=named):
-        pack(what, tmp_path / "out", KEY, overlays=overlays)
+        pack(what, tmp_path / "out", overlays=overlays)
     assert not list(tmp_path.iterdir())
 
 
@@ -321,5 +320,5 @@ def test_a_program_for_another_overlay_than_its_variant_says(tmp_path: Path) -> 
     toml = (folder / "model.toml").read_text()
     (folder / "model.toml").write_text(toml.replace('format = "overlay"', 'format = "npu"'))
     with pytest.raises(ModelLoadError, match=r"is for overlay npu-small version 1 .* says npu version 1"):
-        pack(folder, tmp_path / "out", KEY)
+        pack(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()

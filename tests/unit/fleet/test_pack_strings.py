@@ -17,11 +17,9 @@ from agent.hal import ModelFile
 from agent.package.directory import PackageDir
 from agent.serving.spec import Golden
 from agent.serving.worker.checks import GoldenData
-from agent.trust import PrivateKey
 from agent.types import TensorSpec
 from tests.unit.fleet.strings_model import WORDS, make_words
 
-KEY = PrivateKey.generate()
 TEXTS = [[WORDS[2].encode()], [WORDS[3].encode()]]
 
 
@@ -34,7 +32,7 @@ def unpacked(out: Path, packed: Packed, name: str, to: Path) -> Path:
 
 def test_packed_strings_are_read_and_answered(tmp_path: Path) -> None:
     out = tmp_path / "out"
-    packed = pack(make_words(tmp_path / "model"), out, KEY)
+    packed = pack(make_words(tmp_path / "model"), out)
     assert packed.agreements["onnx"].samples == 2
     manifest, variant = packed.manifest, packed.manifest.variants[0]
     files = manifest.golden.inputs | variant.golden.outputs
@@ -52,7 +50,7 @@ def test_packed_strings_are_read_and_answered(tmp_path: Path) -> None:
 
 def test_golden_strings_that_differ_are_found(tmp_path: Path) -> None:
     with pytest.raises(GoldenMismatch, match="sample 1, output 'echo': 1 of 1 strings differ"):
-        pack(make_words(tmp_path / "model", ("two", "three")), tmp_path / "out", KEY)
+        pack(make_words(tmp_path / "model", ("two", "three")), tmp_path / "out")
 
 
 @pytest.mark.parametrize("damage", [b"", b"\3\0\0\0two", b"\3\0\0\0two\xff\0\0\0drei"])

@@ -4,29 +4,23 @@ from pathlib import Path
 
 import pytest
 
-from agent.errors import (
-    BadSignature,
-    BlockError,
-    BlockMissing,
-    ManifestError,
-    PackageError,
-    StoreError,
-    UnknownKey,
-)
+from agent.errors import BlockError, BlockMissing, ManifestError, PackageError, StoreError, UsageError
 from agent.fleet.repository import Repository
-from agent.package.verify import verify_package
-from agent.trust import PrivateKey
-from tests.unit.package.samples import KEYS, Sample, sample
+from tests.unit.package.samples import Sample, sample
+
+
+def sign(name: str, version: str, manifest: bytes) -> None:
+    """Let nodes install it."""
 
 
 def publish(root: Path, package: Sample, folder: Path) -> None:
-    Repository(root).publish(package.write(folder), KEYS)
+    Repository(root).publish(package.write(folder), sign)
 
 
 def test_what_is_published_is_found_and_served(tmp_path: Path) -> None:
     package, repository = sample(), Repository(tmp_path / "packages")
     shares: list[float] = []
-    entry = repository.publish(package.write(tmp_path / "out"), KEYS, lambda _, share: shares.append(share))
+    entry = repository.publish(package.write(tmp_path / "out"), sign, lambda _, share: shares.append(share))
     assert (entry.name, entry.version, entry.digest, entry.variants) == (
         "net",
         "1.0.0",
@@ -39,7 +33,7 @@ def test_what_is_published_is_found_and_served(tmp_path: Path) -> None:
     again = Repository(tmp_path / "packages")
     assert again.find("net", "1.0.0") == package.digest
     assert again.versions() == (entry,)
-    assert verify_package(again.envelope(package.digest), KEYS).manifest == package.manifest
+    assert again.manifest(package.digest) == package.encoded
     assert {sha: again.block(sha) for sha in package.blocks} == package.blocks
 
 
@@ -53,15 +47,15 @@ def test_versions_share_blocks_and_keep_their_order(tmp_path: Path) -> None:
 
 def test_publishing_again_changes_nothing_but_heals(tmp_path: Path) -> None:
     package, repository = sample(), Repository(tmp_path / "packages")
-    first = repository.publish(package.write(tmp_path / "out"), KEYS)
+    first = repository.publish(package.write(tmp_path / "out"), sign)
     sha = next(iter(package.blocks))
     (tmp_path / "packages" / "blocks" / sha[:2] / sha).write_bytes(b"?" * len(package.blocks[sha]))
     (tmp_path / "packages" / "manifests" / f"{package.digest}.json").write_bytes(b"damaged")
     with pytest.raises(BlockError, match="damaged"):
-        repository.envelope(package.digest)
-    assert repository.publish(tmp_path / "out", KEYS) == first
+        repository.manifest(package.digest)
+    assert repository.publish(tmp_path / "out", sign) == first
     assert repository.block(sha) == package.blocks[sha]
-    assert repository.envelope(package.digest) == package.envelope
+    assert repository.manifest(package.digest) == package.encoded
 
 
 def test_a_version_never_changes(tmp_path: Path) -> None:
@@ -71,21 +65,18 @@ def test_a_version_never_changes(tmp_path: Path) -> None:
     assert Repository(tmp_path / "packages").find("net", "1.0.0") == sample().digest
 
 
-def test_a_strangers_package_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UnknownKey, match="overlaid fleet keys list"):
-        publish(tmp_path / "packages", sample(key=PrivateKey.generate()), tmp_path / "out")
-    assert Repository(tmp_path / "packages").versions() == ()
+def test_nodes_may_install_a_package_once_all_of_it_is_here(tmp_path: Path) -> None:
+    package, repository = sample(), Repository(tmp_path / "packages")
 
+    def sign(name: str, version: str, manifest: bytes) -> None:
+        assert (name, version, manifest) == ("net", "1.0.0", package.encoded)
+        assert repository.manifest(package.digest) == manifest
+        assert all(map(repository.block, package.blocks))
+        raise UsageError("not now")
 
-def test_a_changed_manifest_is_refused(tmp_path: Path) -> None:
-    package = sample()
-    folder = package.write(tmp_path / "out")
-    stranger = sample("9.9.9").envelope
-    signature = b'"signature": "'
-    mixed = package.envelope.split(signature)[0] + signature + stranger.split(signature)[1]
-    (folder / "manifest.json").write_bytes(mixed)
-    with pytest.raises(BadSignature):
-        Repository(tmp_path / "packages").publish(folder, KEYS)
+    with pytest.raises(UsageError, match="not now"):
+        repository.publish(package.write(tmp_path / "out"), sign)
+    assert repository.versions() == ()  # deploy does not offer what nodes would refuse
 
 
 @pytest.mark.parametrize("content", [None, b"", b"short", b"?" * 2048])
@@ -101,7 +92,7 @@ def test_a_lost_or_damaged_block_is_refused_and_nothing_is_indexed(
         path.write_bytes(content)
     repository = Repository(tmp_path / "packages")
     with pytest.raises((BlockMissing, BlockError), match=path.name[:12]):
-        repository.publish(folder, KEYS)
+        repository.publish(folder, sign)
     assert repository.versions() == ()
     with pytest.raises(PackageError, match="not published"):
         repository.find("net", "1.0.0")
@@ -119,7 +110,7 @@ def test_what_is_not_there_is_named_with_what_is(tmp_path: Path) -> None:
     with pytest.raises(BlockMissing):
         repository.block("0" * 64)
     with pytest.raises(BlockMissing):
-        repository.envelope("0" * 64)
+        repository.manifest("0" * 64)
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{}", b'{"name": "net", "variants": []}'])
@@ -143,7 +134,7 @@ def test_what_is_new_in_a_version_is_told_against_the_one_before(tmp_path: Path)
     repository = Repository(tmp_path / "packages")
     first, last = sample("1.0.0"), sample("1.1.0", weights=b"w" * 4096 + b"v" * 904)
     entries = [
-        repository.publish(package.write(tmp_path / str(number)), KEYS)
+        repository.publish(package.write(tmp_path / str(number)), sign)
         for number, package in enumerate((first, sample("1.0.0", name="other"), last, sample("1.2.0")))
     ]
     assert repository.delta(entries[0]) is None
@@ -151,9 +142,9 @@ def test_what_is_new_in_a_version_is_told_against_the_one_before(tmp_path: Path)
     changed = repository.delta(entries[2])
     assert changed is not None
     assert (changed.against, changed.new_bytes, changed.size) == ("1.0.0", 904, entries[2].size)
-    assert changed.manifest_bytes == len(last.envelope)
-    assert str(changed) == "1 KB of 6 KB are new against 1.0.0, and a manifest of 2 KB"
+    assert changed.manifest_bytes == len(last.encoded)
+    assert str(changed) == "1 KB of 6 KB are new against 1.0.0, and a manifest of 1 KB"
     back = repository.delta(entries[3])
     assert back is not None
     assert (back.against, back.new_bytes) == ("1.1.0", 904)
-    assert repository.delta(repository.publish(tmp_path / "2", KEYS)) == changed
+    assert repository.delta(repository.publish(tmp_path / "2", sign)) == changed
