@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,11 +14,14 @@ from agent.errors import (
     MetadataTooLarge,
     RepositoryError,
     TrustError,
+    UnknownTarget,
     UsageError,
 )
 from agent.fleet.home import Home
 from agent.fleet.repo import Repo, build
+from agent.fleet.repo.store import limit_of
 from agent.package.tuf import client
+from agent.package.verify import digest_of
 from tests.unit.fleet.repo.desk import DAY, START, Node, Operator, manifest
 
 
@@ -202,7 +206,7 @@ def test_metadata_that_nodes_would_not_take_is_refused(
 
 def test_limits_are_those_of_nodes() -> None:
     for role in ("root", "timestamp", "snapshot", "targets", "packages"):
-        assert build.limit_of(role) == client.LIMITS.get(role, client.TARGETS_LIMIT)
+        assert limit_of(role) == client.LIMITS.get(role, client.TARGETS_LIMIT)
 
 
 @pytest.mark.parametrize(
@@ -276,3 +280,16 @@ def test_a_repository_that_lost_its_root_is_not_made_anew(desk: Operator) -> Non
     desk.lock_away()
     with pytest.raises(UsageError, match="there is a repository"):
         desk.repo.init()
+
+
+def test_the_agents_own_client_finds_what_was_added(tmp_path: Path, desk: Operator) -> None:
+    root = (desk.home.repo / "root.json").read_bytes()
+    desk.repo.delegate("vision", ["digits/*"])
+    desk.repo.rotate("root")
+    desk.add("digits")
+    request = client.Request(root, tmp_path / "node", desk.now, "digits/1.0.0.json")
+    found = client.find(request, lambda name, _: desk.files.read(name))
+    data = manifest("digits")
+    assert found == client.Found(len(data), digest_of(data), "vision")
+    with pytest.raises(UnknownTarget):
+        client.find(replace(request, path="digits/2.0.0.json"), lambda name, _: desk.files.read(name))

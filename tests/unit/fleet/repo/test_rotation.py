@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from tuf.api.exceptions import BadVersionNumberError, UnsignedMetadataError
 
 from agent.errors import MetadataDamaged, RepositoryError, UsageError
+from agent.fleet.repo.repo import Outcome
 from tests.unit.fleet.repo.desk import DAY, Node, Operator
 
 
@@ -25,7 +27,7 @@ def signers(desk: Operator, role: str) -> list[str]:
 def test_a_node_with_the_first_root_follows_everything(tmp_path: Path, desk: Operator) -> None:
     always, late = Node(desk, tmp_path / "always"), Node(desk, tmp_path / "late")
     desk.add()
-    steps = (
+    steps: tuple[Callable[[], Outcome], ...] = (
         lambda: desk.repo.rotate("root"), lambda: desk.repo.rotate("packages"), lambda: desk.repo.rotate("online"),
         lambda: desk.repo.rotate("targets"), lambda: desk.repo.delegate("vision", ["digits/*"]),
         lambda: desk.repo.rotate("vision"), lambda: desk.repo.rotate("root", lost="root-5"),
@@ -227,12 +229,13 @@ def test_what_cannot_be_rotated(desk: Operator, role: str, lost: str | None, sai
 def test_offline_keys_are_asked_for_by_name(desk: Operator, tmp_path: Path) -> None:
     safe = desk.lock_away()
     targets = r"targets\.pem, which is not here \(looked into .*offline.*\); .*--offline DIR"
-    for call, said in (
+    calls: tuple[tuple[Callable[[], Outcome], str], ...] = (
         (lambda: desk.repo.delegate("vision", ["a/*"]), targets),
         (lambda: desk.repo.rotate("packages"), targets),
         (lambda: desk.repo.rotate("online"), r"root-1\.pem or root-2\.pem or root-3\.pem"),
         (lambda: desk.repo.rotate("targets"), r"root-1\.pem or root-2\.pem or root-3\.pem"),
-    ):
+    )
+    for call, said in calls:
         with pytest.raises(RepositoryError, match=said):
             call()
     with pytest.raises(UsageError, match="there is no such folder"):

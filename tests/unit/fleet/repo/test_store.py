@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -15,32 +16,26 @@ from agent.fleet.repo.store import LIMITS, RepoFiles
 from tests.unit.fleet.repo.desk import DAY, START, Node, Operator
 
 KILLED = 77
-# Everything that changes what is on the disk goes through one of these.
-CALLS = ("mkdir", "rename", "replace", "unlink", "rmdir", "link", "fsync", "open")
+CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate"}
 
 
 def killed(act: Callable[[], object], after: int) -> bool:
-    """Act in a process that ends without a word at its ``after``-th change of the disk; whether it came to that."""
+    """Act in a process that ends without a word before its ``after``-th change of the disk; whether it came to that."""
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
     left = after
 
-    def counted(call: Callable[..., object]) -> Callable[..., object]:
-        def wrapper(*args: object, **options: object) -> object:
-            nonlocal left
-            if call is not real_open or (len(args) > 1 and int(str(args[1])) & os.O_CREAT):
-                left -= 1
-                if left < 0:
-                    os._exit(KILLED)
-            return call(*args, **options)
+    def audit(event: str, args: tuple[object, ...]) -> None:
+        nonlocal left
+        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
+        if writes or event in CHANGES:
+            left -= 1
+            if left < 0:
+                os._exit(KILLED)
 
-        return wrapper
-
-    real_open = os.open
     try:
-        for name in CALLS:
-            setattr(os, name, counted(getattr(os, name)))
+        sys.addaudithook(audit)
         act()
     finally:
         os._exit(0)
