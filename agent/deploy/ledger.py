@@ -23,13 +23,11 @@ from agent.types import Phase, State
 
 log = logging.getLogger("deploy")
 RETRY_S = 300.0
-# Of the repository's errors all but the one that only this node's config can heal: metadata may be renewed, a clock be
-# set, a hostile server be replaced.
-_HEALING: tuple[type[OverlaidError], ...] = (
-    StoreError,
-    *UNWELL,
-    *(error for error in (RepositoryError, *RepositoryError.__subclasses__()) if error is not RootMissing),
-)
+_REPOSITORY: list[type[OverlaidError]] = [RepositoryError, *RepositoryError.__subclasses__()]
+_REPOSITORY.remove(
+    RootMissing
+)  # which only this node's config heals; metadata may be renewed, a clock be set
+_HEALING: tuple[type[OverlaidError], ...] = (StoreError, *UNWELL, *_REPOSITORY)
 HEALING = tuple(f"{error.__name__}: " for error in _HEALING)  # why a deployment ended
 
 

@@ -15,7 +15,7 @@ from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestam
 from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
-from agent.errors import RepositoryError
+from agent.errors import RepositoryError, one_line
 from agent.package import disk
 from agent.package.tuf import problems
 from agent.package.tuf.problems import Seen, role_of
@@ -27,6 +27,7 @@ SNAPSHOT_LIMIT = 256 << 10
 TARGETS_LIMIT = 960 << 10
 LIMITS = {Root.type: ROOT_LIMIT, Timestamp.type: TIMESTAMP_LIMIT, Snapshot.type: SNAPSHOT_LIMIT}  # bytes
 NAMED_BY = {Timestamp.type: Root.type, Snapshot.type: Timestamp.type}
+MAX_WHY = 200  # characters of what strangers may have a say in
 NO_YEAR_10000 = 253_402_300_799.0
 
 Get = Callable[[str, int], bytes | None]
@@ -60,6 +61,8 @@ def find(request: Request, get: Get) -> Found:
     such file; of one that is larger than ``limit`` bytes any more than ``limit``. What it raises comes through. Raises
     RepositoryError (every subclass but RootMissing), StoreError.
     """
+    if not request.root:  # which python-tuf 6 takes for "trust what is in the folder"
+        raise problems.damaged("", "empty")
     disk.make_folder(request.folder)
     disk.remove_leftovers(request.folder)
     files = _Files(request, get)
@@ -109,7 +112,7 @@ class _Files(FetcherInterface):
         try:
             check_metadata_name(name)
         except ValueError as error:
-            raise problems.damaged("a delegation", str(error)) from error
+            raise problems.damaged("a delegation", _why(error)) from error
         self._refuse_expired(role)
         limit = LIMITS.get(role, TARGETS_LIMIT)
         data = self._get(name, limit)
@@ -164,7 +167,7 @@ class _Updater(Updater):
 
     def summary(self) -> str:
         """What was looked through, for texts."""
-        return ", ".join(str(_seen(role, signed)) for role, signed in self._looked_through.items())
+        return ", ".join(str(_seen(role, signed)) for role, signed in self._looked_through.items())[:MAX_WHY]
 
     def signer(self, path: str) -> str:
         """The role that the target was found in: the last one."""
@@ -183,13 +186,10 @@ class _Updater(Updater):
         if not path.exists() or path.read_bytes() != data:
             disk.write(path, data)
 
-    def _update_root_symlink(self) -> None:
-        """Of no use: trust begins with the root that the node was given, each time."""
-
 
 def _explained(error: exceptions.RepositoryError, files: _Files) -> RepositoryError:
     """python-tuf's error as ours, by what was being loaded: the same may be an old timestamp or a mixed snapshot."""
-    name, seen, why = files.name, files.seen(), str(error)
+    name, seen, why = files.name, files.seen(), _why(error)
     if isinstance(error, exceptions.ExpiredMetadataError):
         return _expired(files, why)
     if isinstance(error, exceptions.UnsignedMetadataError):
@@ -197,7 +197,7 @@ def _explained(error: exceptions.RepositoryError, files: _Files) -> RepositoryEr
     if isinstance(error, exceptions.LengthOrHashMismatchError):
         return problems.mismatch(name, seen, why)
     if isinstance(error, DeserializationError | SerializationError) or seen is None:
-        return problems.damaged(name, str(error.__cause__ or error)[:120])
+        return problems.damaged(name, _why(error.__cause__ or error))
     if isinstance(error, exceptions.BadVersionNumberError):
         return _other_version(files, seen, why)
     if files.role == Snapshot.type and "missing info" in why:
@@ -232,6 +232,10 @@ def _other_version(files: _Files, seen: Seen, why: str) -> RepositoryError:
     if files.role == Root.type and known is not None and seen.version <= known.version:
         return problems.rollback(str(seen), str(_seen(Root.type, known)))
     return problems.mismatch(files.name, seen, why)
+
+
+def _why(error: BaseException) -> str:
+    return one_line(error)[:MAX_WHY]
 
 
 def _seen(role: str, signed: Signed) -> Seen:

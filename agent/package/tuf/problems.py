@@ -30,7 +30,7 @@ class Seen:
     expires: datetime
 
     def __str__(self) -> str:
-        return f"{self.role} version {self.version}"
+        return f"{self.role} version {self.version!s:.20}"
 
 
 def role_of(name: str) -> str:

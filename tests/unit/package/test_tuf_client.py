@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
+import random
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from securesystemslib.formats import encode_canonical
 from securesystemslib.signer import CryptoSigner
 
 from agent.errors import (
@@ -23,6 +26,7 @@ from agent.errors import (
     WrongKeys,
 )
 from agent.package.tuf.client import TIMESTAMP_LIMIT, Found, Request, find
+from tests.fuzz.delivery import damage_json
 from tests.unit.package.repository import DAY, NOW, MadeRepository
 
 PATH, DATA = "digits/1.0.0.json", b"the manifest"
@@ -303,7 +307,7 @@ def test_what_a_kill_left_is_removed_and_nothing_is_written_twice(node: Node, re
     before = {path: path.stat().st_ino for path in node.folder.rglob("*.json")}
     node.find(repo)
     assert {path: path.stat().st_ino for path in node.folder.rglob("*") if path.is_file()} == before
-    assert len(before) == 5
+    assert len(before) == 6
 
 
 def test_a_disk_that_refuses_is_a_store_error(node: Node, repo: MadeRepository) -> None:
@@ -334,3 +338,35 @@ def test_clocks_beyond_all_years(node: Node, repo: MadeRepository) -> None:
     node.now = -1.0
     assert node.find(repo) == FOUND
     assert json.loads((node.folder / "timestamp.json").read_bytes())["signed"]["version"] == 2
+
+
+@pytest.mark.parametrize("first", range(0, 120, 40))
+def test_what_a_stolen_key_signs_is_taken_or_refused_by_name(tmp_path: Path, first: int) -> None:
+    """Damaged places in a file that is signed and named by the right keys all the same, where that can be."""
+    honest = MadeRepository()
+    honest.add(PATH, DATA)
+    for meta in (
+        honest.metadata["timestamp"].signed.snapshot_meta,
+        *honest.metadata["snapshot"].signed.meta.values(),
+    ):
+        meta.hashes = meta.length = None
+    for role in ("snapshot", "timestamp"):
+        honest.write(role)
+    outcomes = set()
+    for seed in range(first, first + 40):
+        rng, repo = random.Random(seed), honest.copy()
+        role = rng.choice(["timestamp", "snapshot", "targets", "packages", "root"])
+        name = (
+            "timestamp.json" if role == "timestamp" else f"{repo.metadata[role].signed.version}.{role}.json"
+        )
+        document = json.loads(damage_json(rng, repo.files[name]))
+        with contextlib.suppress(Exception):  # what has no canonical form cannot be signed
+            signed = (encode_canonical(document["signed"]) or "").encode()
+            document["signatures"] = [signer.sign(signed).to_dict() for signer in repo.signers[role]]
+        repo.files["2.root.json" if role == "root" else name] = json.dumps(document).encode()
+        try:
+            outcomes.add(Node(tmp_path / str(seed), repo.given).find(repo).role)
+        except RepositoryError as error:
+            outcomes.add(error.name)
+            assert len(str(error)) <= 500 and str(error).isprintable()
+    assert {"packages", "MetadataDamaged"} <= outcomes
