@@ -106,12 +106,12 @@ def damaged(name: str, why: str) -> MetadataDamaged:
 
 def missing(name: str, folder: bool) -> MetadataMissing:
     """``folder``: it was looked for in a package folder."""
-    hint = (
-        f"{PUBLISH}, and copy the whole folder; one that is older than what this node has seen may not do"
-        if folder
-        else f"{PUBLISH}; {ASK}"
-    )
-    return MetadataMissing(f"there is no {name}: {hint}")
+    if folder:
+        return MetadataMissing(
+            f"there is no metadata/{name} in the package folder: {PUBLISH}, and copy the whole folder; one that is older "
+            "than what this node has seen may not do"
+        )
+    return MetadataMissing(f"the repository has no {name}: {PUBLISH}; {ASK}")
 
 
 def unknown(path: str, known: str) -> UnknownTarget:
