@@ -108,7 +108,7 @@ def missing(name: str, folder: bool) -> MetadataMissing:
     """``folder``: it was looked for in a package folder."""
     if folder:
         return MetadataMissing(
-            f"there is no metadata/{name} in the package folder: {PUBLISH}, and copy the whole folder; one that is older "
+            f"there is no metadata/{name} in the package folder: {PUBLISH}, and copy the whole folder; one older "
             "than what this node has seen may not do"
         )
     return MetadataMissing(f"the repository has no {name}: {PUBLISH}; {ASK}")
