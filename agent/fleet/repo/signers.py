@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from securesystemslib.signer import CryptoSigner, Key, SSlibKey
 from tuf.api.metadata import Metadata, T
 
-from agent.errors import RepositoryError, UsageError
+from agent.errors import RepositoryError, TrustError, UsageError
 from agent.fleet.home import Home
 from agent.fleet.keys import load_file, make_key
 from agent.paths import exists
@@ -58,11 +58,11 @@ class Signers:
         return self._offline[0]
 
     def find(self, key: Key) -> CryptoSigner | None:
-        """What signs for a public key, None when it is not here; TrustError, StoreError for a file that is no key."""
+        """What signs for a public key, None when it is not here; RepositoryError (a file that is no key), StoreError."""
         for folder in self._folders:
             path = folder / f"{name_of(key)}.pem"
             if exists(path):
-                secret = load_file(path)
+                secret = _load(path)
                 if secret.public.raw.hex() == key.keyval["public"]:
                     return CryptoSigner(_secret(secret), cast(SSlibKey, key))
         return None
@@ -71,7 +71,7 @@ class Signers:
         """A new key; with ``reuse`` the one that is there. UsageError when it is there otherwise, StoreError."""
         path = folder / f"{name}.pem"
         self.home.make()
-        key = load_file(path) if reuse and exists(path) else make_key(path)
+        key = _load(path) if reuse and exists(path) else make_key(path)
         secret = _secret(key)
         public = SSlibKey.from_crypto(secret.public_key())
         public.unrecognized_fields[NAME] = name
@@ -104,6 +104,16 @@ class Signers:
             f"{why} needs {names}, which is not here (looked into {looked}); name the folder that holds it, "
             "e.g. on a USB stick: --offline DIR"
         )
+
+
+def _load(path: Path) -> PrivateKey:
+    try:
+        return load_file(path)
+    except TrustError as error:
+        raise RepositoryError(
+            f"{path} is no Ed25519 key (PKCS#8, PEM): restore it from a backup, or move it away and replace the key: "
+            "overlaid fleet repo rotate"
+        ) from error
 
 
 def _secret(key: PrivateKey) -> Ed25519PrivateKey:

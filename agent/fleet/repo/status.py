@@ -63,7 +63,7 @@ class RepoStatus:
 
 
 def status(state: State, staged: Change, signers: Signers, now: datetime, staged_file: Path) -> RepoStatus:
-    """Of what is published and staged; StoreError, TrustError for keys that cannot be read."""
+    """Of what is published and staged; RepositoryError, StoreError for keys that cannot be read."""
     home = signers.home
     roles, lacking = tuple(_roles(state, signers, now)), waiting(staged, state)
     steps = [*_staged_steps(lacking, staged_file, home), *_steps(roles, home)]

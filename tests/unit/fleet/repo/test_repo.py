@@ -13,7 +13,6 @@ from agent.errors import (
     MetadataDamaged,
     MetadataTooLarge,
     RepositoryError,
-    TrustError,
     UnknownTarget,
     UsageError,
 )
@@ -127,7 +126,7 @@ def test_adding_needs_no_offline_key_but_the_teams_and_the_online_one(desk: Oper
 
 def test_a_file_that_is_no_key_is_named(desk: Operator) -> None:
     (desk.home.keys / "online.pem").write_text("nonsense")
-    with pytest.raises(TrustError, match=r"online\.pem"):
+    with pytest.raises(RepositoryError, match=r"online\.pem is no Ed25519 key .*repo rotate"):
         desk.add()
 
 
