@@ -43,8 +43,8 @@ class Repo:
     """The repository in the operator's folder. ``clock``: Unix seconds. ``offline``, where it is taken: folders with
     keys of root and targets, besides the home's own.
 
-    Raises RepositoryError everywhere (there is no repository; a key is not here or damaged, and how to give it), MetadataDamaged,
-    MetadataTooLarge, StoreError.
+    Raises RepositoryError everywhere (there is no repository; a key is not here, and how to give it; a key is
+    damaged), MetadataDamaged, MetadataTooLarge, StoreError.
     """
 
     def __init__(self, home: Home, clock: Callable[[], float] = time.time) -> None:

@@ -58,7 +58,7 @@ class Signers:
         return self._offline[0]
 
     def find(self, key: Key) -> CryptoSigner | None:
-        """What signs for a public key, None when it is not here; RepositoryError (a file that is no key), StoreError."""
+        """What signs for a public key, None when it is not here. RepositoryError: a file is no key; StoreError."""
         for folder in self._folders:
             path = folder / f"{name_of(key)}.pem"
             if exists(path):
