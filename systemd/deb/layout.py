@@ -1,0 +1,121 @@
+"""What lies where in the Debian package's root."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+HOME = Path("opt/overlaid")
+PACKAGES = HOME / "lib/python3.11/site-packages"
+# Tests and examples of libraries, a fifth of what they install; `share` is overlaid's own, for pipx.
+LEFT_OUT = ("bin", "share", "onnx/backend/test", "numpy/**/tests", "pip/_vendor/**/tests", "pytools/test")
+# They name the folders and times of the build.
+OF_THE_BUILD = ("*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", ".lock")
+# overlaid is run by the environment's Python, whose packages it sees and no others.
+COMMAND = """\
+#!/opt/overlaid/bin/python3
+import sys
+
+from agent.cli import main
+
+sys.exit(main())
+"""
+PIP = COMMAND.replace("agent.cli", "pip._internal.cli.main")  # for a GPU's build of a runtime
+ENVIRONMENT = """\
+home = /usr/bin
+include-system-site-packages = false
+version = 3.11.2
+executable = /usr/bin/python3.11
+"""
+SYSTEM_FILES = {
+    "overlaid.service": "usr/lib/systemd/system/overlaid.service",
+    "overlaid-fpga.service": "usr/lib/systemd/system/overlaid-fpga.service",
+    "overlaid.sysusers": "usr/lib/sysusers.d/overlaid.conf",
+    "overlaid.tmpfiles": "usr/lib/tmpfiles.d/overlaid.conf",
+    "60-overlaid.rules": "usr/lib/udev/rules.d/60-overlaid.rules",
+    # No conffile: an upgrade of a box that nobody watches must not wait for an answer. postinst copies it once.
+    "agent.toml": "usr/share/overlaid/agent.toml",
+}
+DOC = Path("usr/share/doc/overlaid")
+EXAMPLES = ("overlaid-*.conf", "mosquitto/*", "nginx/*", "caddy/*")
+
+
+def clean(packages: Path) -> None:
+    """Leave out what a node does not need, and the notes of the build; each RECORD says what is left."""
+    for pattern in (*LEFT_OUT, *OF_THE_BUILD):
+        for path in sorted(packages.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for record in packages.glob("*.dist-info/RECORD"):
+        rows = csv.reader(io.StringIO(record.read_text(encoding="utf-8")))
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows(
+            sorted(row for row in rows if (packages / row[0]).exists())
+        )
+        record.write_text(text.getvalue(), encoding="utf-8")
+
+
+def environment(root: Path) -> None:
+    """What makes ``/opt/overlaid`` an environment of /usr/bin/python3.11."""
+    binaries = root / HOME / "bin"
+    write(root / HOME / "pyvenv.cfg", ENVIRONMENT)
+    write(binaries / "overlaid", COMMAND, 0o755)
+    write(binaries / "pip", PIP, 0o755)
+    (binaries / "python3.11").symlink_to("/usr/bin/python3.11")
+    for name in ("python", "python3"):
+        (binaries / name).symlink_to("python3.11")
+    link = root / "usr/bin/overlaid"
+    link.parent.mkdir(parents=True)
+    link.symlink_to("/opt/overlaid/bin/overlaid")
+
+
+def system_files(root: Path, repo: Path) -> None:
+    for source, target in SYSTEM_FILES.items():
+        write(root / target, (repo / "systemd" / source).read_text())
+    for pattern in EXAMPLES:
+        for path in sorted((repo / "systemd").glob(pattern)):
+            name = path.relative_to(repo / "systemd")
+            write(root / DOC / "examples" / name, path.read_text())
+
+
+def documents(root: Path, repo: Path) -> None:
+    write(root / DOC / "copyright", (repo / "LICENSE").read_text())
+    write(root / DOC / "README.md", (repo / "systemd/README.md").read_text())
+
+
+def write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    path.chmod(mode)
+
+
+def date(root: Path, epoch: int) -> None:
+    """Every file and folder at one time, readable by all, writable by root."""
+    for path in (root, *root.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(0o755 if path.is_dir() or os.access(path, os.X_OK) else 0o644)
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def files(root: Path) -> Iterator[Path]:
+    """Regular files but those for dpkg itself."""
+    for path in sorted(root.rglob("*")):
+        if path.is_file() and not path.is_symlink() and path.relative_to(root).parts[0] != "DEBIAN":
+            yield path
+
+
+def installed_kib(root: Path) -> int:
+    return sum(-(-path.stat().st_size // 1024) for path in files(root))
+
+
+def md5sums(root: Path) -> str:
+    """For ``dpkg --verify``, which knows no other digest."""
+    rows = (
+        (hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest(), path.relative_to(root))
+        for path in files(root)
+    )
+    return "".join(f"{digest}  {path}\n" for digest, path in rows)
