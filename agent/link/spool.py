@@ -202,7 +202,7 @@ class Spool:
         return db
 
     def _check_version(self, db: sqlite3.Connection) -> None:
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])  # 0: empty, or of an overlaid before 0.2
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])  # 0: empty, or from before it was numbered
         if version > SCHEMA_VERSION:
             raise LinkError(
                 f"{self._path} has schema {version}, this overlaid knows {SCHEMA_VERSION}: go back to the overlaid that "
