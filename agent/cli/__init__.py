@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from agent.cli import explain, init, node, overlay, telemetry
+from agent.cli import explain, init, logs, node, overlay, service, telemetry
 from agent.cli.output import DAEMON_DOWN, WRONG_USAGE, Commands
 from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, UsageError, one_line
 
@@ -37,6 +37,8 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
     node.register(commands)
     explain.register(commands)
     telemetry.register(commands)
+    service.register(commands)
+    logs.register(commands)
     overlay.register(commands)
     fleet = commands.add_parser(
         "fleet",
