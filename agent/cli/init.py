@@ -76,10 +76,10 @@ def _seconds(text: str) -> float:
 def _init(args: argparse.Namespace) -> int:
     from agent.paths import SYSTEM_CONFIG, exists
     from agent.setup import files, node
-    from agent.setup.sample import sample_text
+    from agent.setup.sample import is_sample, sample_text
 
     place = node.Place((args.config or SYSTEM_CONFIG).absolute())
-    if exists(place.config) and not args.force:
+    if exists(place.config) and not is_sample(place.config) and not args.force:
         raise UsageError(f"{place.config} exists; --force replaces it")
     _ask(args)
     answers = _answers(args)

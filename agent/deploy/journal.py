@@ -159,8 +159,8 @@ class Journal:
         if version > SCHEMA_VERSION:
             aside = f"{self._path.parent}.schema-{version}"
             raise StoreError(
-                f"{self._path} was written by a newer overlaid: schema {version}, this one reads up to {SCHEMA_VERSION}; "
-                f"install that version again, or begin without its models: mv {self._path.parent} {aside}"
+                f"{self._path} was written by a newer overlaid: schema {version}, this one reads up to {SCHEMA_VERSION}"
+                f"; install that version again, or begin without its models: mv {self._path.parent} {aside}"
             )
         db.execute("PRAGMA synchronous=FULL")
         if (

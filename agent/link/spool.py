@@ -202,11 +202,12 @@ class Spool:
         return db
 
     def _check_version(self, db: sqlite3.Connection) -> None:
-        version = int(db.execute("PRAGMA user_version").fetchone()[0])  # 0: empty, or from before it was numbered
+        # 0: an empty file, or one from before schemas were numbered
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             raise LinkError(
-                f"{self._path} has schema {version}, this overlaid knows {SCHEMA_VERSION}: go back to the overlaid that "
-                f"wrote it, or put it aside with what waits in it: mv {self._path} {self._path}.v{version}"
+                f"{self._path} has schema {version}, this overlaid knows {SCHEMA_VERSION}: go back to the overlaid "
+                f"that wrote it, or put it aside with what waits in it: mv {self._path} {self._path}.v{version}"
             )
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> LinkError:

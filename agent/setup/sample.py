@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
+
+from agent.setup.installed import installed_text
 
 SAMPLE = "agent.toml"
 Value = str | int | Path | Sequence[str]
@@ -45,4 +46,12 @@ def _line(key: str, value: Value) -> str:
 
 def sample_text() -> str:
     """The sample that comes with this installation: every key with its default and unit."""
-    return (resources.files("systemd") / SAMPLE).read_text(encoding="utf-8")
+    return installed_text(SAMPLE)
+
+
+def is_sample(path: Path) -> bool:
+    """True for the sample as it came, which the Debian package and ``overlaid service install`` leave for a start."""
+    try:
+        return path.read_text(encoding="utf-8") == sample_text()
+    except (OSError, ValueError):
+        return False

@@ -1,4 +1,4 @@
-"""``make deb``: the Debian package, for this machine's architecture or another's, from the tree and requirements-node.lock.
+"""``make deb``: the Debian package for either architecture, from the tree and requirements-node.lock.
 
 The package brings an environment of its own in /opt/overlaid, laid out here as ``python -m venv`` would: nothing of the
 target architecture is executed, so an arm64 package is built on amd64. The same tree and lock give the same bytes
@@ -113,7 +113,9 @@ def make_wheel(job: Job) -> Path:
     """overlaid itself. From a copy: setuptools leaves files where it builds, and takes in those that it finds."""
     source = job.work / "source"
     for name in ("agent", "simulator", "bitstreams", "systemd"):
-        shutil.copytree(REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info"))
+        shutil.copytree(
+            REPO / name, source / name, ignore=shutil.ignore_patterns("__pycache__", "*.egg-info")
+        )
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(REPO / name, source / name)
     for name in ("pyproject.toml", "agent/__init__.py"):

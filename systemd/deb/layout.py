@@ -12,8 +12,8 @@ from pathlib import Path
 
 HOME = Path("opt/overlaid")
 PACKAGES = HOME / "lib/python3.11/site-packages"
-# Tests and examples of libraries, a fifth of what they install; `share` is overlaid's own, for pipx.
-LEFT_OUT = ("bin", "share", "onnx/backend/test", "numpy/**/tests", "pip/_vendor/**/tests", "pytools/test")
+# Commands of libraries, tests and examples.
+LEFT_OUT = ("bin", "share/man", "share/doc", "onnx/backend/test", "numpy/**/tests", "pip/_vendor/**/tests", "pytools/test")
 # They name the folders and times of the build.
 OF_THE_BUILD = ("*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", ".lock")
 # overlaid is run by the environment's Python, whose packages it sees and no others.
@@ -38,8 +38,6 @@ SYSTEM_FILES = {
     "overlaid.sysusers": "usr/lib/sysusers.d/overlaid.conf",
     "overlaid.tmpfiles": "usr/lib/tmpfiles.d/overlaid.conf",
     "60-overlaid.rules": "usr/lib/udev/rules.d/60-overlaid.rules",
-    # No conffile: an upgrade of a box that nobody watches must not wait for an answer. postinst copies it once.
-    "agent.toml": "usr/share/overlaid/agent.toml",
 }
 DOC = Path("usr/share/doc/overlaid")
 EXAMPLES = ("overlaid-*.conf", "mosquitto/*", "nginx/*", "caddy/*")
@@ -60,7 +58,12 @@ def clean(packages: Path) -> None:
 
 
 def environment(root: Path) -> None:
-    """What makes ``/opt/overlaid`` an environment of /usr/bin/python3.11."""
+    """What makes ``/opt/overlaid`` an environment of /usr/bin/python3.11.
+
+    The sample configuration is in its ``share``. It is no conffile: an upgrade of a box that nobody watches must not
+    wait for an answer. postinst copies it once.
+    """
+    (root / PACKAGES / "share").rename(root / HOME / "share")
     binaries = root / HOME / "bin"
     write(root / HOME / "pyvenv.cfg", ENVIRONMENT)
     write(binaries / "overlaid", COMMAND, 0o755)

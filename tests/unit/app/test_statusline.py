@@ -16,7 +16,9 @@ def test_a_node_without_models_or_sensors_says_no_more_than_that() -> None:
 
 
 def test_models_watts_and_broker() -> None:
-    now = replace(NOW, models=(DIGITS,), power_w=5.25, power_cap_w=6.5, broker="b:8883", broker_connected=True)
+    now = replace(
+        NOW, models=(DIGITS,), power_w=5.25, power_cap_w=6.5, broker="b:8883", broker_connected=True
+    )
     assert status_line(now) == "1 of 1 models serving; 5.2 W of 6.5 W; broker connected"
     assert status_line(replace(now, power_cap_w=None, broker_connected=False)) == (
         "1 of 1 models serving; 5.2 W; broker not connected"

@@ -373,7 +373,9 @@ def test_an_outbox_of_a_newer_overlaid_is_left_as_it_is_and_the_way_back_named(t
         database.execute("PRAGMA user_version = 9")
     database.close()
     older = Outbox(path, PLENTY, told)
-    assert "go back to the overlaid that wrote it" in older.problem and f"mv {path} {path}.v9" in older.problem
+    assert (
+        "go back to the overlaid that wrote it" in older.problem and f"mv {path} {path}.v9" in older.problem
+    )
     older.put("t", b"new")  # in memory, for what is sent while this version runs
     assert [payload for _, payload, _ in kept(path)] == [b"waits"]
     older.close()
