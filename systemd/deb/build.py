@@ -14,6 +14,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,9 +53,11 @@ def main() -> int:
     parser.add_argument("--version", default=project_version(), help="default: pyproject.toml's")
     parser.add_argument("--output", type=Path, default=REPO / "build" / "deb", metavar="FOLDER")
     args = parser.parse_args()
-    work = args.output.absolute() / f"work-{args.arch}"
+    output = args.output.absolute()
+    output.mkdir(parents=True, exist_ok=True)
     try:
-        deb = build(Job(args.version, args.arch, work, source_date()), args.output.absolute())
+        with tempfile.TemporaryDirectory(dir=output) as work:
+            deb = build(Job(args.version, args.arch, Path(work), source_date()), output)
     except BuildFailed as error:
         print(f"make deb: {error}", file=sys.stderr)
         return 1
@@ -65,7 +68,6 @@ def main() -> int:
 def build(job: Job, output: Path) -> Path:
     """The finished package. BuildFailed when a tool is missing or fails."""
     check_tools(job)
-    shutil.rmtree(job.work, ignore_errors=True)
     wheel = make_wheel(job)
     packages = job.root / layout.PACKAGES
     install_packages(job, packages, "--require-hashes", "--requirements", LOCK)
@@ -78,10 +80,9 @@ def build(job: Job, output: Path) -> Path:
     compile_packages(job)
     layout.date(job.root, job.epoch)
     control_files(job)
-    deb = output / f"overlaid_{job.version}_{job.arch}.deb"
-    run("dpkg-deb", "--root-owner-group", "--build", job.root, deb, epoch=job.epoch)
-    shutil.rmtree(job.work)
-    return deb
+    made = job.work / f"overlaid_{job.version}_{job.arch}.deb"
+    run("dpkg-deb", "--root-owner-group", "--build", job.root, made, epoch=job.epoch)
+    return made.replace(output / made.name)
 
 
 def project_version() -> str:
