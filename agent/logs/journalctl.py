@@ -75,7 +75,7 @@ def arguments(daemon: Daemon, wanted: Wanted, after: str | None = None) -> list[
             ["--follow", "--no-tail", f"--after-cursor={after}"] if after else ["--follow", "--lines=0"]
         )
     if wanted.since is not None and after is None:
-        command.append(f"--since=@{wanted.since:.0f}")
+        command.append(f"--since=@{int(wanted.since)}")
     return command + _matches(daemon, wanted)
 
 

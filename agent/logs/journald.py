@@ -55,6 +55,7 @@ class JournalHandler(logging.Handler):
 
     def __init__(self, identifier: str, state: Path | None, path: Path = SOCKET) -> None:
         super().__init__()
+        self.setFormatter(logging.Formatter("%(message)s"))  # or basicConfig sets one that repeats the fields
         self._path, self._lost = str(path), 0
         self._always = [("SYSLOG_IDENTIFIER", identifier)]
         if state is not None:

@@ -8,12 +8,14 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent.logs import start
 from agent.logs.fields import about
 from agent.logs.journald import JournalHandler, encode, priority, stderr_is_journal
 from agent.logs.start import start_logging
@@ -162,6 +164,27 @@ def test_stderr_is_the_journal_only_when_systemd_says_this_very_stream(tmp_path:
         for wrong in ("", "1", f"{found.st_dev}:{found.st_ino + 1}", "x:y", f"{found.st_ino}:{found.st_dev}"):
             assert not stderr_is_journal({"JOURNAL_STREAM": wrong}, stream.fileno())
         assert not stderr_is_journal({}, stream.fileno())
+
+
+def test_with_a_journal_the_text_is_the_message_alone(
+    journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(start, "stderr_is_journal", lambda: True)
+    monkeypatch.setattr(start, "JournalHandler", partial(JournalHandler, path=journal.path))
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    try:
+        start_logging(False, Path("/s"))
+        logging.getLogger("agent.link.client").info("connected", extra={"model": "digits"})
+    finally:
+        root.handlers[0].close()
+        root.handlers[:], root.level = before
+    entry = journal.read()
+    assert (entry["MESSAGE"], entry["OVERLAID_MODEL"], entry["OVERLAID_STATE"]) == (
+        "connected",
+        "digits",
+        "/s",
+    )
 
 
 def test_without_a_journal_the_log_is_text_on_stderr(
