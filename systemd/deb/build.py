@@ -75,7 +75,7 @@ def build(job: Job, output: Path) -> Path:
     layout.clean(packages)
     layout.environment(job.root)
     layout.system_files(job.root, REPO)
-    layout.documents(job.root, REPO)
+    layout.documents(job.root, REPO, job.version, job.epoch)
     layout.date(job.root, job.epoch)
     compile_packages(job)
     layout.date(job.root, job.epoch)

@@ -3,17 +3,29 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import hashlib
 import io
 import os
 import shutil
 from collections.abc import Iterator
+from email.parser import Parser
 from pathlib import Path
+
+from systemd.deb import completion, man, tree
 
 HOME = Path("opt/overlaid")
 PACKAGES = HOME / "lib/python3.11/site-packages"
 # Commands of libraries, tests and examples.
-LEFT_OUT = ("bin", "share/man", "share/doc", "onnx/backend/test", "numpy/**/tests", "pip/_vendor/**/tests", "pytools/test")
+LEFT_OUT = (
+    "bin",
+    "share/man",
+    "share/doc",
+    "onnx/backend/test",
+    "numpy/**/tests",
+    "pip/_vendor/**/tests",
+    "pytools/test",
+)
 # They name the folders and times of the build.
 OF_THE_BUILD = ("*.dist-info/direct_url.json", "*.dist-info/uv_cache.json", "*.dist-info/REQUESTED", ".lock")
 # overlaid is run by the environment's Python, whose packages it sees and no others.
@@ -85,14 +97,37 @@ def system_files(root: Path, repo: Path) -> None:
             write(root / DOC / "examples" / name, path.read_text())
 
 
-def documents(root: Path, repo: Path) -> None:
-    write(root / DOC / "copyright", (repo / "LICENSE").read_text())
+def documents(root: Path, repo: Path, version: str, epoch: int) -> None:
+    """Manual pages and completions of the commands, the licences of what is brought."""
+    top = tree.whole()
+    for name, text in man.pages(top, version, epoch).items():
+        write(root / "usr/share/man/man1" / f"{name}.gz", gzip.compress(text.encode(), mtime=0))
+    write(root / "usr/share/bash-completion/completions/overlaid", completion.bash(top))
+    write(root / "usr/share/zsh/vendor-completions/_overlaid", completion.zsh(top))
+    write(root / "usr/share/fish/vendor_completions.d/overlaid.fish", completion.fish(top))
     write(root / DOC / "README.md", (repo / "systemd/README.md").read_text())
+    write(
+        root / DOC / "copyright", f"{licences(root)}\n\noverlaid itself:\n\n{(repo / 'LICENSE').read_text()}"
+    )
 
 
-def write(path: Path, text: str, mode: int = 0o644) -> None:
+def licences(root: Path) -> str:
+    """A line for each library; the texts are beside it."""
+    lines = []
+    for path in sorted((root / PACKAGES).glob("*.dist-info/METADATA")):
+        about = Parser().parse(io.StringIO(path.read_text(encoding="utf-8")), headersonly=True)
+        stated = about["License-Expression"] or about["License"] or ""
+        classified = [
+            line.rpartition(" :: ")[2] for line in about.get_all("Classifier", ()) if "License" in line
+        ]
+        licence = stated.splitlines()[0] if stated else ", ".join(classified) or "see its folder"
+        lines.append(f"{about['Name']} {about['Version']}: {licence}")
+    return f"Libraries in /{PACKAGES}, each with its licence in NAME.dist-info:\n\n" + "\n".join(lines)
+
+
+def write(path: Path, content: str | bytes, mode: int = 0o644) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
     path.chmod(mode)
 
 
