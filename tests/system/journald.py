@@ -10,7 +10,8 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -93,9 +94,9 @@ class Journald:
         assert self._process is not None
         return ["nsenter", f"--mount=/proc/{self._process.pid}/ns/mnt", "--", *map(str, command)]
 
-    def unit(self, *command: str | Path, python: Path) -> subprocess.Popen[bytes]:
+    def unit(self, *command: str | Path, environ: Mapping[str, str] = os.environ) -> subprocess.Popen[bytes]:
         """Start ``command`` with its stdout and stderr in the journal, as systemd starts a service."""
-        return subprocess.Popen(self.inside(python, "-c", _AS_UNIT, *command))
+        return subprocess.Popen(self.inside(sys.executable, "-c", _AS_UNIT, *command), env=dict(environ))
 
     def run(self, *command: str | Path) -> subprocess.CompletedProcess[str]:
         """Run ``command`` in there to its end."""

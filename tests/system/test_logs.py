@@ -7,7 +7,6 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from tests.system.stage import OVERLAID, Node, Stage, stage, wait_until
 
 REASON = why_not()
 BUDGET = ("--latency-p99", "50ms", "--rate", "10/s")
-PYTHON = Path(sys.executable)
 # As a stranger, who may write any field that does not begin with an underscore.
 FORGE = """
 import os, socket, sys
@@ -50,7 +48,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, journald: Journald) -> Iterat
 
 def start(node: Node, journald: Journald) -> None:
     node.log.touch()
-    node.process = journald.unit(OVERLAID, "run", "--config", node.config, python=PYTHON)
+    node.process = journald.unit(OVERLAID, "run", "--config", node.config)
     node.wait()
 
 
@@ -116,7 +114,7 @@ def test_a_worker_s_end_is_followed_as_a_line_of_its_model_and_device(
 
 def test_another_user_s_lines_are_not_the_daemon_s(site: Stage, journald: Journald) -> None:
     (node,) = site.nodes
-    done = journald.run(PYTHON, "-c", FORGE, node.state)
+    done = journald.run(sys.executable, "-c", FORGE, node.state)
     assert done.returncode == 0, done.stderr
     wait_until("the forged line", lambda: any(entry["MESSAGE"] == "forged" for entry in journald.entries()))
     assert not any(row["text"] == "forged" for row in logs(journald, node))
