@@ -39,33 +39,41 @@ class Disk:
         _do("cp", "--sparse=always", "--reflink=auto", str(other.image), str(self.image))
 
     def mount(self) -> None:
-        _do("mount", "-o", "loop", str(self.image), str(self._disk))
+        """As a boot does: mended first."""
+        _do("e2fsck", "-p", str(self.image), good=(0, 1))
+        _do("mount", "-o", "loop,errors=remount-ro", str(self.image), str(self._disk))
         upper, work = self._disk / "upper", self._disk / "work"
         upper.mkdir(exist_ok=True)
         work.mkdir(exist_ok=True)
         layers = f"lowerdir={self._base},upperdir={upper},workdir={work}"
         _do("mount", "-t", "overlay", "overlay", "-o", layers, str(self.root))
 
-    def unmount(self) -> None:
+    def unmount(self, *how: str) -> None:
         """Idempotent."""
         for path in (self.root, self._disk):
             if path.is_mount():
-                _do("umount", str(path))
+                _do("umount", *how, str(path))
 
     def lose_power(self) -> None:
-        """Nothing reaches the image from now on, and what had not yet is lost. Then unmount and mount it."""
+        """Nothing reaches the image from now on, and what had not yet is lost. Then unmount it."""
         handle = os.open(self._disk, os.O_RDONLY)
         try:
             fcntl.ioctl(handle, FS_IOC_SHUTDOWN, struct.pack("I", NO_LOG_FLUSH))
         finally:
             os.close(handle)
 
+    def fail(self) -> None:
+        """What a worn-out card does: the kernel finds an error and lets nobody write any more, until the next mount."""
+        device = Path(_do("findmnt", "--noheadings", "--output", "SOURCE", str(self._disk)).strip()).name
+        Path(f"/sys/fs/ext4/{device}/trigger_fs_error").write_text("1")
+
     def delete(self) -> None:
-        self.unmount()
+        self.unmount("--lazy")  # whoever failed may still have a file open
         shutil.rmtree(self.folder)
 
 
-def _do(*command: str) -> None:
+def _do(*command: str, good: tuple[int, ...] = (0,)) -> str:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
-    if done.returncode != 0:
+    if done.returncode not in good:
         raise OSError(f"{' '.join(command)}: {done.stderr.strip()}")
+    return done.stdout

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from tests.nspawn.machine import Machine
 from tests.nspawn.rootfs import native
 from tests.system.stage import ROOT
 
-FOLDER = ROOT / "build" / "deb"
+# Others than those of this tree, a release's say, are tested as well.
+FOLDER = Path(os.environ.get("OVERLAID_DEBS") or ROOT / "build" / "deb")
 PROJECT = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
 assert PROJECT is not None
 VERSION = PROJECT[1]

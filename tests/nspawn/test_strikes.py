@@ -42,18 +42,19 @@ def strike(box: Service, target: str, table: Table) -> None:
     table.add(f"{target} killed at random → golden outputs", time.monotonic() - began)
 
 
-def settled(box: Service, versions: set[str]) -> str:
-    """The end of the last deployment; what runs is one of ``versions`` and right."""
+def settled(box: Service, old: str, new: str) -> None:
+    """Until the deployment of ``new`` has ended; what runs is one of the two and right."""
 
     def ended() -> bool:
         model = box.model("digits")
-        return model is not None and model["state"] in FINAL and model["ready"]
+        return (
+            model is not None and model["version"] == new and model["state"] in FINAL and model["ready"]
+        )
 
-    wait_until("the deployment's end", ended, END_TIMEOUT_S)
+    wait_until(f"the end of the deployment of {new}", ended, END_TIMEOUT_S)
     model = box.model("digits")
-    assert model is not None and model["running_version"] in versions, model
+    assert model is not None and model["running_version"] in {old, new}, model
     assert not box.digits()
-    return str(model["running_version"])
 
 
 def serving(box: Service, chance: random.Random, target: str, table: Table) -> None:
@@ -74,7 +75,7 @@ def deploying(
         fleet.fleet("deploy", f"digits@{new}", "--node", NODE, "--latency-p99", "200ms", "--rate", "5/s")
         time.sleep(chance.uniform(0, USUAL_DEPLOYMENT_S))
         strike(box, target, table)
-        settled(box, {old, new})
+        settled(box, old, new)
     assert not watch.wrong
 
 
