@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from agent.cli import explain, init, logs, node, overlay, service, telemetry
+from agent.cli import doctor, explain, init, logs, node, overlay, service, telemetry
 from agent.cli.output import DAEMON_DOWN, WRONG_USAGE, Commands
 from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, UsageError, one_line
 
@@ -35,6 +35,7 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     init.register(commands)
     node.register(commands)
+    doctor.register(commands)
     explain.register(commands)
     telemetry.register(commands)
     service.register(commands)
