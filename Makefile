@@ -58,7 +58,7 @@ gpu: $(GPU_STAMP)  ## an environment with Intel's OpenCL and OpenVINO, for test-
 peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
 
 debian:
-	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx caddy chromium
+	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx caddy chromium zsh fish groff-base
 
 demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this machine: deploy, serve, break, recover
 	@$(BIN)/python -m tests.demo

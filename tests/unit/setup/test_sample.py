@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.config import load_config
-from agent.setup.sample import filled
+from agent.setup.sample import filled, is_sample
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,3 +56,14 @@ def test_the_daemon_reads_what_was_filled(tmp_path: Path) -> None:
     config = load_config(file, {})
     assert config.node.name == "cam-7"
     assert config.mqtt is not None and config.mqtt.ca == Path("/ca.pem")
+
+
+def test_a_sample_that_nobody_changed_is_known(tmp_path: Path) -> None:
+    config = tmp_path / "agent.toml"
+    assert not is_sample(config)
+    config.write_text(SAMPLE)
+    assert is_sample(config)
+    config.write_text(f"{SAMPLE}# mine\n")
+    assert not is_sample(config)
+    config.write_bytes(b"\xff")
+    assert not is_sample(config)
