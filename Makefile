@@ -1,10 +1,11 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
 .PHONY: help demo test test-slow test-pynq test-peers test-gpu soak lint bench area ci lock lock-pynq lock-peers lock-gpu \
-  clean debian peers gpu test-faults
+  lock-node deb clean debian peers gpu test-faults
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SECONDS ?= 25
 KILLS ?= 1000
+ARCH ?= amd64
 BIN := .venv/bin
 STAMP := .venv/.installed
 PYNQ_BIN := .venv-pynq/bin
@@ -57,7 +58,7 @@ gpu: $(GPU_STAMP)  ## an environment with Intel's OpenCL and OpenVINO, for test-
 peers: $(PEERS_STAMP)  ## Triton and MLServer, which the bench then measures too (540 MB)
 
 debian:
-	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx caddy chromium
+	@tests/debian-packages mosquitto mosquitto-clients systemd openssl g++ tcl nginx caddy chromium zsh fish groff-base
 
 demo: $(STAMP)   ## a broker, an operator, nodes and the FPGA overlay on this machine: deploy, serve, break, recover
 	@$(BIN)/python -m tests.demo
@@ -100,6 +101,9 @@ lint: $(STAMP)   ## ruff, mypy --strict, import rules
 bench: $(STAMP) debian  ## figures against their targets, as a table
 	@$(BIN)/python -m tests.bench
 
+deb: $(STAMP)    ## the Debian 12 package, build/deb/overlaid_VERSION_ARCH.deb (ARCH=amd64 or arm64; VERSION=)
+	@$(BIN)/python -m systemd.deb.build --arch $(ARCH) $(if $(VERSION),--version $(VERSION))
+
 area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by Yosys, into a report (minutes)
 	@tests/debian-packages yosys
 	@$(BIN)/python -m bitstreams.area
@@ -123,6 +127,11 @@ lock-peers: $(STAMP)  ## remake requirements-peers.lock
 lock-gpu: $(STAMP)  ## remake requirements-gpu.lock
 	@$(BIN)/uv pip compile pyproject.toml --group pyproject.toml:gpu --universal --python-version 3.11 --generate-hashes \
 	  --extra opencl --no-header --no-annotate --quiet --output-file requirements-gpu.lock
+
+lock-node: $(STAMP)  ## remake requirements-node.lock, what the Debian package brings
+	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.11 --generate-hashes \
+	  --extra onnx --extra litert --extra npu --extra opencl --extra sim --no-header --no-annotate --quiet \
+	  --output-file requirements-node.lock
 
 clean:           ## remove the virtual environment and caches
 	rm -rf .venv .venv-pynq .venv-peers .venv-gpu .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import socket
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,6 +87,14 @@ class Mqtt(Section):
     cert: Path | None = None
     key: Path | None = None
     keepalive_s: int = Field(30, ge=5, le=3600)
+
+    @field_validator("host")
+    @classmethod
+    def _bare(cls, host: str) -> str:
+        # A host is logged and shown; an address with the password in it must not become one.
+        if host and not re.fullmatch(r"[\w.:%-]+", host):
+            raise ValueError("a host name or address alone: no scheme, user name, password or path")
+        return host
 
     @model_validator(mode="after")
     def _complete(self) -> Mqtt:

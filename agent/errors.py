@@ -55,6 +55,7 @@ OverlaidError
 │   ├── WorkerCrashed
 │   └── WorkerTimeout
 ├── LinkError              the broker
+├── ServiceError           the systemd service: installing it, removing it
 ├── TelemetryError         a telemetry database that cannot be read
 └── ControlError           the local control socket
     └── DaemonNotRunning
@@ -237,6 +238,9 @@ class WorkerTimeout(WorkerError): ...
 
 
 class LinkError(OverlaidError): ...
+
+
+class ServiceError(OverlaidError): ...
 
 
 class TelemetryError(OverlaidError): ...

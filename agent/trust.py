@@ -30,13 +30,13 @@ class PublicKey:
 
     @classmethod
     def parse(cls, text: str) -> PublicKey:
-        """Read the text form; TrustError when it is not one."""
+        """Read the text form; TrustError, which does not repeat it, when it is not one: it may be a private key."""
         try:
             raw = base64.b64decode(text.removeprefix(PREFIX), validate=True)
         except (binascii.Error, ValueError) as error:
-            raise TrustError(f"{text[:80]!r} is not a public key; expected {PREFIX} and base64") from error
+            raise TrustError(f"not a public key; expected {PREFIX} and base64") from error
         if not text.startswith(PREFIX) or len(raw) != 32:
-            raise TrustError(f"{text[:80]!r} is not a public key; expected {PREFIX} and 32 bytes in base64")
+            raise TrustError(f"not a public key; expected {PREFIX} and 32 bytes in base64")
         return cls(raw)
 
     @property

@@ -20,7 +20,7 @@ MAX_MODELS = 256  # on one node
 MAX_INSTANCES = 16  # of one model
 SELF_TEST = "self-test"  # the backend of an FPGA that opens the package of an overlay
 PROGRAMS = "npu"  # the backend of an FPGA that runs programs on the overlay that they were made for
-RESERVED_NAMES = frozenset({"group", "blocks", "repo"})
+RESERVED_NAMES = frozenset({"group", "blocks", "repo", "enrol"})
 
 # Bytes per element of the Open Inference Protocol's datatypes; of BYTES (strings) the length before each, an unsigned
 # 32-bit little-endian integer.

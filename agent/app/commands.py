@@ -4,21 +4,22 @@ queued."""
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from agent.deploy.manager import Manager
-from agent.errors import LinkError, OverlaidError, Replayed, UsageError, one_line
-from agent.link.messages import Command, Result
+from agent.errors import LinkError, OverlaidError, Replayed, TelemetryError, UsageError, one_line
+from agent.link.messages import MAX_LOG_BYTES, Command, Result
 from agent.link.topics import OPS, Target
+from agent.logs.recent import Recent
+from agent.logs.rows import LogRow, Wanted, newest_within, of_event
 from agent.telemetry import queries
 from agent.types import State
 
 log = logging.getLogger("commands")
-MAX_LOG_BYTES = 192 * 1024  # of the 256 KiB that a message on the wire may have
 
 
 class Commands:
@@ -30,9 +31,10 @@ class Commands:
         manager: Manager,
         telemetry_db: Path,
         send: Callable[[str, bytes], None],
+        recent: Recent,
     ) -> None:
         self._node, self._manager = node, manager
-        self._telemetry_db, self._send = telemetry_db, send
+        self._telemetry_db, self._send, self._recent = telemetry_db, send, recent
 
     async def perform(self, command: Command) -> None:
         """Carry out a verified command and send its result."""
@@ -42,7 +44,7 @@ class Commands:
         except OverlaidError as error:
             self._result(command.op, command.id, State.FAILED, f"{error.name}: {one_line(error)}", {})
         except Exception as error:  # a bug must answer too
-            log.exception("command %s", command.op)
+            log.exception("command %s", command.op, extra={"model": command.model})
             self._result(command.op, command.id, State.FAILED, f"internal error: {one_line(error)}", {})
 
     def refuse(self, topic: str, error: OverlaidError) -> None:
@@ -66,8 +68,7 @@ class Commands:
 
     async def _output(self, command: Command) -> dict[str, Any]:
         if command.op == "logs":
-            rows = await asyncio.to_thread(queries.recent_events, self._telemetry_db, command.lines)
-            return {"events": _newest_within(rows, MAX_LOG_BYTES)}
+            return await asyncio.to_thread(self._logs, command)
         if command.model is None:
             raise UsageError(f"{command.op} needs a model (--model NAME)")
         if command.op == "restart":
@@ -83,13 +84,22 @@ class Commands:
             return {"downloads": command.model}
         return await self._manager.bench(command.model)
 
+    def _logs(self, command: Command) -> dict[str, Any]:
+        """The newest rows of the log; what happened before the daemon began is in telemetry.db, as events.
+        ``left_out``: there are older ones that the limits do not let through."""
+        since = None if command.since_s is None else time.time() - command.since_s
+        wanted = Wanted(command.lines, since, command.model)
+        rows = [row for row in self._recent.rows() if wanted.takes(row)]
+        if len(rows) <= command.lines and (since is None or since < self._recent.began):
+            rows = [*self._before(command, since or 0.0), *rows]
+        kept = newest_within(rows[-command.lines :], command.max_bytes or MAX_LOG_BYTES)
+        return {"rows": kept, "left_out": len(kept) < len(rows)}
 
-def _newest_within(rows: list[dict[str, Any]], limit: int) -> list[dict[str, Any]]:
-    """The last rows, in order, whose JSON has at most ``limit`` bytes."""
-    kept: list[dict[str, Any]] = []
-    for row in reversed(rows):
-        limit -= len(json.dumps(row)) + 2
-        if limit < 0:
-            break
-        kept.append(row)
-    return kept[::-1]
+    def _before(self, command: Command, since: float) -> list[LogRow]:
+        began = self._recent.began
+        try:
+            events = queries.recent_events(self._telemetry_db, command.lines + 1, since, command.model, began)
+        except TelemetryError as error:
+            text = f"what was before is not known: {one_line(error)}"
+            return [LogRow(began, "WARNING", "telemetry", text)]
+        return [of_event(event) for event in events]

@@ -38,6 +38,7 @@ from agent.hours import PLAUSIBLE_TIME
 from agent.link.client import MqttLink, Will
 from agent.link.messages import Status
 from agent.link.outbox import Outbox
+from agent.logs.recent import Recent
 from agent.package.store import Store
 from agent.package.tuf.parent import HelperVerifier, Verifier
 from agent.serving.door.front_door import FrontDoor
@@ -58,16 +59,19 @@ def main(config: Config) -> int:
     lock = _prepare(config)
     allow_many_descriptors()
     share_one_heap()
+    recent = Recent()
+    logging.getLogger().addHandler(recent)
     try:
-        asyncio.run(_until_signal(config))
+        asyncio.run(_until_signal(config, recent))
     finally:
+        logging.getLogger().removeHandler(recent)
         lock.close()
     return 0
 
 
-async def _until_signal(config: Config) -> None:
+async def _until_signal(config: Config, recent: Recent) -> None:
     with stop_signals() as stop:
-        await Daemon(config).run(stop)
+        await Daemon(config, recent=recent).run(stop)
 
 
 def _prepare(config: Config) -> TextIO:
@@ -110,10 +114,11 @@ class Daemon:
         make_worker: MakeWorker | None = None,
         probe: Callable[[str, Path], BoardInfo] = probe_board,
         verifier: Callable[[Path | None, Path, Callable[[], float]], Verifier] = HelperVerifier,
+        recent: Recent | None = None,
     ) -> None:
         """Many simulated nodes in one process (``overlaid sim nodes``) bring workers, probing and verification without
-        processes."""
-        self.config, self._probe = config, probe
+        processes, and no ``recent``: what is logged there is everybody's."""
+        self.config, self._probe, self._recent = config, probe, recent or Recent()
         state, runtime = config.paths.state, config.paths.runtime
         self.boot_id = uuid.uuid4().hex
         self.telemetry = Telemetry(state / "telemetry.db", config.telemetry.max_mb)
@@ -171,7 +176,7 @@ class Daemon:
         self._spawn(self.reporter.run())
         self._spawn(manager.run())
         self._spawn(sampler.run(meters, self.config.power.sample_s, self._power))
-        log.info("overlaid %s on %s, board %s", __version__, self.node, board.name)
+        log.info("overlaid %s started on %s, board %s", __version__, self.node, board.name)
         self.telemetry.event("started", f"overlaid {__version__}, board {board.name}")
 
     def _manager(self, board: BoardInfo, meters: Sequence[PowerMeter]) -> Manager:
@@ -212,7 +217,7 @@ class Daemon:
             config.paths.state / "outbox.db", config.telemetry.outbox_mb << 20, self._outbox_event
         )
         self.reporter.outbox_problem = lambda: outbox.problem
-        commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put)
+        commands = Commands(self.node, manager, config.paths.state / "telemetry.db", outbox.put, self._recent)
         targets = (self.node, *group_targets(config))
         keys = keyring(PublicKey.parse(text) for text in config.trust.command_keys)
         inbox = self.inbox = Inbox(
@@ -240,7 +245,7 @@ class Daemon:
             mqtt_settings(config, "bindings"),
             lambda: manager.effective.bindings,
             self.pool.socket_of,
-            lambda text, model: self.telemetry.event("binding", text, model),
+            self._binding_event,
             self.reporter.changed,
         )
         self.reporter.bindings = bindings.statuses
@@ -288,6 +293,7 @@ class Daemon:
         if self.outbox is not None:
             self.outbox.close()
         self.journal.close()
+        log.info("stopped")
         self.telemetry.event("stopped", "")
         self.telemetry.close()
 
@@ -313,9 +319,14 @@ class Daemon:
                 self.manager.unwell(event.model, event.candidate.device, event.failure)
             return
         level = logging.INFO if event.kind in ("building", "built") else logging.WARNING
-        log.log(level, "%s: worker %s: %s", event.model, event.kind, event.text)
+        topic = {"model": event.model, "device": event.candidate.device}
+        log.log(level, "%s: worker %s: %s", event.model, event.kind, event.text, extra=topic)
         self.telemetry.event(f"worker-{event.kind}", event.text, event.model)
         self.reporter.changed()
+
+    def _binding_event(self, text: str, model: str) -> None:
+        log.info("binding %s", text, extra={"model": model})
+        self.telemetry.event("binding", text, model)
 
     def _outbox_event(self, text: str) -> None:
         log.warning("%s", text)

@@ -12,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from agent import __version__, notify
+from agent.app.statusline import status_line
 from agent.config import Config
 from agent.control import snapshot
 from agent.deploy.manager import Manager
@@ -96,7 +97,7 @@ class Reporter:
             self._changed.clear()
             now = self.snapshot()
             self._write(now)
-            self._tell_systemd(now)
+            notify.status(status_line(now))
             try:
                 self._publish(now)
             except ValidationError as error:  # a text that cannot be sent must not end the daemon
@@ -122,11 +123,6 @@ class Reporter:
             bindings=bindings,
         )
         self._link.publish(self._node.reported, reported.encode(), 1, retain=True)
-
-    def _tell_systemd(self, now: Snapshot) -> None:
-        serving = sum(1 for model in now.models if model.ready)
-        link = "" if self._link is None else f", broker {'connected' if self.connected else 'not connected'}"
-        notify.status(f"{serving} of {len(now.models)} models serving{link}")
 
     def snapshot(self) -> Snapshot:
         """The node at this instant."""

@@ -12,7 +12,7 @@ import re
 import sys
 from collections.abc import Sequence
 
-from agent.cli import explain, node, overlay, telemetry
+from agent.cli import doctor, explain, init, logs, node, overlay, service, telemetry
 from agent.cli.output import DAEMON_DOWN, WRONG_USAGE, Commands
 from agent.errors import DaemonNotRunning, OverlaidError, RuntimeUnavailable, UsageError, one_line
 
@@ -33,9 +33,13 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
         epilog="example: overlaid status --watch",
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    init.register(commands)
     node.register(commands)
+    doctor.register(commands)
     explain.register(commands)
     telemetry.register(commands)
+    service.register(commands)
+    logs.register(commands)
     overlay.register(commands)
     fleet = commands.add_parser(
         "fleet",
@@ -44,12 +48,13 @@ def build_parser(with_fleet: bool = True, first: str | None = None) -> argparse.
         epilog="example: overlaid fleet deploy digits@1.0.0 --node cam-7 --latency-p99 20ms --rate 10/s",
     )
     if with_fleet:
-        from agent.cli import fleet_operate, fleet_package, fleet_repo
+        from agent.cli import fleet_enrol, fleet_operate, fleet_package, fleet_repo
 
         fleet_commands = fleet.add_subparsers(dest="fleet_command", required=True, metavar="COMMAND")
         fleet_package.register(fleet_commands)
         fleet_repo.register(fleet_commands)
         fleet_operate.register(fleet_commands)
+        fleet_enrol.register(fleet_commands)
     if first not in commands.choices:
         _add_installed(commands, first)
     return parser

@@ -10,14 +10,14 @@ import time
 from typing import TYPE_CHECKING
 
 from agent.cli.fleet_desk import add_command, open_desk, seconds
-from agent.cli.output import Commands, add_json, interrupted, one_cell, print_json
+from agent.cli.output import Commands, add_json, interrupted, one_cell, print_json, quantity
 from agent.errors import LinkError, UsageError, one_line
 
 if TYPE_CHECKING:
     from agent.fleet.actions import Desk
 
 OP_HELP = (
-    "logs (recent events), bench (measure a model again), cancel (its deployment), restart (its worker), "
+    "logs (what it logged), bench (measure a model again), cancel (its deployment), restart (its worker), "
     "download (now, at any hour)"
 )
 
@@ -43,8 +43,10 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
         "op", metavar="OP", choices=("logs", "bench", "cancel", "restart", "download"), help=OP_HELP
     )
     send.add_argument("--node", required=True, metavar="NODE")
-    send.add_argument("--model", metavar="MODEL", help="for all but logs")
-    send.add_argument("--lines", type=int, default=100, metavar="100", help="for logs, 1-1000")
+    send.add_argument("--model", metavar="MODEL", help="what it is about; logs may go without")
+    send.add_argument("--lines", type=int, metavar="100", help="of logs, the newest ones, 1-1000")
+    send.add_argument("--since", type=quantity("span"), metavar="1h", help="of logs, not older than this")
+    send.add_argument("--bytes", type=int, metavar="196608", help="of logs, as JSON, 1024-196608")
     send.add_argument(
         "--timeout", type=seconds, default=30.0, metavar="30", help="seconds to wait for the result"
     )
@@ -99,8 +101,10 @@ def _send(args: argparse.Namespace) -> int:
 
     if args.op != "logs" and args.model is None:
         raise UsageError(f"{args.op} needs --model MODEL")
-    if not 1 <= args.lines <= 1000:
-        raise UsageError("--lines must be 1 to 1000")
+    options = {"lines": args.lines, "since_s": args.since, "max_bytes": args.bytes}
+    limits = {name: value for name, value in options.items() if value is not None}
+    if limits and args.op != "logs":
+        raise UsageError("--lines, --since and --bytes are for logs")
     with open_desk(args) as desk:
         try:
             node = Target(desk.site, args.node)
@@ -110,7 +114,7 @@ def _send(args: argparse.Namespace) -> int:
         step = fleet_show.print_step
         later = f"if it was sent, the node carries it out all the same: {desk.home.command('watch')}"
         with interrupted(later):
-            result = asyncio.run(command(desk, node, args.op, model, args.lines, args.timeout, step))
+            result = asyncio.run(command(desk, node, args.op, model, limits, args.timeout, step))
     if args.json:
         print_json(result.model_dump(mode="json"))
     else:

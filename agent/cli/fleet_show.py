@@ -13,6 +13,7 @@ from agent.cli.output import one_cell, print_table
 from agent.cli.views import span
 from agent.errors import MessageError
 from agent.link.topics import Target
+from agent.logs.rows import line
 from agent.types import to_jsonable
 
 if TYPE_CHECKING:
@@ -209,10 +210,12 @@ def print_result(node: str, result: Result) -> None:
     if result.why or not result.output:
         why = f": {one_cell(result.why)}" if result.why else ""
         print(f"{node}: {result.op} {result.state.value}{why}")
-    events = result.output.get("events")
-    if result.op == "logs" and isinstance(events, list):
-        for event in events:
-            print(one_cell(_event_line(event) if isinstance(event, dict) else event))
+    rows = result.output.get("rows")
+    if result.op == "logs" and isinstance(rows, list):
+        for row in rows:
+            print(one_cell(line(row) if isinstance(row, dict) else row))
+        if result.output.get("left_out"):
+            print(f"{node}: older lines are left out; see --lines, --bytes, --since", file=sys.stderr)
     elif result.op == "bench" and "verdicts" in result.output:
         _print_measured(node, result.output)
     else:
@@ -231,11 +234,3 @@ def _print_measured(node: str, output: dict[str, Any]) -> None:
         raise MessageError(
             "the node's verdicts are of no known form; is it of this version? --json prints them as they are"
         ) from error
-
-
-def _event_line(event: dict[str, Any]) -> str:
-    try:
-        stamp = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(float(event["time"])))
-    except (KeyError, TypeError, ValueError, OverflowError, OSError):
-        stamp = "-"
-    return " ".join(str(part) for part in (stamp, *map(event.get, ("kind", "model", "text"))) if part)

@@ -93,11 +93,12 @@ def _add(
 
 def _run(args: argparse.Namespace) -> int:
     from agent.app import run
-    from agent.cli.logs import start_logging
     from agent.config import load_config
+    from agent.logs.start import start_logging
 
-    start_logging(verbose=args.verbose)
-    return run(load_config(args.config))
+    config = load_config(args.config)
+    start_logging(args.verbose, config.paths.state)
+    return run(config)
 
 
 def _snapshot(folders: Folders) -> tuple[dict[str, Any], bool]:

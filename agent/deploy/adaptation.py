@@ -210,7 +210,9 @@ class Adaptation:
             if error and not isinstance(error, OverlaidError):
                 raise error
             if error:
-                log.warning("%s is not bridged while %s takes %s: %s", name, device, overlay, one_line(error))
+                text = "%s is not bridged while %s takes %s: %s"
+                topic = {"model": name, "device": device}
+                log.warning(text, name, device, overlay, one_line(error), extra=topic)
             placement = self._services[name].placement
             measured = placement.measurement
             if measured is not None and measured.p99_ms > placement.budget.latency_p99_ms:

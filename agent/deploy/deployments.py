@@ -22,6 +22,7 @@ from agent.deploy.removal import Removals
 from agent.deploy.resources import BlockSource, FolderSource, Resources
 from agent.deploy.service import Service
 from agent.errors import DeployError, OverlaidError, StoreError
+from agent.logs.fields import about
 from agent.package.verify import VerifiedPackage
 from agent.serving.processes.process import Worker
 from agent.types import Placement
@@ -95,6 +96,10 @@ class Deployments:
         self._on_end()
 
     async def _work(self, deployment: Deployment) -> None:
+        with about(model=deployment.model.name, deployment=deployment.id):
+            await self._work_on(deployment)
+
+    async def _work_on(self, deployment: Deployment) -> None:
         try:
             await self._attempt(deployment)
         except asyncio.CancelledError:

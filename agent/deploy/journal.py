@@ -157,8 +157,10 @@ class Journal:
         db.execute("PRAGMA locking_mode=EXCLUSIVE")
         version = int(db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
+            aside = f"{self._path.parent}.schema-{version}"
             raise StoreError(
-                f"{self._path} was written by a newer overlaid (schema {version}): install that version again"
+                f"{self._path} was written by a newer overlaid: schema {version}, this one reads up to {SCHEMA_VERSION}"
+                f"; install that version again, or begin without its models: mv {self._path.parent} {aside}"
             )
         db.execute("PRAGMA synchronous=FULL")
         if (

@@ -87,7 +87,8 @@ class Ledger:
                 self._res.journal.finish(deployment, state, why)
             except StoreError as error:  # should the daemon end before the disk heals, its next start decides
                 if number not in self._told:
-                    log.error("%s: %s", deployment.model.name, error)
+                    topic = {"model": deployment.model.name, "deployment": number}
+                    log.error("%s: %s", deployment.model.name, error, extra=topic)
                     self._told.add(number)
                 return False
             del self._unwritten[number]
@@ -117,5 +118,6 @@ class Ledger:
     def _record(self, deployment: Deployment) -> None:
         model, phase, why = deployment.model, deployment.phase, deployment.why
         where = "" if phase is None or deployment.state.final else f" {phase.value}"
-        log.info("%s %s: %s%s %s", model.name, model.version, deployment.state.value, where, why)
+        topic = {"model": model.name, "deployment": deployment.id}
+        log.info("%s %s: %s%s %s", model.name, model.version, deployment.state.value, where, why, extra=topic)
         self._res.telemetry.deployment(model.name, model.version, model.digest, deployment.state, phase, why)

@@ -52,7 +52,8 @@ class LostDevices:
         """A worker of the model failed for its device's sake. One that waits for its replacement tells nothing new."""
         if device in self.why or model in self.stale:
             return
-        log.warning("%s: %s on %s: %s", model, error.name, device, error)
+        topic = {"model": model, "device": device}
+        log.warning("%s: %s on %s: %s", model, error.name, device, error, extra=topic)
         if self._health.failed(device, error, time.monotonic()):
             self._on_lost(device)
         else:
@@ -71,7 +72,7 @@ class LostDevices:
 
     def _on_lost(self, device: str) -> None:
         text = f"device {device} is lost: {self.why[device]}"
-        log.error("%s", text)
+        log.error("%s", text, extra={"device": device})
         self._res.telemetry.event("device-lost", text)
         self.stale.update(
             name for name, s in self._services.items() if s.runs and s.placement.candidate.device == device
@@ -94,7 +95,7 @@ class LostDevices:
                 text = (
                     f"device {device} is back" if there else f"no model here can use device {device} any more"
                 )
-                log.info("%s", text)
+                log.info("%s", text, extra={"device": device})
                 self._res.telemetry.event("device-back", text)
                 self._on_change()
         self._probing = None
@@ -116,9 +117,10 @@ class LostDevices:
                 package = phases.installed_package(self._res, digest)
                 await self._res.pool.stop(await workers.start_checked(self._res, package, candidate))
         except OverlaidError as error:
-            log.debug("device %s is still lost: %s: %s", device, error.name, one_line(error))
+            topic = {"device": device}
+            log.debug("device %s is still lost: %s: %s", device, error.name, one_line(error), extra=topic)
             return False
         except Exception:  # a bug must not end the probing
-            log.exception("probing device %s", device)
+            log.exception("probing device %s", device, extra={"device": device})
             return False
         return True

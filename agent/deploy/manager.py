@@ -148,7 +148,9 @@ class Manager:
             if isinstance(found, Ended):
                 self._ledger.closed(deployment, found.error, found.why)
                 continue
-            self._res.telemetry.event("resumed", f"{deployment.model.version}: {found.why}", name)
+            text = f"{deployment.model.version}: {found.why}"
+            log.info("%s %s", name, text, extra={"model": name, "deployment": deployment.id})
+            self._res.telemetry.event("resumed", text, name)
             self._deployments.start(replace(deployment, why=found.why))
         # What the last process would have cleaned up; what failed may be tried again, with what has arrived of it.
         self._removals.collect(last.model.digest for last in self._ledger.latest.values())

@@ -96,7 +96,9 @@ async def measure_batches(
         finally:
             await res.pool.stop(worker)
     except OverlaidError as error:  # requests are answered one by one then, which is no failure
-        log.info("%s: runs that answer several requests: %s: %s", manifest.name, error.name, error)
+        text = "%s: runs that answer several requests: %s: %s"
+        topic = {"model": manifest.name, "device": chosen.candidate.device}
+        log.info(text, manifest.name, error.name, error, extra=topic)
         return chosen
     return batching.with_batches(chosen, times, budget)
 
@@ -129,7 +131,9 @@ class _Measuring:
         try:
             self._kept = dict(res.journal.profiles.of(package.manifest.name))
         except StoreError as error:
-            log.warning("what was measured before is not known: %s", error)
+            log.warning(
+                "what was measured before is not known: %s", error, extra={"model": package.manifest.name}
+            )
         self._priors: dict[Candidate, priors.Prior] = {}
 
     @property
@@ -170,10 +174,11 @@ class _Measuring:
         found = replace(found, closed=replace(found.closed, measured=time.time()))
         text = "%s: %s was measured in %d runs only, which is not kept: %s"
         told = self._package.manifest.name, candidate, found.closed.runs
+        topic = {"model": self._package.manifest.name, "device": candidate.device}
         if gate.shut:
-            log.warning(text, *told, "models in service got late")
+            log.warning(text, *told, "models in service got late", extra=topic)
         elif not cache.worth_keeping(found.closed, bool(self._res.meters)):
-            log.warning(text, *told, "the meters told nothing of them")
+            log.warning(text, *told, "the meters told nothing of them", extra=topic)
         else:
             self._keep(key, found)
         return found
@@ -195,7 +200,8 @@ class _Measuring:
         try:
             self._res.journal.profiles.keep(self._package.manifest.name, key, found)
         except StoreError as error:  # it can be measured again
-            log.warning("the profile of %s is not kept: %s", key.candidate, error)
+            topic = {"model": self._package.manifest.name, "device": key.candidate.device}
+            log.warning("the profile of %s is not kept: %s", key.candidate, error, extra=topic)
 
     def _opens(self, known: Profile) -> bool:
         open_s = self._res.settings.profile_s * profile.OPEN_SHARE

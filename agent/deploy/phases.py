@@ -68,6 +68,7 @@ async def download(
         await source.fetch(model.digest, {sha: block.size for sha, block in missing.items()}, deliver)
     size = sum(file.size for file in files.values())
     text = f"{model.version}: fetched {total} of {size} bytes, the rest was on this node"
+    log.info("%s %s", model.name, text, extra={"model": model.name})
     res.telemetry.event("fetched", text, model.name)
     return package
 

@@ -13,6 +13,7 @@ from agent.deploy.resources import Resources
 from agent.deploy.service import Service
 from agent.deploy.standing import MAX_STARTS, STAND_S
 from agent.errors import DeployError, OverlaidError, StoreError, one_line
+from agent.logs.fields import about
 from agent.package.verify import VerifiedPackage
 from agent.serving.unwell import UNWELL
 from agent.types import Placement, State
@@ -55,6 +56,10 @@ class _Restoring:
 
     async def bring(self, model: str, current: str | None, previous: str | None) -> Service | None:
         """The service of the first version that starts, else why the newer one did not; None without a placement."""
+        with about(model=model):
+            return await self._bring(model, current, previous)
+
+    async def _bring(self, model: str, current: str | None, previous: str | None) -> Service | None:
         res = self._res
         first: Service | None = None
         for digest in (current, previous):
@@ -78,6 +83,7 @@ class _Restoring:
                     res.store.revert(model)
                 except StoreError as error:  # the next start goes back again
                     log.error("%s: %s", model, error)
+                log.warning("%s: went back to %s", model, placement.version)
                 res.telemetry.event("returned", f"went back to {placement.version}", model)
             return Service(placement, placed.origin)
         return first

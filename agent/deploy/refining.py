@@ -65,7 +65,9 @@ class Refining:
         try:
             kept = dict(self._res.journal.profiles.of(placement.model)).get(key)
         except StoreError as error:
-            log.warning("%s: its profile is not refined: %s", placement.model, error)
+            log.warning(
+                "%s: its profile is not refined: %s", placement.model, error, extra={"model": placement.model}
+            )
             return None
         known = kept or Profile(measured)
         closed = refined(known.closed, counted)
@@ -78,11 +80,13 @@ class Refining:
             placement.candidate,
             closed.p99_ms,
             closed.runs,
+            extra={"model": placement.model, "device": placement.candidate.device},
         )
         try:
             self._res.journal.profiles.keep(placement.model, key, found)
         except StoreError as error:
-            log.warning("the profile of %s is not kept: %s", placement.candidate, error)
+            topic = {"model": placement.model, "device": placement.candidate.device}
+            log.warning("the profile of %s is not kept: %s", placement.candidate, error, extra=topic)
         known_now = found.measurement
         now = replace(measured, p99_ms=known_now.p99_ms, confidence=known_now.confidence, runs=known_now.runs)
         verdicts = tuple(

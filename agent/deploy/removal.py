@@ -42,7 +42,7 @@ class Removals:
         users = [] if self._services[name].serves else overlays.users(self._res, name, self._services)
         if users and name not in self._kept:
             text = f"stays until nothing runs on it any more: {', '.join(users)}"
-            log.info("%s: %s", name, text)
+            log.info("%s: %s", name, text, extra={"model": name})
             self._res.telemetry.event("kept", text, name)
         (self._kept.add if users else self._kept.discard)(name)
         return bool(users)
@@ -68,10 +68,11 @@ class Removals:
                 self._services.pop(name, None)
                 self._res.store.remove(name)
                 self._res.journal.drop_placements(name, set())
+                log.info("%s: removed, no longer wanted", name, extra={"model": name})
                 self._res.telemetry.event("removed", "no longer wanted", name)
                 self.collect()
         except OverlaidError as error:  # still on the disk: back at the next start, and removed then
-            log.error("removing %s: %s", name, error)
+            log.error("removing %s: %s", name, error, extra={"model": name})
         finally:
             self.tasks.pop(name, None)
             self._on_end()

@@ -19,6 +19,7 @@ from agent.deploy.lost import LostDevices
 from agent.deploy.resources import Resources
 from agent.deploy.service import Service
 from agent.errors import DeployError, OverlaidError, StoreError, TooSlow, one_line
+from agent.logs.fields import about
 from agent.placement.adapting.adapt import Move
 from agent.placement.demand import Placed
 from agent.placement.stats import mean
@@ -124,7 +125,8 @@ class Replacer:
         run it, its requests wait for reloads until it is its turn."""
         old, placed = self._services[name].placement, self._elsewhere(name, device)
         if placed is None or placed.candidate is None:
-            log.info("%s: nothing else can run it while %s takes %s", name, device, overlay)
+            topic = {"model": name, "device": device}
+            log.info("%s: nothing else can run it while %s takes %s", name, device, overlay, extra=topic)
             return
         text = f"bridged by {placed.candidate} while {device} takes {overlay}"
         new = replace(replaced(old, placed, time.time()), reason=text)
@@ -193,6 +195,12 @@ class Replacer:
         return task is not None and task.move is not None
 
     async def _do(self, task: Task) -> None:
+        with about(
+            model=task.model
+        ):  # the deployment that made this necessary may be another model's, and long over
+            await self._do_now(task)
+
+    async def _do_now(self, task: Task) -> None:
         """A model that is being deployed or removed is left alone."""
         name = task.model
         if self._turns[name].locked() or name not in self._services:
@@ -293,7 +301,7 @@ class Replacer:
         here, there = (NOWHERE if each.shed else str(each.candidate) for each in (old, new))
         why = new.reason if new.reason.startswith(trigger) else f"{trigger}: {new.reason}"
         text = f"{here} -> {there}: {why}"
-        log.info("%s: %s", name, text)
+        log.info("%s: %s", name, text, extra={"model": name, "device": new.candidate.device})
         self._res.telemetry.event("replaced", text, name)
         self._services[name] = replace(self._services[name], placement=new)
         self._res.telemetry.placement(new)
@@ -305,7 +313,7 @@ class Replacer:
         here = NOWHERE if now.shed else str(now.candidate)
         why = f"stays on {here}: {wanted} could not take over: {error.name}: {one_line(error)}"
         if old.reason != why:
-            log.warning("%s %s", name, why)
+            log.warning("%s %s", name, why, extra={"model": name, "device": wanted.device})
             self._res.telemetry.event("replace-failed", why, name)
             self.keep(name, replace(now, reason=why))
 
@@ -313,7 +321,7 @@ class Replacer:
         try:
             self._res.journal.save_placement(self._services[name].origin, placement)
         except StoreError as error:  # the next start begins with the one before and weighs again
-            log.error("%s: %s", name, error)
+            log.error("%s: %s", name, error, extra={"model": name})
 
     def _task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         return asyncio.get_running_loop().create_task(work)

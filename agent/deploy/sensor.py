@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 
 from agent.deploy.resources import Resources
 from agent.placement.adapting.rest import Rest, sensible
 from agent.placement.demand import Placed
 
+log = logging.getLogger("deploy")
 SILENT = 3  # looks in a row without a sensible reading; one or two may miss it
 NOTE = "no power meter answers: the cap is kept by what the node drew when it last did"
 
@@ -30,6 +32,7 @@ class Sensor:
         self.blind = blind
         watts = "" if rest.watts is None else f"; without models the node drew {rest.watts:.3g} W"
         text = f"no power meter answers{watts}" if blind else "a power meter answers again"
+        log.log(logging.WARNING if blind else logging.INFO, "%s", text)
         self._res.telemetry.event("sensor", text)
         return True
 

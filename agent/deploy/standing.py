@@ -49,7 +49,7 @@ class Standings:
         try:
             self._put(model, digest, starts + 1, 0)
         except StoreError as error:
-            log.error("%s: %s", model, error)
+            log.error("%s: %s", model, error, extra={"model": model})
         return starts < MAX_STARTS
 
     def look(self, in_service: Mapping[str, str]) -> None:
@@ -70,7 +70,7 @@ class Standings:
             try:
                 self._run("UPDATE standing SET starts = 0 WHERE model = ? AND digest = ?", model, digest)
             except StoreError as error:
-                log.error("%s: %s", model, error)
+                log.error("%s: %s", model, error, extra={"model": model})
 
     def _put(self, model: str, digest: str, starts: int, stood: int) -> None:
         self._run("INSERT OR REPLACE INTO standing VALUES (?, ?, ?, ?)", model, digest, starts, stood)

@@ -7,6 +7,9 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
 
 from agent.config import Mqtt
 from agent.errors import LinkError, UsageError
@@ -20,6 +23,7 @@ from agent.link.messages import Command, Desired, Result, sign
 from agent.link.topics import Target
 from agent.trust import PrivateKey
 from agent.types import DesiredModel, DesiredState
+from agent.validation import explain_validation
 
 COMMAND_VALIDITY_S = 600.0
 
@@ -121,11 +125,14 @@ async def command(
     node: Target,
     op: str,
     model: str | None,
-    lines: int,
+    limits: Mapping[str, float],
     timeout_s: float,
     on_step: Callable[[Result], None],
 ) -> Result:
-    """Send a signed command and return its final result. LinkError when none comes within ``timeout_s``."""
+    """Send a signed command and return its final result. ``limits``: those fields of ``Command`` that bound ``logs``.
+
+    LinkError when none comes within ``timeout_s``, UsageError when a limit is out of range.
+    """
     listener = Listener(desk.site)
     async with connect(desk.mqtt, listener.handle) as link:
         await listener.read_retained(link, ("status",))
@@ -133,9 +140,9 @@ async def command(
         sequence = desk.operator.next_sequence(desk.key.public.id)
         fields = {
             "target": str(node), "id": secrets.token_hex(8), "op": op, "sequence": sequence, "model": model,
-            "issued": now, "expires": now + COMMAND_VALIDITY_S, "lines": lines,
+            "issued": now, "expires": now + COMMAND_VALIDITY_S, **limits,
         }  # fmt: skip
-        order = Command.model_validate(fields)
+        order = _checked(fields)
         link.subscribe(node.result(op, order.id), 1)
         await publish(link, node.command(op, order.id), sign(order, desk.key))
         heard = await _result(listener, node.name, order.id, timeout_s, on_step)
@@ -150,6 +157,13 @@ async def command(
     desk.operator.record([heard])
     assert isinstance(heard.message, Result)
     return heard.message
+
+
+def _checked(fields: dict[str, Any]) -> Command:
+    try:
+        return Command.model_validate(fields)
+    except ValidationError as error:
+        raise UsageError(explain_validation(error)) from error
 
 
 async def _result(

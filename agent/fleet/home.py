@@ -136,7 +136,8 @@ def parse_broker(text: str, tls: bool = False) -> tuple[str, int]:
     bare = host[1:-1] if host.startswith("[") and host.endswith("]") else host
     right = _is_ipv6(bare) if bare != host else re.fullmatch(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*\.?", bare)
     if not right or not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65_535):
-        raise UsageError(f"--broker {text!r} is not HOST:PORT, e.g. localhost:1883 or [::1]:1883")
+        # Not repeated: an address may have a password in it, and a script's output is kept.
+        raise UsageError("the broker's address is not HOST:PORT alone, e.g. localhost:1883 or [::1]:1883")
     return bare, int(port)
 
 

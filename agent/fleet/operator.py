@@ -53,7 +53,8 @@ class Operator:
         version = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         if version > SCHEMA_VERSION:
             raise StoreError(
-                f"{self._path} was written by a newer overlaid (schema {version}): install that version again"
+                f"{self._path} was written by a newer overlaid: schema {version}, this one reads up to {SCHEMA_VERSION}"
+                "; install that version again: what the operator asked for is nowhere else"
             )
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")

@@ -31,6 +31,8 @@ from agent.types import (
 from agent.validation import explain_validation
 
 MAX_CONTROL_BYTES = 256 * 1024
+MAX_LOG_BYTES = 192 * 1024  # of a result that has at most MAX_CONTROL_BYTES
+MAX_LOG_SPAN_S = 366 * 86_400.0
 
 Name = Annotated[str, AfterValidator(check_name)]
 Version = Annotated[str, AfterValidator(check_version)]
@@ -81,7 +83,8 @@ class Desired(Message):
 
 
 class Command(Message):
-    """One-off work; signed. ``sequence`` grows per signing key over all targets."""
+    """One-off work; signed. ``sequence`` grows per signing key over all targets. ``lines``, ``since_s`` (seconds before
+    now) and ``max_bytes`` (of the rows' JSON) bound ``logs``."""
 
     target: str
     id: CommandId
@@ -91,6 +94,8 @@ class Command(Message):
     expires: float
     model: Name | None = None
     lines: int = Field(100, ge=1, le=1000)
+    since_s: float | None = Field(None, gt=0, le=MAX_LOG_SPAN_S)
+    max_bytes: int | None = Field(None, ge=1024, le=MAX_LOG_BYTES)
 
 
 class Result(Message):

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 from agent.errors import LinkError
 
+SCHEMA_VERSION = 1
 PAGE_BYTES = 4096
 DAMAGED = ("file is not a database", "malformed")
 _SCHEMA = """
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS outbox (
 ) STRICT;
 CREATE INDEX IF NOT EXISTS outbox_value ON outbox (priority, id);
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+PRAGMA user_version = 1;
 COMMIT;
 """
 
@@ -179,6 +181,7 @@ class Spool:
         try:
             # Exclusive: no index file of the write-ahead log. Opening an existing file must not write (full disk).
             db.execute("PRAGMA locking_mode = EXCLUSIVE")
+            self._check_version(db)
             db.execute("PRAGMA synchronous = FULL")
             db.execute("PRAGMA cache_size = -512")
             tables = db.execute(
@@ -197,6 +200,15 @@ class Spool:
             db.close()
             raise
         return db
+
+    def _check_version(self, db: sqlite3.Connection) -> None:
+        # 0: an empty file, or one from before schemas were numbered
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version > SCHEMA_VERSION:
+            raise LinkError(
+                f"{self._path} has schema {version}, this overlaid knows {SCHEMA_VERSION}: go back to the overlaid "
+                f"that wrote it, or put it aside with what waits in it: mv {self._path} {self._path}.v{version}"
+            )
 
     def _set_aside(self, error: sqlite3.DatabaseError) -> LinkError:
         aside = self._path.with_name(self._path.name + ".damaged")

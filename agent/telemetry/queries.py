@@ -157,11 +157,32 @@ def last_changes(path: Path, model: str, count: int) -> list[Row]:
         return list(rows)[::-1]
 
 
-def recent_events(path: Path, lines: int) -> list[Row]:
-    """The newest ``lines`` events, oldest first: time, kind, model, text."""
+def recent_events(
+    path: Path, lines: int, since: float = 0.0, model: str | None = None, before: float | None = None
+) -> list[Row]:
+    """The newest ``lines`` events, oldest first: id, time, kind, model, text; only the ``model``'s own, those from
+    ``since`` on, and those ``before``."""
     with reader(path) as query:
-        rows = list(query("SELECT time, kind, model, text FROM events ORDER BY id DESC LIMIT ?", (lines,)))
+        rows = list(
+            query(
+                "SELECT id, time, kind, model, text FROM events WHERE time >= ? AND (? IS NULL OR time < ?)"
+                " AND (? IS NULL OR model = ?) ORDER BY id DESC LIMIT ?",
+                (since, before, before, model, model, lines),
+            )
+        )
     return rows[::-1]
+
+
+def events_after(path: Path, number: int, model: str | None = None) -> list[Row]:
+    """Events with an id above ``number``, oldest first, as ``recent_events``."""
+    with reader(path) as query:
+        return list(
+            query(
+                "SELECT id, time, kind, model, text FROM events WHERE id > ? AND (? IS NULL OR model = ?)"
+                " ORDER BY id",
+                (number, model, model),
+            )
+        )
 
 
 def newest(path: Path) -> Position:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from agent.app import daemon
-from agent.cli.logs import start_logging
 from agent.config import load_config
 from agent.deploy.journal import Journal
 from agent.devices.probe import probe_board
+from agent.logs.start import start_logging
 from agent.package.tuf.parent import HelperVerifier, MetadataSource
 from agent.package.verify import Trusted
 from agent.serving.processes.prctl import die_with_parent

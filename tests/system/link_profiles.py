@@ -116,7 +116,7 @@ def fill(node: Node, batches: int, ends: int, results: int) -> None:
     ]  # fmt: skip
     box.append(target.telemetry("events"), [[one] for one in found], encode, Priority.EVENT, {})
     for index in range(results):
-        result = Result(id=f"before-{index}", op="logs", state=State.SUCCEEDED, output={"events": []})
+        result = Result(id=f"before-{index}", op="logs", state=State.SUCCEEDED, output={"rows": []})
         box.put(target.result("logs", f"before-{index}"), result.encode())
     box.close()
 

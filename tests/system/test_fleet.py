@@ -386,14 +386,23 @@ def test_ctrl_c_says_what_goes_on(fleet: Fleet) -> None:
 
 
 def test_commands_are_signed_in_sequence_and_their_results_printed_and_kept(fleet: Fleet) -> None:
-    events = [{"time": 1.0, "kind": "boot", "model": None, "text": "started\x1b[31m"}]
+    rows = [
+        {"time": 1.0, "level": "INFO", "room": "boot", "text": "started\x1b[31m"},
+        "rubbish",
+        {"time": []},
+    ]
 
     async def play() -> list[tuple[int, str, str]]:
         async with FakeNode(fleet) as node:
             await node.birth()
             runs = []
             for op, state, output, more in (
-                ("logs", State.SUCCEEDED, {"events": events}, ["--lines", "5"]),
+                (
+                    "logs",
+                    State.SUCCEEDED,
+                    {"rows": rows},
+                    ["--lines", "5", "--since", "1h", "--bytes", "2048"],
+                ),
                 ("restart", State.FAILED, {}, ["--model", "digits"]),
             ):
                 node.messages.clear()
@@ -407,7 +416,8 @@ def test_commands_are_signed_in_sequence_and_their_results_printed_and_kept(flee
     assert logs[0] == 0 and "boot started?[31m" in logs[1]
     assert restart[0] == 1 and "restart FAILED: no such model" in restart[1]
     assert commands[0].sequence < commands[1].sequence
-    assert (commands[0].lines, commands[1].model) == (5, "digits")
+    assert (commands[0].lines, commands[0].since_s, commands[0].max_bytes) == (5, 3600, 2048)
+    assert commands[1].model == "digits"
     assert commands[0].expires - commands[0].issued == 600
     with Operator(fleet.home.database) as operator:
         assert [result.op for _, result in operator.results("cam-7")] == ["restart", "logs"]

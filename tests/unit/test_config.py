@@ -96,9 +96,35 @@ def test_secrets_do_not_show(tmp_path: Path) -> None:
     config = load(tmp_path, f'[mqtt]\nhost = "b"\npassword = "{secret}"\n')
     assert secret not in repr(config) and secret not in config.model_dump_json()
     assert config.mqtt is not None and config.mqtt.read_password() == secret
+
+
+SECRET = "hunter2-hunter2"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f'[mqtt]\nhost = "mqtts://me:{SECRET}@b:8883"',
+        f'[mqtt]\nhost = "me:{SECRET}@b"',
+        f'[mqtt]\nhost = "b"\npassword = ["{SECRET}"]',
+        f'[mqtt]\nhost = "b"\npassword = {SECRET}',
+        f'[mqtt]\nhost = "b"\npassword = "{SECRET}',
+        f'[mqtt]\nhost = "b"\npasswort = "{SECRET}"',
+        f'[mqtt]\nhost = "b"\npassword = "{SECRET}"\npassword_file = "f"',
+        f'mqtt = "{SECRET}"',
+        f'[trust]\ncommand_keys = ["{SECRET}"]',
+    ],
+)
+def test_what_is_wrong_is_named_without_the_secret_in_it(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        load(tmp_path, f'[mqtt]\nhost = "b"\npassword = ["{secret}"]\n')
-    assert secret not in str(caught.value)
+        load(tmp_path, text)
+    assert SECRET not in str(caught.value) and "agent.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["broker", "broker.lab.", "10.0.0.7", "::1", "fe80::1%eth0", "my_broker"])
+def test_hosts(tmp_path: Path, host: str) -> None:
+    mqtt = load(tmp_path, f'[mqtt]\nhost = "{host}"\n').mqtt
+    assert mqtt is not None and mqtt.host == host
 
 
 def test_a_password_file_is_read_when_it_is_needed(tmp_path: Path) -> None:

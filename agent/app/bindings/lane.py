@@ -146,7 +146,7 @@ class Lane:
             self._failed(message, f"{error.name}: {one_line(error)}")
             return
         except Exception as error:  # a bug must cost a message, not the binding
-            log.exception("binding %s", self.binding)
+            log.exception("binding %s", self.binding, extra={"model": self.binding.model})
             self._failed(message, f"internal error: {type(error).__name__}: {one_line(error)}")
             return
         try:

@@ -86,7 +86,6 @@ class Bindings:
         for binding, status in idle.items():
             before = self._idle.get(binding)
             if before is None or before.why != status.why:
-                log.info("binding %s: %s", binding, status.why)
                 self._tell(f"{binding}: {status.state}: {status.why}", binding.model)
         running = [binding for binding in wanted if binding not in idle]
         news = idle != self._idle or set(running) != set(self._lanes)
@@ -104,7 +103,7 @@ class Bindings:
         client = ModelClient(lambda: self._socket(binding.model), MAX_PAYLOAD_BYTES)
         lane = Lane(binding, client, self._publish, lambda text: self._tell(text, binding.model))
         self._lanes[binding] = lane, asyncio.get_running_loop().create_task(lane.run())
-        log.info("binding %s: runs", binding)
+        log.info("binding %s: runs", binding, extra={"model": binding.model})
 
     async def _end(self, bindings: Sequence[Binding]) -> None:
         tasks = [self._lanes.pop(binding)[1] for binding in bindings]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import logging
 import pwd
 import signal
 import sys
@@ -14,6 +13,7 @@ from pathlib import Path
 from agent.devices.fpga_service.server import Policy, Server, listen
 from agent.devices.fpga_service.wire import socket_path
 from agent.errors import OverlaidError
+from agent.logs.start import start_logging
 from agent.overlay.transports import find_transport
 
 MODEL = Path("/proc/device-tree/model")
@@ -22,7 +22,7 @@ MODEL = Path("/proc/device-tree/model")
 def main() -> int:
     """Serve until SIGTERM. Exit status 1 with the reason when it cannot."""
     arguments = _parser().parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(name)s: %(message)s", stream=sys.stderr)
+    start_logging(verbose=False, identifier="overlaid-fpga")
     stop = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: stop.set())

@@ -86,7 +86,8 @@ class Keeper:
         try:
             spawned = await self._zygote.fork(spec.file.threads)
         except (OverlaidError, OSError) as error:
-            log.warning("zygote of %s: %s; starting %s cold", self._backend, error, spec)
+            topic = {"model": spec.model, "device": spec.candidate.device}
+            log.warning("zygote of %s: %s; starting %s cold", self._backend, error, spec, extra=topic)
             return None
         self._workers.append(spawned.process)
         return spawned

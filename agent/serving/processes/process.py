@@ -75,6 +75,7 @@ class Worker:
         self._numbers = itertools.count()
         self._answers: dict[int, asyncio.Future[Message]] = {}
         self._closed = asyncio.Event()
+        self._topic = {"model": spec.model, "device": spec.candidate.device}
         self._partial = b""  # a line of stderr that has not ended
         self._tail: deque[str] = deque(maxlen=5)
 
@@ -301,7 +302,7 @@ class Worker:
             text = line[:1000].decode(errors="replace").strip()
             if text:
                 self._tail.append(text[:200])
-                log.warning("%s: %s", self.spec.model, text)
+                log.warning("%s: %s", self.spec.model, text, extra=self._topic)
         return bool(data)
 
 

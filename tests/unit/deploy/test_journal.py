@@ -197,8 +197,9 @@ def test_a_newer_schema_and_a_file_that_is_no_database_are_refused_by_name(tmp_p
     newer = sqlite3.connect(tmp_path / "newer.db")
     newer.execute("PRAGMA user_version=99")
     newer.close()
-    with pytest.raises(StoreError, match="newer overlaid"):
+    with pytest.raises(StoreError, match="newer overlaid") as refused:
         Journal(tmp_path / "newer.db")
+    assert f"install that version again, or begin without its models: mv {tmp_path}" in str(refused.value)
     (tmp_path / "noise.db").write_bytes(b"noise" * 1000)
     with pytest.raises(StoreError, match=r"noise\.db"):
         Journal(tmp_path / "noise.db")

@@ -114,6 +114,7 @@ def test_broker_addresses(text: str, tls: bool, broker: tuple[str, int]) -> None
         "foo bar",
         "foo bar:1",
         "mqtt://host",
+        "mqtt://me:hunter2@host:1883",
         "host/x:1",
         "host:0",
         "host:99999",
@@ -122,5 +123,6 @@ def test_broker_addresses(text: str, tls: bool, broker: tuple[str, int]) -> None
     ],
 )
 def test_not_a_broker_address(text: str) -> None:
-    with pytest.raises(UsageError, match="HOST:PORT"):
+    with pytest.raises(UsageError, match="HOST:PORT") as caught:
         parse_broker(text)
+    assert "hunter2" not in str(caught.value)

@@ -19,7 +19,7 @@ from agent.errors import LinkError
 from agent.link import outbox as module
 from agent.link.client import MqttLink
 from agent.link.outbox import Outbox
-from agent.link.spool import Priority, _used
+from agent.link.spool import SCHEMA_VERSION, Priority, _used
 
 PLENTY = 1 << 20
 
@@ -362,3 +362,34 @@ def test_a_week_of_batches_of_ten_models_at_the_default_interval_fits_the_defaul
     week = 7 * 86_400 / Telemetry().publish_s
     assert week * a_batch <= Telemetry().outbox_mb << 20
     box.close()
+
+
+def test_an_outbox_of_a_newer_overlaid_is_left_as_it_is_and_the_way_back_named(tmp_path: Path) -> None:
+    path, told = tmp_path / "outbox.db", Told()
+    first = Outbox(path, PLENTY)
+    first.put("t", b"waits")
+    first.close()
+    with sqlite3.connect(path) as database:
+        database.execute("PRAGMA user_version = 9")
+    database.close()
+    older = Outbox(path, PLENTY, told)
+    assert (
+        "go back to the overlaid that wrote it" in older.problem and f"mv {path} {path}.v9" in older.problem
+    )
+    older.put("t", b"new")  # in memory, for what is sent while this version runs
+    assert [payload for _, payload, _ in kept(path)] == [b"waits"]
+    older.close()
+
+
+def test_an_outbox_from_before_schemas_were_numbered_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.db"
+    first = Outbox(path, PLENTY)
+    first.put("t", b"waits")
+    first.close()
+    with sqlite3.connect(path) as database:
+        assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA_VERSION,)
+        database.execute("PRAGMA user_version = 0")
+    database.close()
+    second = Outbox(path, PLENTY)
+    assert len(second) == 1 and not second.problem
+    second.close()

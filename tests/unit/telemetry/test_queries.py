@@ -111,6 +111,18 @@ def test_recent_events_come_oldest_first(path: Path) -> None:
     assert [row["text"] for row in queries.recent_events(path, 3)] == ["8", "9", "of another model"]
 
 
+def test_events_are_chosen_by_time_and_model(path: Path) -> None:
+    everything = queries.recent_events(path, 100)
+    middle = everything[len(everything) // 2]["time"]
+    assert queries.recent_events(path, 100, since=middle) == [e for e in everything if e["time"] >= middle]
+    assert queries.recent_events(path, 100, before=middle) == [e for e in everything if e["time"] < middle]
+    for model in {event["model"] for event in everything} - {None}:
+        own = [event for event in everything if event["model"] == model]
+        assert queries.recent_events(path, 100, model=model) == own
+        assert queries.events_after(path, own[0]["id"], model) == own[1:]
+    assert queries.events_after(path, everything[-3]["id"]) == everything[-2:]
+
+
 def test_the_last_placement(path: Path) -> None:
     found = queries.last_placement(path, "digits")
     assert found is not None and found["reason"] == "second"

@@ -1,0 +1,156 @@
+"""From answers to a node: checks them, asks for a certificate where one is wanted, writes the configuration last."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from agent.config import Config, Mqtt
+from agent.errors import UsageError
+from agent.package.disk import store_error
+from agent.setup import broker, files
+from agent.setup.request import check_certificate, fingerprint, load_key, make_request, new_key
+from agent.setup.sample import Value, filled
+from agent.validation import explain_validation, from_table
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """What the person said; None: the sample's default. ``password`` is written to a file of its own."""
+
+    site: str
+    name: str
+    board: str = "local"
+    groups: tuple[str, ...] = ()
+    mqtt: Mapping[str, Any] = field(default_factory=dict)
+    password: str | None = None
+    root: Path | None = None
+    command_keys: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where the files go: beside the configuration."""
+
+    config: Path
+
+    @property
+    def password(self) -> Path:
+        return self.config.parent / "mqtt.password"
+
+    @property
+    def pki(self) -> Path:
+        return self.config.parent / "pki"
+
+    @property
+    def key(self) -> Path:
+        return self.pki / "node.key"
+
+    @property
+    def request(self) -> Path:
+        return self.pki / "node.csr"
+
+    @property
+    def certificate(self) -> Path:
+        return self.pki / "node.pem"
+
+    @property
+    def root(self) -> Path:
+        return self.config.parent / "root.json"
+
+
+def configuration(answers: Answers) -> dict[str, dict[str, Value]]:
+    """Tables of agent.toml; UsageError names the key that is wrong."""
+    tables: dict[str, dict[str, Value]] = {
+        "node": {
+            "site": answers.site,
+            "name": answers.name,
+            "board": answers.board,
+            "groups": list(answers.groups),
+        },
+        "mqtt": {key: value for key, value in answers.mqtt.items() if value is not None},
+        "trust": {},
+    }
+    if answers.root is not None:
+        tables["trust"]["root"] = answers.root
+    if answers.command_keys:
+        tables["trust"]["command_keys"] = list(answers.command_keys)
+    check(tables)
+    return tables
+
+
+def check(tables: Mapping[str, Mapping[str, Value]]) -> Config:
+    """The configuration as the daemon will read it; UsageError."""
+    plain = {
+        name: {key: str(value) if isinstance(value, Path) else value for key, value in table.items()}
+        for name, table in tables.items()
+        if table
+    }
+    try:
+        return from_table(Config, plain)
+    except ValidationError as error:
+        raise UsageError(f"this would not be a valid agent.toml: {explain_validation(error)}") from error
+
+
+def try_broker(answers: Answers) -> None:
+    """Log in once with what was answered; LinkError says what is wrong."""
+    asyncio.run(broker.try_broker(_mqtt(answers)))
+
+
+def prepare_key(place: Place, answers: Answers, owner: files.Owner) -> str:
+    """The node's key and its certificate request, made unless they are there; the key's fingerprint."""
+    files.make_folder(place.pki, owner)
+    try:
+        pem = place.key.read_bytes() if place.key.exists() else b""
+    except OSError as error:
+        raise store_error(place.key, error) from error
+    if not pem:
+        pem = new_key()
+        files.write_secret(place.key, pem, owner)
+    files.write_public(place.request, make_request(pem, answers.site, answers.name).encode(), owner)
+    return fingerprint(load_key(pem).public_key())
+
+
+def enrol(
+    place: Place, answers: Answers, trust: str | None, wait_s: float, owner: files.Owner
+) -> tuple[Path, tuple[str, ...]] | None:
+    """Ask the operator for a certificate and keep it; root.json and the keys of commands, None when no answer came.
+
+    ``trust``: the fingerprint that the operator's screen shows; not needed where root and command_keys were answered.
+    Raises LinkError, TrustError, StoreError.
+    """
+    key_pem, request = place.key.read_bytes(), place.request.read_text()
+    digits = fingerprint(load_key(key_pem).public_key())
+    answer = asyncio.run(broker.ask(_mqtt(answers), answers.site, digits, request, wait_s))
+    if answer is None:
+        return None
+    check_certificate(answer.certificate, key_pem, answers.name)
+    root, command_keys = answers.root, answers.command_keys
+    if root is None or not command_keys:
+        broker.check_trust(answer, trust)
+        files.write_public(place.root, answer.root.encode(), owner)
+        root, command_keys = place.root, tuple(answer.command_keys)
+    files.write_public(place.certificate, answer.certificate.encode(), owner)
+    return root, command_keys
+
+
+def write(place: Place, sample: str, tables: Mapping[str, Mapping[str, Value]], owner: files.Owner) -> None:
+    """agent.toml, whole or not at all; StoreError."""
+    files.make_folder(place.config.parent, owner)
+    files.write_config(place.config, filled(sample, tables), owner)
+
+
+def _mqtt(answers: Answers) -> Mqtt:
+    table = {key: str(value) if isinstance(value, Path) else value for key, value in answers.mqtt.items()}
+    if answers.password is not None:
+        table = {**table, "password": answers.password}
+        table.pop("password_file", None)
+    try:
+        return from_table(Mqtt, {key: value for key, value in table.items() if value is not None})
+    except ValidationError as error:
+        raise UsageError(f"[mqtt]: {explain_validation(error)}") from error
