@@ -34,10 +34,11 @@ class Graph:
         assert name is not None
         return self.model.tensors[name]
 
-    def node(self, kind: str, inputs: list[str], output: str, **attributes: Any) -> str:
+    def node(self, kind: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> str:
+        """An operator, called ``name`` or as its output."""
         from onnx import helper
 
-        self.nodes.append(helper.make_node(kind, inputs, [output], name=output, **attributes))
+        self.nodes.append(helper.make_node(kind, inputs, [output], name=name or output, **attributes))
         return output
 
     def constant(self, name: str, array: NDArray[Any]) -> str:
@@ -71,19 +72,19 @@ class Graph:
         final = f"{name}:planes" if turned else name
         (self._turned if turned else self._plain)[name] = final
         if activation == 0:
-            self.node(kind, inputs, final, **attributes)
+            self.node(kind, inputs, final, name, **attributes)
             return
-        self.node(kind, inputs, f"{final}:linear", **attributes)
+        self.node(kind, inputs, f"{final}:linear", name, **attributes)
         self.activate(activation, f"{final}:linear", final)
 
     def activate(self, activation: int, source: str, target: str) -> None:
         """schema.fbs, ActivationFunctionType: 1 RELU, 2 RELU_N1_TO_1, 3 RELU6."""
         if activation == 1:
-            self.node("Relu", [source], target)
+            self.node("Relu", [source], target, f"{target}:activation")
             return
         low, high = {2: (-1.0, 1.0), 3: (0.0, 6.0)}[activation]
         bounds = [self.constant(f"{target}:{part}", np.array(bound, np.float32)) for part, bound in (("low", low), ("high", high))]
-        self.node("Clip", [source, *bounds], target)
+        self.node("Clip", [source, *bounds], target, f"{target}:activation")
 
     def weights(self, name: str) -> NDArray[np.float32]:
         """A constant as real numbers; weights that are INT8 beside float activations (hybrid) as what they stand for."""

@@ -1,0 +1,144 @@
+"""``overlaid fleet prepare``: from a trained model to a model folder."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent.cli.fleet_desk import add_command
+from agent.cli.output import Commands, add_json, interrupted, print_json, print_table, print_wrapped
+from agent.errors import RuntimeUnavailable
+
+if TYPE_CHECKING:
+    from agent.fleet.prepare.values import Made, Prepared, Recipe
+
+SHOWN_LAYERS = 8
+
+
+def register(commands: Commands[argparse.ArgumentParser]) -> None:
+    text = "check, simplify, quantise and measure a trained model: a model folder for pack"
+    example = "overlaid fleet prepare net.onnx --calibrate train.npz --eval test.npz --targets cpu,npu -o net"
+    parser = add_command(commands, "prepare", _prepare, text, example)
+    parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX or TFLite file, float or INT8")
+    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="model folder to make")
+    parser.add_argument(
+        "--targets",
+        default="cpu,gpu,npu",
+        metavar="LIST",
+        help="cpu, gpu and overlays (npu, npu-small, or a folder with overlay.toml), with commas (default: cpu,gpu,npu)",
+    )
+    parser.add_argument(
+        "--calibrate",
+        type=Path,
+        metavar="NPZ",
+        help="samples of the inputs, when something must be quantised (docs/prepare.md)",
+    )
+    parser.add_argument(
+        "--eval", type=Path, metavar="NPZ", help="samples held out, with labels where the model tells classes"
+    )
+    parser.add_argument(
+        "--reference", type=Path, metavar="MODEL", help="the float model that an INT8 MODEL is compared with"
+    )
+    parser.add_argument("--name", default="", help="of the model (default: the file's)")
+    parser.add_argument("--version", default="1.0.0", help="of the model (default: 1.0.0)")
+    parser.add_argument("--licence", default="unstated", help="of the model's weights (default: unstated)")
+    parser.add_argument("--description", default="", metavar="TEXT")
+    add_json(parser)
+
+
+def _prepare(args: argparse.Namespace) -> int:
+    from agent.cli.bar import progress_bar, steady
+
+    try:
+        from agent.fleet.prepare.prepare import prepare
+        from agent.fleet.prepare.report import to_json
+        from agent.fleet.prepare.values import Request
+    except ImportError as error:
+        raise RuntimeUnavailable(f"preparing needs {error.name}: pip install 'overlaid[fleet]'") from error
+
+    request = Request(
+        model=args.model,
+        out=args.output,
+        targets=tuple(target for target in args.targets.split(",") if target),
+        calibrate=args.calibrate,
+        evaluate=args.eval,
+        reference=args.reference,
+        name=args.name,
+        version=args.version,
+        description=args.description,
+        licence=args.licence,
+    )
+    with interrupted(f"{args.output} was not made"), progress_bar() as bar, steady(bar) as progress:
+        prepared = prepare(request, progress)
+    if args.json:
+        print_json(to_json(prepared))
+    else:
+        _print(prepared, args.output)
+    return 0
+
+
+def _print(prepared: Prepared, out: Path) -> None:
+    source = prepared.source
+    print_table(
+        ("variant", "format", "devices", "bytes", "smaller", "error", "agree", "accuracy", "note"),
+        [_row(made, source.original_size) for made in prepared.made],
+        title=f"{source.name} {prepared.request.version}: {prepared.request.model.name}, {source.original_size} bytes"
+        + "".join(f"; {note}" for note in source.notes),
+    )
+    print_wrapped(
+        f"error and agreement against {prepared.baseline}, on {prepared.evaluated}"
+        + "".join(f"; {note}" for note in prepared.notes)
+    )
+    shown: set[int] = set()
+    for made in prepared.made:
+        if made.recipe is not None and id(made.recipe) not in shown:
+            shown.add(id(made.recipe))
+            _print_recipe(made.recipe)
+    for made in prepared.made:
+        _print_places(made)
+    print(f"\n{out}: next: overlaid fleet pack {out} -o PACKAGE")
+
+
+def _row(made: Made, original: int) -> tuple[object, ...]:
+    quality = made.quality
+    return (
+        made.name, made.format, ", ".join(made.devices), len(made.data), f"{original / len(made.data):.2f}x",
+        _share(quality.error), _share(quality.agreement), _share(quality.accuracy), made.note,
+    )  # fmt: skip
+
+
+def _share(value: float | None) -> str | None:
+    return None if value is None else f"{value:.2%}"
+
+
+def _print_recipe(recipe: Recipe) -> None:
+    print()
+    rows = [
+        (
+            trial.method,
+            ", ".join(trial.float_layers),
+            _share(trial.quality.error),
+            _share(trial.quality.agreement),
+            _share(trial.quality.accuracy),
+            "chosen" if (trial.method, trial.float_layers) == (recipe.method, recipe.float_layers) else "",
+        )
+        for trial in recipe.trials
+    ]
+    columns = ("ranges by", "layers in float", "error", "agree", "accuracy", "")
+    print_table(columns, rows, title=f"INT8 for {recipe.rules}: tried on the calibration data")
+    print()
+    worst = recipe.sensitivity[:SHOWN_LAYERS]
+    print_table(
+        ("layer", "operator", "parameters", "output error when it alone is INT8"),
+        [(each.layer, each.operator, each.parameters, _share(each.error)) for each in worst],
+        title=f"sensitivity, the worst {len(worst)} of {len(recipe.sensitivity)} layers",
+    )
+
+
+def _print_places(made: Made) -> None:
+    if made.places:
+        print(f"\nwhere {made.name} runs")
+    for place in made.places:
+        why = f": {place.why}" if place.why else ""
+        print_wrapped(f"{place.where}{why}: {', '.join(place.operators)}", "  ", "    ")

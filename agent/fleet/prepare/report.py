@@ -1,0 +1,54 @@
+"""What preparing found, as JSON: report.json and what ``--json`` prints."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from agent.fleet.prepare.values import Made, Prepared, Recipe
+from agent.types import to_jsonable
+
+SCHEMA = "overlaid-prepare/1"
+
+
+def to_json(prepared: Prepared) -> dict[str, Any]:
+    """Sizes in bytes; ``ratio``: how many times smaller than the model that came."""
+    source = prepared.source
+    recipes = {id(made.recipe): made.recipe for made in prepared.made if made.recipe is not None}
+    return {
+        "schema": SCHEMA,
+        "model": {
+            "name": source.name,
+            "version": prepared.request.version,
+            "file": prepared.request.model.name,
+            "format": source.came_as,
+            "quantised": source.quantised,
+            "bytes": source.original_size,
+            "notes": list(source.notes),
+        },
+        "targets": list(prepared.request.targets),
+        "baseline": prepared.baseline,
+        "evaluated_on": prepared.evaluated,
+        "notes": list(prepared.notes),
+        "variants": [_variant(made, source.original_size) for made in prepared.made],
+        "quantisation": [_recipe(recipe) for recipe in recipes.values()],
+    }
+
+
+def _variant(made: Made, original: int) -> dict[str, Any]:
+    return {
+        "name": made.name,
+        "format": made.format,
+        "precision": made.precision,
+        "devices": list(made.devices),
+        "bytes": len(made.data),
+        "ratio": original / len(made.data),
+        "quality": to_jsonable(made.quality),
+        "rules": made.recipe.rules if made.recipe else None,
+        "float_layers": list(made.recipe.float_layers) if made.recipe else [],
+        "places": [to_jsonable(place) for place in made.places],
+        "note": made.note,
+    }
+
+
+def _recipe(recipe: Recipe) -> dict[str, Any]:
+    return dict(to_jsonable(recipe))
