@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     from agent.fleet.prepare.values import Made, Prepared, Recipe
 
 SHOWN_LAYERS = 8
+FEW = 3  # names in a cell
+WHY = 240  # characters; report.json has them all
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -81,7 +85,7 @@ def _prepare(args: argparse.Namespace) -> int:
 def _print(prepared: Prepared, out: Path) -> None:
     source = prepared.source
     print_table(
-        ("variant", "format", "devices", "bytes", "smaller", "error", "agree", "accuracy", "note"),
+        ("variant", "format", "devices", "bytes", "smaller", "samples", "error", "agree", "accuracy", "note"),
         [_row(made, source.original_size) for made in prepared.made],
         title=f"{source.name} {prepared.request.version}: {prepared.request.model.name}, {source.original_size} bytes"
         + "".join(f"; {note}" for note in source.notes),
@@ -104,7 +108,7 @@ def _row(made: Made, original: int) -> tuple[object, ...]:
     quality = made.quality
     return (
         made.name, made.format, ", ".join(made.devices), len(made.data), f"{original / len(made.data):.2f}x",
-        _share(quality.error), _share(quality.agreement), _share(quality.accuracy), made.note,
+        quality.samples, _share(quality.error), _share(quality.agreement), _share(quality.accuracy), made.note,
     )  # fmt: skip
 
 
@@ -117,7 +121,7 @@ def _print_recipe(recipe: Recipe) -> None:
     rows = [
         (
             trial.method,
-            ", ".join(trial.float_layers),
+            _few(trial.float_layers),
             _share(trial.quality.error),
             _share(trial.quality.agreement),
             _share(trial.quality.accuracy),
@@ -136,9 +140,14 @@ def _print_recipe(recipe: Recipe) -> None:
     )
 
 
+def _few(names: Sequence[str]) -> str:
+    rest = f" and {len(names) - FEW} more" if len(names) > FEW else ""
+    return ", ".join(names[:FEW]) + rest
+
+
 def _print_places(made: Made) -> None:
     if made.places:
         print(f"\nwhere {made.name} runs")
     for place in made.places:
-        why = f": {place.why}" if place.why else ""
-        print_wrapped(f"{place.where}{why}: {', '.join(place.operators)}", "  ", "    ")
+        why = f" ({textwrap.shorten(place.why, WHY)})" if place.why else ""
+        print_wrapped(f"{place.where}: {', '.join(place.operators)}{why}", "  ", "    ")

@@ -23,7 +23,7 @@ class Chooser:
         self._data = data.head(CALIBRATION_SAMPLES)
         self._ranges: dict[str, Ranges] = {}
         self._float: Arrays = exact_answers(source.model, source.inputs, source.outputs, self._data)
-        self._baseline = judge(self._float, self._float, self._data.labels, source.outputs)
+        self._baseline = judge(self._float, self._float, self._data.labels, source)
 
     def ranges(self, method: str) -> Ranges:
         if method not in self._ranges:
@@ -58,7 +58,7 @@ class Chooser:
         self._progress(f"{text} for {rules}", 0.0)
         source = self._source
         got = exact_answers(model, source.inputs, source.outputs, self._data, exact=rules == "npu")
-        return Trial(method, float_layers, judge(got, self._float, self._data.labels, source.outputs))
+        return Trial(method, float_layers, judge(got, self._float, self._data.labels, source))
 
     def _sensitivity(self, rules: Rules, method: str) -> list[Sensitivity]:
         """The layers, worst first."""

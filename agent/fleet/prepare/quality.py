@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
 
 from agent.errors import DatasetError
-from agent.fleet.prepare.values import Array, Arrays, Quality, Steps
-from agent.types import TensorSpec
+from agent.fleet.prepare.values import Array, Arrays, Quality, Source, Steps
 
-MAX_DROP = 0.005  # of accuracy, or of agreement where there are no labels
-MAX_ERROR = 0.1  # of outputs that are no classes
+# What a quantised model may lose: accuracy; agreement where there are no labels (most answers that change were wrong, or
+# would be right as well); output error where there are no classes.
+MAX_DROP, MAX_DISAGREEMENT, MAX_ERROR = 0.005, 0.05, 0.1
 
 
 def real(arrays: Arrays, steps: Mapping[str, Steps]) -> dict[str, Array]:
@@ -21,12 +21,11 @@ def real(arrays: Arrays, steps: Mapping[str, Steps]) -> dict[str, Array]:
     return {name: steps[name].real(array) if name in steps else array for name, array in arrays.items()}
 
 
-def judge(
-    got: Arrays, baseline: Arrays | None, labels: NDArray[np.int64] | None, outputs: Sequence[TensorSpec]
-) -> Quality:
-    """Both in real numbers. DatasetError when labels do not fit the model's output."""
+def judge(got: Arrays, baseline: Arrays | None, labels: NDArray[np.int64] | None, source: Source) -> Quality:
+    """Answers of ``source`` or a variant of it, in real numbers. DatasetError when labels do not fit its output."""
     count = len(next(iter(got.values())))
-    first = _classes(got, outputs)
+    outputs = source.outputs
+    first = _classes(got, source)
     accuracy = None
     if labels is not None:
         if first is None:
@@ -37,7 +36,7 @@ def judge(
         accuracy = float((first == labels).mean())
     if baseline is None:
         return Quality(count, None, None, accuracy)
-    other = _classes(baseline, outputs)
+    other = _classes(baseline, source)
     agreement = None if first is None or other is None else float((first == other).mean())
     return Quality(count, error(got, baseline), agreement, accuracy)
 
@@ -55,27 +54,28 @@ def error(got: Arrays, baseline: Arrays) -> float:
     return worst
 
 
-def _classes(arrays: Arrays, outputs: Sequence[TensorSpec]) -> NDArray[np.int64] | None:
-    """The largest of the one output's elements, sample by sample; None when it is no vector of classes."""
-    if len(outputs) != 1:
+def _classes(arrays: Arrays, source: Source) -> NDArray[np.int64] | None:
+    """The largest of the one output's elements, sample by sample; None when these are no classes: no vector, or as many
+    as an input has elements, which is what an autoencoder gives."""
+    if len(source.outputs) != 1:
         return None
-    array = arrays[outputs[0].name]
+    array = arrays[source.outputs[0].name]
     flat = array.reshape(len(array), -1)
-    if flat.shape[1] < 2 or flat.shape[1] != max(array.shape[1:]) or array.dtype.kind not in "fiu":
+    sizes = {math.prod(spec.concrete()) for spec in source.inputs}
+    if flat.shape[1] < 2 or flat.shape[1] != max(array.shape[1:]) or flat.shape[1] in sizes:
         return None
     return np.asarray(flat.argmax(axis=1), np.int64)
 
 
 def rank(quality: Quality) -> tuple[float, float]:
-    """Smaller is better: what was lost of accuracy, or else of agreement; then the output error."""
-    kept = quality.accuracy if quality.accuracy is not None else quality.agreement
-    return (0.0 if kept is None else -kept, quality.error or 0.0)
+    """Smaller is better: accuracy first, then the output error. (Agreement on some hundred samples is coarser.)"""
+    return (-(quality.accuracy or 0.0), quality.error or 0.0)
 
 
 def good_enough(quality: Quality, baseline: Quality) -> bool:
     """Whether a quantised model may be used as it is."""
     if quality.accuracy is not None and baseline.accuracy is not None:
         return quality.accuracy >= baseline.accuracy - MAX_DROP
-    if quality.agreement is not None and quality.samples >= 1 / MAX_DROP:
-        return quality.agreement >= 1 - MAX_DROP
+    if quality.agreement is not None:
+        return quality.agreement >= 1 - MAX_DISAGREEMENT
     return (quality.error or 0.0) <= MAX_ERROR

@@ -27,8 +27,18 @@ class Graph:
         self.nodes: list[Any] = []
         self.constants: dict[str, NDArray[Any]] = {}
         self.hybrid: list[str] = []
+        # TFLite's own names of tensors that fused operators write run to hundreds of characters.
+        self._labels = {
+            name: f"{operator.kind.lower()}_{index}"
+            for index, operator in enumerate(model.operators)
+            for name in operator.outputs
+        }
         self._plain: dict[str, str] = {name: name for name in model.inputs}  # tensor → its name in TFLite's order
         self._turned: dict[str, str] = {}  # tensor → its name with channels first
+
+    def label(self, name: str) -> str:
+        """A short name: the operator that writes the tensor, and its place in the file."""
+        return self._labels.get(name, name)
 
     def tensor(self, name: str | None) -> Tensor:
         assert name is not None
@@ -49,7 +59,8 @@ class Graph:
         """The tensor as TFLite orders it."""
         if name not in self._plain:
             shape, turned = self.tensor(name).shape, self._turned[name]
-            self._plain[name] = self.node("Transpose", [turned], name, perm=_perm(len(shape), last=True))
+            output = name if name in self.model.outputs else f"{self.label(name)}.nhwc"
+            self._plain[name] = self.node("Transpose", [turned], output, perm=_perm(len(shape), last=True))
         return self._plain[name]
 
     def turned(self, name: str) -> str:
@@ -59,7 +70,7 @@ class Graph:
         if name not in self._turned:
             shape = self.tensor(name).shape
             perm = _perm(len(shape), last=False)
-            self._turned[name] = self.node("Transpose", [self.plain(name)], f"{name}:planes", perm=perm)
+            self._turned[name] = self.node("Transpose", [self.plain(name)], f"{self.label(name)}.nchw", perm=perm)
         return self._turned[name]
 
     def is_turned(self, name: str) -> bool:
@@ -69,22 +80,23 @@ class Graph:
     def made(self, name: str, kind: str, inputs: list[str], *, turned: bool, activation: int = 0, **attributes: Any) -> None:
         """The operator that gives the tensor ``name``, and its fused activation after it."""
         turned = turned and len(self.tensor(name).shape) > 2
-        final = f"{name}:planes" if turned else name
+        label = self.label(name)
+        final = name if name in self.model.outputs and not turned else label
         (self._turned if turned else self._plain)[name] = final
         if activation == 0:
-            self.node(kind, inputs, final, name, **attributes)
+            self.node(kind, inputs, final, label, **attributes)
             return
-        self.node(kind, inputs, f"{final}:linear", name, **attributes)
-        self.activate(activation, f"{final}:linear", final)
+        self.node(kind, inputs, f"{label}.linear", label, **attributes)
+        self.activate(activation, f"{label}.linear", final)
 
     def activate(self, activation: int, source: str, target: str) -> None:
         """schema.fbs, ActivationFunctionType: 1 RELU, 2 RELU_N1_TO_1, 3 RELU6."""
         if activation == 1:
-            self.node("Relu", [source], target, f"{target}:activation")
+            self.node("Relu", [source], target, f"{target}.activation")
             return
         low, high = {2: (-1.0, 1.0), 3: (0.0, 6.0)}[activation]
-        bounds = [self.constant(f"{target}:{part}", np.array(bound, np.float32)) for part, bound in (("low", low), ("high", high))]
-        self.node("Clip", [source, *bounds], target, f"{target}:activation")
+        bounds = [self.constant(f"{target}.{part}", np.array(bound, np.float32)) for part, bound in (("low", low), ("high", high))]
+        self.node("Clip", [source, *bounds], target, f"{target}.activation")
 
     def weights(self, name: str) -> NDArray[np.float32]:
         """A constant as real numbers; weights that are INT8 beside float activations (hybrid) as what they stand for."""

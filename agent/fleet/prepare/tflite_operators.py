@@ -42,7 +42,7 @@ def _convolve(graph: Graph, operator: Operator, weights: NDArray[np.float32], gr
     kernel = (weights.shape[2], weights.shape[3])
     dilation = (options.dilationHFactor or 1, options.dilationWFactor or 1)
     window = Window(kernel, (options.strideH, options.strideW), dilation=dilation)
-    inputs = [graph.turned(_source(operator)), graph.constant(f"{output}:weights", np.ascontiguousarray(weights))]
+    inputs = [graph.turned(_source(operator)), graph.constant(f"{graph.label(output)}.weights", np.ascontiguousarray(weights))]
     graph.made(
         output, "Conv", inputs + _bias(graph, operator), turned=True, activation=_activation(operator),
         kernel_shape=list(kernel), strides=list(window.stride), dilations=list(dilation), group=groups,
@@ -66,9 +66,9 @@ def _connected(graph: Graph, operator: Operator) -> None:
         raise Misfit("its result is no matrix")
     name = graph.plain(source)
     if graph.tensor(source).shape != (1, weights.shape[1]):
-        shape = graph.constant(f"{output}:shape", np.array([-1, weights.shape[1]], np.int64))
-        name = graph.node("Reshape", [name, shape], f"{output}:rows")
-    inputs = [name, graph.constant(f"{output}:weights", weights), *_bias(graph, operator)]
+        shape = graph.constant(f"{graph.label(output)}.shape", np.array([-1, weights.shape[1]], np.int64))
+        name = graph.node("Reshape", [name, shape], f"{graph.label(output)}.rows")
+    inputs = [name, graph.constant(f"{graph.label(output)}.weights", weights), *_bias(graph, operator)]
     graph.made(output, "Gemm", inputs, turned=False, activation=_activation(operator), transB=1)
 
 
@@ -120,7 +120,7 @@ def _mean(graph: Graph, operator: Operator) -> None:
     if len(graph.tensor(output).shape) == 4:
         graph.made(output, "GlobalAveragePool", [graph.turned(source)], turned=True)
         return
-    pooled = graph.node("GlobalAveragePool", [graph.turned(source)], f"{output}:pixel")
+    pooled = graph.node("GlobalAveragePool", [graph.turned(source)], f"{graph.label(output)}.pixel")
     graph.made(output, "Flatten", [pooled], turned=False)
 
 
@@ -130,7 +130,7 @@ def _reshape(graph: Graph, operator: Operator) -> None:
     if before[:1] != after[:1] and graph.tensor(source).free:
         raise Misfit("it moves the batch, which is open")
     first = 0 if before[:1] == after[:1] else after[0]
-    shape = graph.constant(f"{output}:shape", np.array([first, *after[1:]], np.int64))
+    shape = graph.constant(f"{graph.label(output)}.shape", np.array([first, *after[1:]], np.int64))
     # One pixel has the same bytes in either order.
     pixel = len(before) == 4 and math.prod(before[1:3]) == 1 and graph.is_turned(source)
     name = graph.turned(source) if pixel else graph.plain(source)
@@ -140,8 +140,8 @@ def _reshape(graph: Graph, operator: Operator) -> None:
 def _softmax(graph: Graph, operator: Operator) -> None:
     output, name = operator.outputs[0], graph.plain(_source(operator))
     if operator.options.beta != 1.0:
-        beta = graph.constant(f"{output}:beta", np.array(operator.options.beta, np.float32))
-        name = graph.node("Mul", [name, beta], f"{output}:scaled")
+        beta = graph.constant(f"{graph.label(output)}.beta", np.array(operator.options.beta, np.float32))
+        name = graph.node("Mul", [name, beta], f"{graph.label(output)}.scaled")
     graph.made(output, "Softmax", [name], turned=False, axis=-1)
 
 
@@ -161,7 +161,7 @@ def _pad(graph: Graph, operator: Operator) -> None:
     if pads is None or pads.shape != (4, 2):
         raise Misfit("only constant padding of pictures is converted")
     order = pads[[0, 3, 1, 2]].T.reshape(-1).astype(np.int64)
-    inputs = [graph.turned(source), graph.constant(f"{output}:pads", order)]
+    inputs = [graph.turned(source), graph.constant(f"{graph.label(output)}.pads", order)]
     graph.made(output, "Pad", inputs, turned=True)
 
 
@@ -186,7 +186,7 @@ def _bias(graph: Graph, operator: Operator) -> list[str]:
     tensor = graph.tensor(name)
     if tensor.data is None or tensor.dtype != "FP32":
         raise Misfit(f"its bias is {tensor.dtype}, or computed")
-    return [graph.constant(f"{operator.outputs[0]}:bias", graph.weights(name))]
+    return [graph.constant(f"{graph.label(operator.outputs[0])}.bias", graph.weights(name))]
 
 
 def _activation(operator: Operator) -> int:

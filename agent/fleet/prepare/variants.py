@@ -20,7 +20,7 @@ from agent.types import OverlayRef
 
 CPU, GPU = "cpu", "gpu"
 GOLDEN_SAMPLES = 16
-PROGRAM_SAMPLES = 256  # numpy computes an overlay's bits slowly
+PROGRAM_SAMPLES = 1024  # numpy computes an overlay's bits slowly
 FLOAT_TOLERANCE = 1e-3
 # Steps of an INT8 output between runtimes that round ties differently, layer after layer; programs give equal bytes.
 INT8_STEPS, PROGRAM_STEPS = 4, 1
@@ -191,7 +191,7 @@ def _made(
 
 def _quality(makings: Makings, found: Arrays, samples: Dataset) -> Quality:
     baseline = {name: array[: samples.count] for name, array in makings.baseline.answers.items()}
-    return judge(real(found, makings.source.steps), baseline, samples.labels, makings.source.outputs)
+    return judge(real(found, makings.source.steps), baseline, samples.labels, makings.source)
 
 
 def _step(model: bytes, source: Source, golden: Arrays) -> float:
