@@ -52,7 +52,7 @@ def meanwhile(progress: Callable[[str, float], None], text: str) -> Iterator[Non
 @contextlib.contextmanager
 def steady(progress: Callable[[str, float], None]) -> Iterator[Callable[[str, float], None]]:
     """Tells ``progress`` again and again what it was told last: for work with long silences."""
-    last: tuple[str, float] = ("", 0.0)
+    last: tuple[str, float] | None = None
     lock, done = threading.Lock(), threading.Event()
 
     def tell(text: str, share: float) -> None:
@@ -64,7 +64,8 @@ def steady(progress: Callable[[str, float], None]) -> Iterator[Callable[[str, fl
     def repeat() -> None:
         while not done.wait(0.2):
             with lock:
-                progress(*last)
+                if last is not None:
+                    progress(*last)
 
     thread = threading.Thread(target=repeat, daemon=True)
     thread.start()

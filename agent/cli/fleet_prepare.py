@@ -25,12 +25,14 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     example = "overlaid fleet prepare net.onnx --calibrate train.npz --eval test.npz --targets cpu,npu -o net"
     parser = add_command(commands, "prepare", _prepare, text, example)
     parser.add_argument("model", type=Path, metavar="MODEL", help="ONNX or TFLite file, float or INT8")
-    parser.add_argument("-o", "--output", type=Path, required=True, metavar="OUT", help="model folder to make")
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar="OUT", help="model folder to make"
+    )
     parser.add_argument(
         "--targets",
         default="cpu,gpu,npu",
         metavar="LIST",
-        help="cpu, gpu and overlays (npu, npu-small, or a folder with overlay.toml), with commas (default: cpu,gpu,npu)",
+        help="with commas: cpu, gpu and overlays (npu, npu-small, a folder with overlay.toml); default: cpu,gpu,npu",
     )
     parser.add_argument(
         "--calibrate",

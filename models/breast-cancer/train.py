@@ -6,8 +6,8 @@ Needs torch==2.13.0 (a CPU build), scikit-learn, numpy and onnx. torch and sciki
 outside the project's lock. A few seconds on one core.
 
 Seeds are fixed and everything runs on one thread, so two runs on one machine with the same package versions write the
-same bytes. The recipe and the seed were fixed beforehand; the test set measures the result, it picks nothing. Half of the
-569 samples are held out: of fewer, one alone would be more than the half a point that INT8 may cost.
+same bytes. The recipe and the seed were fixed beforehand; the test set measures the result, it picks nothing. Half of
+the 569 samples are held out: of fewer, one alone would be more than the half a point that INT8 may cost.
 
 Data: W. Wolberg, O. Mangasarian, N. Street and W. Street, Breast Cancer Wisconsin (Diagnostic), UCI Machine Learning
 Repository, 1995, https://doi.org/10.24432/C5DW2B, CC BY 4.0, as bundled with scikit-learn; each feature less its mean
@@ -17,6 +17,7 @@ over the training set, by its deviation.
 from __future__ import annotations
 
 import argparse
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -58,13 +59,15 @@ def main() -> None:
 
 def fit(features: torch.Tensor, labels: torch.Tensor) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(SIZES, SIZES[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(SIZES):
         layers += [nn.Linear(inputs, outputs), nn.ReLU()]
     network = nn.Sequential(*layers[:-1])
     optimiser = torch.optim.AdamW(network.parameters(), lr=1e-3, weight_decay=1e-2)
     for _ in range(EPOCHS):
         for chosen in torch.randperm(len(labels)).split(BATCH):
-            loss = nn.functional.cross_entropy(network(features[chosen]), labels[chosen], label_smoothing=0.05)
+            loss = nn.functional.cross_entropy(
+                network(features[chosen]), labels[chosen], label_smoothing=0.05
+            )
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -84,7 +87,9 @@ def build_graph(network: nn.Sequential) -> onnx.ModelProto:
         last = index == len(linear) - 1
         target = "logits" if last else name
         nodes.append(
-            helper.make_node("Gemm", [source, f"{name}.weight", f"{name}.bias"], [target], name=name, transB=1)
+            helper.make_node(
+                "Gemm", [source, f"{name}.weight", f"{name}.bias"], [target], name=name, transB=1
+            )
         )
         if not last:
             nodes.append(helper.make_node("Relu", [name], [f"{name}.relu"], name=f"{name}.relu"))

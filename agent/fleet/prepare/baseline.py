@@ -22,9 +22,13 @@ def find_baseline(source: Source, reference: Source | None, samples: Dataset, pr
     """UsageError when ``reference`` is no float model of the same task."""
     if not source.quantised:
         if reference is not None:
-            raise UsageError("--reference is for a MODEL that is INT8 already; this one is float itself: leave it out")
+            raise UsageError(
+                "--reference is for a MODEL that is INT8 already; this one is float itself: leave it out"
+            )
         progress("running the float model", 0.0)
-        return Baseline("the float model", exact_answers(source.model, source.inputs, source.outputs, samples))
+        return Baseline(
+            "the float model", exact_answers(source.model, source.inputs, source.outputs, samples)
+        )
     if reference is None:
         found = answers(source.model, source.format, source.inputs, source.outputs, samples, progress)
         return Baseline("the INT8 model itself", real(found, source.steps))
@@ -36,7 +40,9 @@ def find_baseline(source: Source, reference: Source | None, samples: Dataset, pr
         for name, spec in names.items()
     }
     progress("running the reference", 0.0)
-    found = exact_answers(reference.model, reference.inputs, reference.outputs, Dataset(given, None, samples.origin))
+    found = exact_answers(
+        reference.model, reference.inputs, reference.outputs, Dataset(given, None, samples.origin)
+    )
     pairs = zip(source.outputs, reference.outputs, strict=True)
     return Baseline(
         f"the float model {reference.name}",
@@ -46,7 +52,9 @@ def find_baseline(source: Source, reference: Source | None, samples: Dataset, pr
 
 def _check_same(source: Source, reference: Source) -> None:
     if reference.quantised:
-        raise UsageError(f"--reference {reference.name} is INT8 itself; name the float model that MODEL was made from")
+        raise UsageError(
+            f"--reference {reference.name} is INT8 itself; name the float model that MODEL was made from"
+        )
     shapes = [
         [tuple(spec.concrete()) for spec in specs]
         for specs in (source.inputs, reference.inputs, source.outputs, reference.outputs)

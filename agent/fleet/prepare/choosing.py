@@ -39,7 +39,10 @@ class Chooser:
         sensitivity = self._sensitivity(rules, best.method)
         if not good_enough(best.quality, self._baseline):
             trials += self._with_float(rules, best.method, sensitivity)
-            best = min(trials, key=lambda trial: (not good_enough(trial.quality, self._baseline), rank(trial.quality)))
+            best = min(
+                trials,
+                key=lambda trial: (not good_enough(trial.quality, self._baseline), rank(trial.quality)),
+            )
         return Recipe(rules, best.method, best.float_layers, tuple(trials), tuple(sensitivity))
 
     def _with_float(self, rules: Rules, method: str, sensitivity: Sequence[Sensitivity]) -> list[Trial]:

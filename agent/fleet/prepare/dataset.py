@@ -6,6 +6,7 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,14 +35,18 @@ def load_dataset(path: Path, inputs: Sequence[TensorSpec], steps: Mapping[str, S
     if labels is not None:
         counts[LABELS] = len(labels)
     if len(set(counts.values())) != 1:
-        raise DatasetError(f"{path}: its arrays hold different numbers of samples, {counts}; give each as many")
+        raise DatasetError(
+            f"{path}: its arrays hold different numbers of samples, {counts}; give each as many"
+        )
     return Dataset(made, labels, path.name)
 
 
 def random_dataset(inputs: Sequence[TensorSpec], count: int) -> Dataset:
     """Integers over their whole range, real numbers from 0 to 1; the same every time."""
     rng = np.random.default_rng(0)
-    return Dataset({spec.name: _random(rng, (count, *spec.concrete()), spec) for spec in inputs}, None, RANDOM)
+    return Dataset(
+        {spec.name: _random(rng, (count, *spec.concrete()), spec) for spec in inputs}, None, RANDOM
+    )
 
 
 def _random(rng: np.random.Generator, shape: tuple[int, ...], spec: TensorSpec) -> Array:
@@ -52,9 +57,11 @@ def _random(rng: np.random.Generator, shape: tuple[int, ...], spec: TensorSpec) 
     return rng.integers(limits[0], limits[1], shape, endpoint=True, dtype=np.int64).astype(dtype)
 
 
-def _dtype(spec: TensorSpec) -> np.dtype[np.generic]:
+def _dtype(spec: TensorSpec) -> np.dtype[Any]:
     if spec.dtype == "BYTES":
-        raise DatasetError(f"input {spec.name!r} takes strings; write its model.toml by hand (docs/package.md)")
+        raise DatasetError(
+            f"input {spec.name!r} takes strings; write its model.toml by hand (docs/package.md)"
+        )
     return np.dtype(DTYPES[spec.dtype])
 
 
@@ -63,13 +70,19 @@ def _read(path: Path) -> dict[str, Array]:
         with zipfile.ZipFile(path) as archive:
             size = sum(entry.file_size for entry in archive.infolist())
         if size > MAX_BYTES:
-            raise DatasetError(f"{path} holds {size} bytes, more than {MAX_BYTES}; a few hundred samples are enough")
+            raise DatasetError(
+                f"{path} holds {size} bytes, more than {MAX_BYTES}; a few hundred samples are enough"
+            )
         with np.load(path, allow_pickle=False) as loaded:
             return {name: loaded[name] for name in loaded.files}
     except OSError as error:
-        raise DatasetError(f"{path}: {error.strerror or error}; name a file that this user can read") from error
+        raise DatasetError(
+            f"{path}: {error.strerror or error}; name a file that this user can read"
+        ) from error
     except (ValueError, EOFError, SyntaxError, TokenError, MemoryError, zipfile.BadZipFile) as error:
-        raise DatasetError(f"{path} is no archive of arrays ({str(error)[:120]}); numpy.savez makes one") from error
+        raise DatasetError(
+            f"{path} is no archive of arrays ({str(error)[:120]}); numpy.savez makes one"
+        ) from error
 
 
 def _labels(path: Path, labels: Array | None) -> NDArray[np.int64] | None:
@@ -99,9 +112,8 @@ def _fitted(path: Path, array: Array, spec: TensorSpec, steps: Steps | None) -> 
     shapes = [sample] + ([sample[1:]] if sample[:1] == (1,) else [])
     if array.ndim == 0 or not len(array) or array.shape[1:] not in shapes:
         raise DatasetError(
-            f"{path}: input {spec.name!r} needs samples of shape {list(shapes[-1])}, an array of "
-            f"{['n', *shapes[-1]]}; the file's is {list(array.shape)}".replace("'n'", "n")
-            + _transposed(array, shapes[-1])
+            f"{path}: input {spec.name!r} needs an array of [n, {', '.join(map(str, shapes[-1]))}], the file's is "
+            f"{list(array.shape)}{_transposed(array, shapes[-1])}"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DatasetError(f"{path}: input {spec.name!r} holds NaN or infinity; leave these samples out")

@@ -51,7 +51,11 @@ def answers(
 
 
 def exact_answers(
-    model: bytes, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], samples: Dataset, exact: bool = True
+    model: bytes,
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    samples: Dataset,
+    exact: bool = True,
 ) -> dict[str, Array]:
     """Of an ONNX model, many samples at once where its batch is open.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ LISTED = 5  # names in a text
 
 def check_size(proto: Any, path: Path, file_bytes: int) -> None:
     """ModelTooLarge, by what the file says of its external data: nothing of that is read."""
-    outside = sum(_outside_bytes(path, each) for each in _external(proto))
+    outside = sum(_outside_bytes(each) for each in _external(proto))
     if file_bytes + outside > MAX_BYTES:
         raise ModelTooLarge(
             f"{path.name} has {file_bytes + outside} bytes with its external data, more than {MAX_BYTES}; store the "
@@ -42,7 +43,7 @@ def _external(proto: Any) -> Iterator[Any]:
                 yield each
 
 
-def _outside_bytes(path: Path, tensor: Any) -> int:
+def _outside_bytes(tensor: Any) -> int:
     """What the entry says, or the size by shape where it says nothing."""
     import onnx
 
@@ -50,7 +51,7 @@ def _outside_bytes(path: Path, tensor: Any) -> int:
     if entries.get("length", "").isdigit():
         return int(entries["length"])
     width = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type)).itemsize
-    return int(np.prod([int(size) for size in tensor.dims], dtype=object)) * width if tensor.dims else width
+    return math.prod(int(size) for size in tensor.dims) * int(width)
 
 
 def check_operators(proto: Any) -> None:
@@ -73,9 +74,7 @@ def check_operators(proto: Any) -> None:
             + ("update onnx, or " if opset > newest else "")
             + "export it with opset 17"
         )
-    unknown = [
-        node for node in nodes if node.domain in STANDARD and not defs.has(node.op_type, opset, "")
-    ]
+    unknown = [node for node in nodes if node.domain in STANDARD and not defs.has(node.op_type, opset, "")]
     if unknown:
         raise UnsupportedOperator(
             f"{listed(unknown)}: ONNX has no such operator in opset {opset}; export the model with another opset, "
@@ -125,10 +124,9 @@ def check_weights(proto: Any) -> None:
                 bad[each.name] = None
         for node in graph.node:
             for attribute in node.attribute:
-                if attribute.name == "value" and attribute.HasField("t"):
-                    if not _finite(numpy_helper.to_array(attribute.t)):
-                        bad[node.output[0]] = None
-    # Infinity is a bound that Clip and masks know; among weights it is as wrong as NaN.
+                held = attribute.name == "value" and attribute.HasField("t")
+                if held and not _finite(numpy_helper.to_array(attribute.t)):
+                    bad[node.output[0]] = None
     if bad:
         readers = [node for node in all_nodes(proto.graph) if set(node.input) & set(bad)]
         names = ", ".join(repr(name) for name in list(bad)[:LISTED])
@@ -139,7 +137,10 @@ def check_weights(proto: Any) -> None:
 
 
 def _finite(array: Any) -> bool:
-    return array.dtype.kind != "f" or bool(np.isfinite(array).all() if array.size > 1 else not np.isnan(array).any())
+    """A single infinity is a bound, as Clip and masks have them."""
+    return array.dtype.kind != "f" or bool(
+        np.isfinite(array).all() if array.size > 1 else not np.isnan(array).any()
+    )
 
 
 def opset_of(proto: Any) -> int:

@@ -47,7 +47,8 @@ def finish(
     before: int,
     notes: list[str],
 ) -> Source:
-    """A Source of an ONNX ``model`` that had ``before`` nodes before it was simplified; ``data``, ``size``: as it came."""
+    """A Source of an ONNX ``model`` that had ``before`` nodes before it was simplified. ``data``: the file as it came,
+    ``size``: with its external data."""
     import onnx
 
     proto = onnx.load_model_from_string(model)
@@ -74,7 +75,8 @@ def original_size(path: Path, data: bytes) -> int:
         for entry in each.external_data
         if entry.key == "location"
     }
-    return len(data) + sum((path.parent / name).stat().st_size for name in outside)
+    size: int = sum((path.parent / name).stat().st_size for name in outside)
+    return len(data) + size
 
 
 def _parsed(path: Path, data: bytes) -> Any:
@@ -85,7 +87,9 @@ def _parsed(path: Path, data: bytes) -> Any:
     try:
         proto = onnx.load_model_from_string(data)
     except Exception as error:  # whatever a parser makes of a corrupt file
-        raise ModelLoadError(f"{path.name} is no ONNX file ({one_line(error)[:160]}); export it again") from error
+        raise ModelLoadError(
+            f"{path.name} is no ONNX file ({one_line(error)[:160]}); export it again"
+        ) from error
     if not proto.graph.node:
         raise ModelLoadError(f"{path.name} has no operators; export the model again")
     onnx_checks.check_size(proto, path, len(data))
@@ -112,7 +116,8 @@ def _drop_constant_inputs(proto: Any) -> None:
 def is_quantised(proto: Any) -> bool:
     """Whether somebody has quantised it already: activations, not only weights."""
     return any(
-        node.op_type in MIXED or node.op_type.startswith("QLinear") for node in onnx_checks.all_nodes(proto.graph)
+        node.op_type in MIXED or node.op_type.startswith("QLinear")
+        for node in onnx_checks.all_nodes(proto.graph)
     )
 
 
@@ -160,14 +165,18 @@ def _inferred(proto: Any) -> Any:
     try:
         return shape_inference.infer_shapes(proto, data_prop=True)
     except Exception as error:  # what onnx raises for operators whose inputs do not fit
-        raise ModelLoadError(f"the operators do not fit together ({one_line(error)[:200]}); export again") from error
+        raise ModelLoadError(
+            f"the operators do not fit together ({one_line(error)[:200]}); export again"
+        ) from error
 
 
 def _spec(value: Any, kind: str) -> TensorSpec:
     tensor = value.type.tensor_type
     dtype = "BYTES" if tensor.elem_type == 8 else DTYPES.get(tensor.elem_type)
     if dtype is None:
-        raise ModelLoadError(f"{kind} {value.name!r} has a type that cannot be served; export it as FP32 or INT8")
+        raise ModelLoadError(
+            f"{kind} {value.name!r} has a type that cannot be served; export it as FP32 or INT8"
+        )
     sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in tensor.shape.dim]
     if any(size < 1 for size in sizes[1:]) or not tensor.HasField("shape"):
         raise DynamicShape(

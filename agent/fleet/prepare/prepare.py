@@ -34,12 +34,14 @@ def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
     source = load(request.model, request.name)
     if request.calibrate is None and needs_calibration(source, request.targets):
         raise UsageError(
-            f"{request.model.name} is float and is quantised for CPUs and overlays: give --calibrate data.npz with some "
-            "hundred samples of its inputs, or --targets gpu alone"
+            f"{request.model.name} is float and is quantised for CPUs and overlays: give --calibrate data.npz with "
+            "some hundred samples of its inputs, or --targets gpu alone"
         )
     reference = None if request.reference is None else load(request.reference)
     calibration = _dataset(request.calibrate, source)
-    evaluation = _dataset(request.evaluate, source) or calibration or random_dataset(source.inputs, RANDOM_SAMPLES)
+    evaluation = (
+        _dataset(request.evaluate, source) or calibration or random_dataset(source.inputs, RANDOM_SAMPLES)
+    )
     baseline = find_baseline(source, reference, evaluation, progress)
     makings = Makings(source, request.targets, calibration, evaluation, baseline, progress)
     made = tuple(make_variants(makings))

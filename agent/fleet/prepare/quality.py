@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from agent.errors import DatasetError
 from agent.fleet.prepare.values import Array, Arrays, Quality, Source, Steps
 
-# What a quantised model may lose: accuracy; agreement where there are no labels (most answers that change were wrong, or
-# would be right as well); output error where there are no classes.
+# What a quantised model may lose: accuracy; agreement where there are no labels (some of the answers that change were
+# wrong before); output error where there are no classes.
 MAX_DROP, MAX_DISAGREEMENT, MAX_ERROR = 0.005, 0.05, 0.1
 
 
@@ -32,7 +32,9 @@ def judge(got: Arrays, baseline: Arrays | None, labels: NDArray[np.int64] | None
             raise DatasetError("the model's outputs are no classes; leave the labels out of the data set")
         classes = got[outputs[0].name].size // count
         if labels.max() >= classes or labels.min() < 0:
-            raise DatasetError(f"labels are {labels.min()} to {labels.max()}, the model has classes 0 to {classes - 1}")
+            raise DatasetError(
+                f"labels are {labels.min()} to {labels.max()}, the model has classes 0 to {classes - 1}"
+            )
         accuracy = float((first == labels).mean())
     if baseline is None:
         return Quality(count, None, None, accuracy)

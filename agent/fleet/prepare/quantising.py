@@ -88,10 +88,12 @@ def _made(
     from onnxruntime.quantization.quant_utils import QuantizationMode, load_model_with_shape_infer
 
     narrow = rules == "cpu"
+    rest: tuple[Any, ...] = (
+        QuantType.QInt8, QuantType.QUInt8, ranges.tensors, only, left, _operators(rules), dict[str, Any](),
+    )  # fmt: skip
     with tempfile.TemporaryDirectory() as folder, _quiet():
         source = Path(folder) / "model.onnx"
         source.write_bytes(model)
-        rest = (QuantType.QInt8, QuantType.QUInt8, ranges.tensors, only, left, _operators(rules), {})
         try:
             proto = load_model_with_shape_infer(source)
             quantiser = (

@@ -33,7 +33,9 @@ class Graph:
             for index, operator in enumerate(model.operators)
             for name in operator.outputs
         }
-        self._plain: dict[str, str] = {name: name for name in model.inputs}  # tensor → its name in TFLite's order
+        self._plain: dict[str, str] = {
+            name: name for name in model.inputs
+        }  # tensor → its name in TFLite's order
         self._turned: dict[str, str] = {}  # tensor → its name with channels first
 
     def label(self, name: str) -> str:
@@ -70,14 +72,18 @@ class Graph:
         if name not in self._turned:
             shape = self.tensor(name).shape
             perm = _perm(len(shape), last=False)
-            self._turned[name] = self.node("Transpose", [self.plain(name)], f"{self.label(name)}.nchw", perm=perm)
+            self._turned[name] = self.node(
+                "Transpose", [self.plain(name)], f"{self.label(name)}.nchw", perm=perm
+            )
         return self._turned[name]
 
     def is_turned(self, name: str) -> bool:
         """Whether it is there with channels first."""
         return name in self._turned
 
-    def made(self, name: str, kind: str, inputs: list[str], *, turned: bool, activation: int = 0, **attributes: Any) -> None:
+    def made(
+        self, name: str, kind: str, inputs: list[str], *, turned: bool, activation: int = 0, **attributes: Any
+    ) -> None:
         """The operator that gives the tensor ``name``, and its fused activation after it."""
         turned = turned and len(self.tensor(name).shape) > 2
         label = self.label(name)
@@ -95,11 +101,14 @@ class Graph:
             self.node("Relu", [source], target, f"{target}.activation")
             return
         low, high = {2: (-1.0, 1.0), 3: (0.0, 6.0)}[activation]
-        bounds = [self.constant(f"{target}.{part}", np.array(bound, np.float32)) for part, bound in (("low", low), ("high", high))]
+        bounds = [
+            self.constant(f"{target}.{part}", np.array(bound, np.float32))
+            for part, bound in (("low", low), ("high", high))
+        ]
         self.node("Clip", [source, *bounds], target, f"{target}.activation")
 
     def weights(self, name: str) -> NDArray[np.float32]:
-        """A constant as real numbers; weights that are INT8 beside float activations (hybrid) as what they stand for."""
+        """A constant as real numbers; INT8 weights beside float activations (hybrid) as what they stand for."""
         tensor = self.tensor(name)
         assert tensor.data is not None
         if tensor.dtype == "FP32":
@@ -136,7 +145,7 @@ def convert(model: Model) -> tuple[Any, list[str]]:
         first = next(iter(refused))
         raise UnsupportedOperator(
             f"{', '.join(list(refused)[:5])}{' …' if len(refused) > 5 else ''}: {refused[first]}; convert the model to "
-            f"INT8 with TensorFlow's converter, or export it as ONNX ({', '.join(sorted(OPERATORS))} are converted here)"
+            f"INT8 with TensorFlow's converter, or export it as ONNX (converted here: {', '.join(sorted(OPERATORS))})"
         )
     for name in model.outputs:
         graph.plain(name)

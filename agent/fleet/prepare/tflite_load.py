@@ -30,7 +30,9 @@ def load_tflite(path: Path, data: bytes, name: str) -> Source:
     simplified = simplify(graph.SerializeToString())
     notes = ["converted from TFLite"]
     if hybrid:
-        notes.append(f"its INT8 weights ({len(hybrid)} layers) are real numbers again; activations were never INT8")
+        notes.append(
+            f"its INT8 weights ({len(hybrid)} layers) are real numbers again; activations were never INT8"
+        )
     return finish(data, len(data), simplified, name, "tflite", False, len(graph.graph.node), notes)
 
 

@@ -1,7 +1,7 @@
 """TFLite's float operators in ONNX. Each function raises Misfit, with the reason, for a form that is not converted.
 
 What the operators mean is in TFLite's schema (schema.fbs) and its kernels: weights of CONV_2D are [out, height, width,
-in], of DEPTHWISE_CONV_2D [1, height, width, out], of FULLY_CONNECTED [out, in]; padding SAME puts the odd one at the end.
+in], of DEPTHWISE_CONV_2D [1, height, width, out], of FULLY_CONNECTED [out, in]; padding SAME puts the odd one last.
 """
 
 from __future__ import annotations
@@ -42,7 +42,10 @@ def _convolve(graph: Graph, operator: Operator, weights: NDArray[np.float32], gr
     kernel = (weights.shape[2], weights.shape[3])
     dilation = (options.dilationHFactor or 1, options.dilationWFactor or 1)
     window = Window(kernel, (options.strideH, options.strideW), dilation=dilation)
-    inputs = [graph.turned(_source(operator)), graph.constant(f"{graph.label(output)}.weights", np.ascontiguousarray(weights))]
+    inputs = [
+        graph.turned(_source(operator)),
+        graph.constant(f"{graph.label(output)}.weights", np.ascontiguousarray(weights)),
+    ]
     graph.made(
         output, "Conv", inputs + _bias(graph, operator), turned=True, activation=_activation(operator),
         kernel_shape=list(kernel), strides=list(window.stride), dilations=list(dilation), group=groups,
@@ -77,12 +80,16 @@ def _addition(graph: Graph, operator: Operator) -> None:
     tensors = [graph.tensor(each) for each in operator.inputs]
     if any(each.data is not None for each in tensors):
         values = [
-            graph.constant(each.name, graph.weights(each.name)) if each.data is not None else graph.plain(each.name)
+            graph.constant(each.name, graph.weights(each.name))
+            if each.data is not None
+            else graph.plain(each.name)
             for each in tensors
         ]
         graph.made(output, "Add", values, turned=False, activation=_activation(operator))
         return
-    turned = len({each.shape for each in tensors}) == 1 and any(graph.is_turned(each.name) for each in tensors)
+    turned = len({each.shape for each in tensors}) == 1 and any(
+        graph.is_turned(each.name) for each in tensors
+    )
     values = [graph.turned(each.name) if turned else graph.plain(each.name) for each in tensors]
     graph.made(output, "Add", values, turned=turned, activation=_activation(operator))
 
@@ -108,7 +115,8 @@ def _pool(graph: Graph, operator: Operator, kind: str, **attributes: Any) -> Non
     window = Window((options.filterHeight, options.filterWidth), (options.strideH, options.strideW))
     graph.made(
         operator.outputs[0], kind, [graph.turned(_source(operator))], turned=True, activation=_activation(operator),
-        kernel_shape=list(window.kernel), strides=list(window.stride), pads=_pads(graph, operator, window), **attributes,
+        kernel_shape=list(window.kernel), strides=list(window.stride), pads=_pads(graph, operator, window),
+        **attributes,
     )  # fmt: skip
 
 

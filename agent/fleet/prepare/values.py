@@ -30,12 +30,12 @@ class Steps:
     zero_point: int
 
     def real(self, array: Array) -> Array:
-        return (array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale)
+        return np.asarray((array.astype(np.float32) - np.float32(self.zero_point)) * np.float32(self.scale))
 
     def integers(self, array: Array, dtype: Any) -> Array:
         limits = np.iinfo(dtype)
         steps = np.rint(array / np.float32(self.scale)) + self.zero_point
-        return np.clip(steps, limits.min, limits.max).astype(dtype)
+        return np.asarray(np.clip(steps, limits.min, limits.max), dtype)
 
 
 @dataclass(frozen=True, slots=True)

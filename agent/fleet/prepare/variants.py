@@ -138,7 +138,10 @@ def _program(makings: Makings, overlay: str, model: bytes, recipe: Recipe | None
     spec = read_spec(find_overlay(overlay))
     try:
         program = compile_model(
-            model, spec, lambda _text, share: makings.progress(f"compiling for {spec.id}", share), makings.source.name
+            model,
+            spec,
+            lambda _text, share: makings.progress(f"compiling for {spec.id}", share),
+            makings.source.name,
         )
     except DeviceError as error:
         raise type(error)(f"target {overlay}: {error}; or leave it out of --targets") from error
