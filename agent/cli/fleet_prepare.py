@@ -46,6 +46,11 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     parser.add_argument(
         "--reference", type=Path, metavar="MODEL", help="the float model that an INT8 MODEL is compared with"
     )
+    parser.add_argument(
+        "--boards",
+        metavar="LIST",
+        help="where to measure, with commas (default: local, and simulated ones for overlays and GPUs; '': nowhere)",
+    )
     parser.add_argument("--name", default="", help="of the model (default: the file's)")
     parser.add_argument("--version", default="1.0.0", help="of the model (default: 1.0.0)")
     parser.add_argument("--licence", default="unstated", help="of the model's weights (default: unstated)")
@@ -57,16 +62,20 @@ def _prepare(args: argparse.Namespace) -> int:
     from agent.cli.bar import progress_bar, steady
 
     try:
+        from agent.fleet.prepare.costs import boards_for
         from agent.fleet.prepare.prepare import prepare
         from agent.fleet.prepare.report import to_json
         from agent.fleet.prepare.values import Request
     except ImportError as error:
         raise RuntimeUnavailable(f"preparing needs {error.name}: pip install 'overlaid[fleet]'") from error
 
+    targets = tuple(target for target in args.targets.split(",") if target)
+    boards = boards_for(targets) if args.boards is None else tuple(filter(None, args.boards.split(",")))
     request = Request(
         model=args.model,
         out=args.output,
-        targets=tuple(target for target in args.targets.split(",") if target),
+        targets=targets,
+        boards=boards,
         calibrate=args.calibrate,
         evaluate=args.eval,
         reference=args.reference,
@@ -103,6 +112,7 @@ def _print(prepared: Prepared, out: Path) -> None:
             _print_recipe(made.recipe)
     for made in prepared.made:
         _print_places(made)
+    _print_costs(prepared)
     print(f"\n{out}: next: overlaid fleet pack {out} -o PACKAGE")
 
 
@@ -145,6 +155,32 @@ def _print_recipe(recipe: Recipe) -> None:
 def _few(names: Sequence[str]) -> str:
     rest = f" and {len(names) - FEW} more" if len(names) > FEW else ""
     return ", ".join(names[:FEW]) + rest
+
+
+def _print_costs(prepared: Prepared) -> None:
+    from agent.fleet.prepare.report import front
+
+    if not prepared.costs:
+        return
+    best = front(prepared)
+    rows = [
+        (
+            cost.variant,
+            f"{cost.device} of {cost.board}" + (" (simulated)" if cost.simulated else ""),
+            cost.backend,
+            f"{cost.p50_ms:.3g}",
+            f"{cost.p99_ms:.3g}",
+            None if cost.energy_mj is None else f"{cost.energy_mj:.3g}",
+            cost.energy,
+            "*" if (cost.variant, cost.board, cost.device) in best else "",
+        )
+        for cost in prepared.costs
+    ]
+    columns = ("variant", "on", "by", "p50 ms", "p99 ms", "mJ", "energy", "front")
+    print()
+    print_table(
+        columns, rows, title="cost of an inference; front: nothing else is both as accurate and as thrifty"
+    )
 
 
 def _print_places(made: Made) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from agent.errors import UsageError
 from agent.fleet.appearing import check_absent
 from agent.fleet.prepare.baseline import find_baseline
+from agent.fleet.prepare.costs import measure_costs
 from agent.fleet.prepare.dataset import load_dataset, random_dataset
 from agent.fleet.prepare.folder import write_folder
 from agent.fleet.prepare.onnx_load import load_onnx, read_model
@@ -45,7 +46,9 @@ def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
     baseline = find_baseline(source, reference, evaluation, progress)
     makings = Makings(source, request.targets, calibration, evaluation, baseline, progress)
     made = tuple(make_variants(makings))
-    prepared = Prepared(request, source, baseline.name, evaluation.origin, made, _notes(request, evaluation))
+    costs, lost = measure_costs(request, source, made, evaluation, progress)
+    notes = (*_notes(request, evaluation), *lost)
+    prepared = Prepared(request, source, baseline.name, evaluation.origin, made, notes, costs)
     progress("writing the model folder", 0.0)
     write_folder(prepared, evaluation.head(GOLDEN_SAMPLES).inputs, to_json(prepared), request.out)
     return prepared

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.fleet.prepare.values import Made, Prepared, Recipe
+from agent.fleet.prepare.quality import rank
+from agent.fleet.prepare.values import Cost, Made, Prepared, Quality, Recipe
 from agent.types import to_jsonable
 
 SCHEMA = "overlaid-prepare/1"
@@ -29,9 +30,35 @@ def to_json(prepared: Prepared) -> dict[str, Any]:
         "baseline": prepared.baseline,
         "evaluated_on": prepared.evaluated,
         "notes": list(prepared.notes),
+        "costs": to_jsonable(prepared.costs),
+        "front": [list(point) for point in front(prepared)],
         "variants": [_variant(made, source.original_size) for made in prepared.made],
         "quantisation": [_recipe(recipe) for recipe in recipes.values()],
     }
+
+
+def front(prepared: Prepared) -> list[tuple[str, str, str]]:
+    """Variant, board and device of each point that no other one beats in both accuracy and energy.
+
+    Without labels the output error stands for the accuracy; without an energy figure a point is on no front.
+    """
+    points = {
+        (cost.variant, cost.board, cost.device): (rank(_quality(prepared, cost)), cost.energy_mj)
+        for cost in prepared.costs
+        if cost.energy_mj is not None
+    }
+    return [
+        key
+        for key, (loss, energy) in points.items()
+        if not any(
+            other <= loss and less <= energy and (other, less) != (loss, energy)
+            for other, less in points.values()
+        )
+    ]
+
+
+def _quality(prepared: Prepared, cost: Cost) -> Quality:
+    return next(made.quality for made in prepared.made if made.name == cost.variant)
 
 
 def _variant(made: Made, original: int) -> dict[str, Any]:

@@ -159,8 +159,32 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class Cost:
+    """What a variant costs on a device of a board, as ``placement.profile`` measures it there.
+
+    Times of the device; ``energy_mj`` per inference above idling (None without a meter), ``holding_w`` for keeping it
+    loaded. ``energy``: measured, estimated, simulated or missing.
+    """
+
+    variant: str
+    board: str
+    device: str
+    kind: str
+    backend: str
+    simulated: bool
+    runs: int
+    p50_ms: float
+    p99_ms: float
+    energy_mj: float | None
+    energy: str
+    holding_w: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
-    """What the operator asked for. ``targets``: "cpu", "gpu" and names (or folders) of overlays."""
+    """What the operator asked for. ``targets``: "cpu", "gpu" and names (or folders) of overlays. ``boards``: where to
+    measure, as ``board`` of a node's config names them.
+    """
 
     model: Path
     out: Path
@@ -172,6 +196,7 @@ class Request:
     version: str = "1.0.0"
     description: str = ""
     licence: str = "unstated"
+    boards: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,3 +209,4 @@ class Prepared:
     evaluated: str
     made: tuple[Made, ...]
     notes: tuple[str, ...] = ()
+    costs: tuple[Cost, ...] = ()
