@@ -112,6 +112,7 @@ def _print(prepared: Prepared, out: Path) -> None:
             _print_recipe(made.recipe)
     for made in prepared.made:
         _print_places(made)
+    _print_curve(prepared)
     _print_costs(prepared)
     print(f"\n{out}: next: overlaid fleet pack {out} -o PACKAGE")
 
@@ -157,6 +158,26 @@ def _few(names: Sequence[str]) -> str:
     return ", ".join(names[:FEW]) + rest
 
 
+def _print_curve(prepared: Prepared) -> None:
+    if not prepared.curve:
+        return
+    rows = [
+        (
+            point.way,
+            f"{point.share:.1%}",
+            point.parameters,
+            _share(point.quality.error),
+            _share(point.quality.agreement),
+            _share(point.quality.accuracy),
+            f"{point.cpu_ms:.3g}",
+        )
+        for point in prepared.curve
+    ]
+    columns = ("pruned", "share", "weights", "error", "agree", "accuracy", "ms on this CPU")
+    print()
+    print_table(columns, rows, title="pruning the float model, on the calibration data")
+
+
 def _print_costs(prepared: Prepared) -> None:
     from agent.fleet.prepare.report import front
 
@@ -179,7 +200,9 @@ def _print_costs(prepared: Prepared) -> None:
     columns = ("variant", "on", "by", "p50 ms", "p99 ms", "mJ", "energy", "front")
     print()
     print_table(
-        columns, rows, title="cost of an inference; front: nothing else is both as accurate and as thrifty"
+        columns,
+        rows,
+        title="cost of an inference; front: nothing else on the board is as accurate and as thrifty",
     )
 
 

@@ -17,7 +17,7 @@ from agent.hal.device import Tensors
 from agent.placement.profile.measure import idle_watts, measure
 from agent.types import BackendInfo, Candidate, DeviceInfo, Measurement
 
-SECONDS = 1.0  # for each variant on each device
+SECONDS = 1.5  # for each variant on each device
 REST_S = 0.3
 LOCAL, FPGA_BOARD, GPU_BOARD = "local", "sim:pynq-z2", "sim:jetson-orin-nano"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 from agent.errors import UsageError
@@ -12,9 +13,19 @@ from agent.fleet.prepare.costs import measure_costs
 from agent.fleet.prepare.dataset import load_dataset, random_dataset
 from agent.fleet.prepare.folder import write_folder
 from agent.fleet.prepare.onnx_load import load_onnx, read_model
+from agent.fleet.prepare.pruning import Pruner, faster, marked
 from agent.fleet.prepare.report import to_json
 from agent.fleet.prepare.tflite_load import load_tflite
-from agent.fleet.prepare.values import Dataset, Prepared, Progress, Request, Source, no_progress
+from agent.fleet.prepare.values import (
+    CurvePoint,
+    Dataset,
+    Made,
+    Prepared,
+    Progress,
+    Request,
+    Source,
+    no_progress,
+)
 from agent.fleet.prepare.variants import CPU, GOLDEN_SAMPLES, GPU, Makings, make_variants, needs_calibration
 from agent.overlay.compiler import TFLITE_MAGIC
 from agent.overlay.spec import find_overlay
@@ -46,12 +57,30 @@ def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
     baseline = find_baseline(source, reference, evaluation, progress)
     makings = Makings(source, request.targets, calibration, evaluation, baseline, progress)
     made = tuple(make_variants(makings))
-    costs, lost = measure_costs(request, source, made, evaluation, progress)
-    notes = (*_notes(request, evaluation), *lost)
-    prepared = Prepared(request, source, baseline.name, evaluation.origin, made, notes, costs)
+    curve, pruned = _pruned(makings) if request.boards else ((), ())
+    costs, lost = measure_costs(request, source, (*made, *pruned), evaluation, progress)
+    faster_ones, why = faster(pruned, costs)
+    notes = (*_notes(request, evaluation), *lost, *why)
+    prepared = Prepared(
+        request, source, baseline.name, evaluation.origin, (*made, *faster_ones), notes, costs, curve
+    )
     progress("writing the model folder", 0.0)
     write_folder(prepared, evaluation.head(GOLDEN_SAMPLES).inputs, to_json(prepared), request.out)
     return prepared
+
+
+def _pruned(makings: Makings) -> tuple[tuple[CurvePoint, ...], tuple[Made, ...]]:
+    """What pruning does to a float model, and the variants of the smallest that loses little."""
+    if makings.source.quantised or makings.calibration is None:
+        return (), ()
+    pruner = Pruner(makings.source, makings.calibration, makings.progress)
+    curve = pruner.curve()
+    points = tuple(point for point, _ in curve)
+    best = pruner.best(curve)
+    if best is None:
+        return points, ()
+    point, source = best
+    return points, tuple(marked(made, point) for made in make_variants(replace(makings, source=source)))
 
 
 def load(path: Path, name: str = "") -> Source:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from agent.fleet.prepare.quality import rank
-from agent.fleet.prepare.values import Cost, Made, Prepared, Quality, Recipe
+from agent.fleet.prepare.values import Made, Prepared, Quality, Recipe
 from agent.types import to_jsonable
 
 SCHEMA = "overlaid-prepare/1"
@@ -30,6 +29,7 @@ def to_json(prepared: Prepared) -> dict[str, Any]:
         "baseline": prepared.baseline,
         "evaluated_on": prepared.evaluated,
         "notes": list(prepared.notes),
+        "pruning": to_jsonable(prepared.curve),
         "costs": to_jsonable(prepared.costs),
         "front": [list(point) for point in front(prepared)],
         "variants": [_variant(made, source.original_size) for made in prepared.made],
@@ -38,27 +38,28 @@ def to_json(prepared: Prepared) -> dict[str, Any]:
 
 
 def front(prepared: Prepared) -> list[tuple[str, str, str]]:
-    """Variant, board and device of each point that no other one beats in both accuracy and energy.
+    """Variant, board and device of each point that none on the same board beats in both accuracy and energy.
 
     Without labels the output error stands for the accuracy; without an energy figure a point is on no front.
     """
+    qualities = {made.name: made.quality for made in prepared.made}
     points = {
-        (cost.variant, cost.board, cost.device): (rank(_quality(prepared, cost)), cost.energy_mj)
+        (cost.variant, cost.board, cost.device): (_loss(qualities[cost.variant]), cost.energy_mj)
         for cost in prepared.costs
-        if cost.energy_mj is not None
+        if cost.energy_mj is not None and cost.variant in qualities
     }
     return [
         key
         for key, (loss, energy) in points.items()
         if not any(
-            other <= loss and less <= energy and (other, less) != (loss, energy)
-            for other, less in points.values()
+            other <= loss and less <= energy and (other, less) != (loss, energy) and at[1] == key[1]
+            for at, (other, less) in points.items()
         )
     ]
 
 
-def _quality(prepared: Prepared, cost: Cost) -> Quality:
-    return next(made.quality for made in prepared.made if made.name == cost.variant)
+def _loss(quality: Quality) -> float:
+    return quality.error or 0.0 if quality.accuracy is None else 1 - quality.accuracy
 
 
 def _variant(made: Made, original: int) -> dict[str, Any]:

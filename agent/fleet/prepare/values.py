@@ -159,6 +159,20 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
+class CurvePoint:
+    """A pruned float model, judged on the calibration data.
+
+    ``way``: none, magnitude or channels; ``parameters``: weights that are not zero; ``cpu_ms``: a run on this CPU.
+    """
+
+    way: str
+    share: float
+    parameters: int
+    quality: Quality
+    cpu_ms: float
+
+
+@dataclass(frozen=True, slots=True)
 class Cost:
     """What a variant costs on a device of a board, as ``placement.profile`` measures it there.
 
@@ -210,3 +224,4 @@ class Prepared:
     made: tuple[Made, ...]
     notes: tuple[str, ...] = ()
     costs: tuple[Cost, ...] = ()
+    curve: tuple[CurvePoint, ...] = ()

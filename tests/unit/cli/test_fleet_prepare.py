@@ -16,7 +16,17 @@ from tests.unit.fleet.prepare.nets import convolutional, save, save_data
 @pytest.fixture
 def arguments(tmp_path: Path) -> list[str]:
     net, data = save(tmp_path / "net.onnx", convolutional()), save_data(tmp_path / "data.npz")
-    return ["fleet", "prepare", str(net), "--calibrate", str(data), "-o", str(tmp_path / "out")]
+    return [
+        "fleet",
+        "prepare",
+        str(net),
+        "--calibrate",
+        str(data),
+        "-o",
+        str(tmp_path / "out"),
+        "--boards",
+        "",
+    ]
 
 
 def test_tables_for_people(arguments: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
