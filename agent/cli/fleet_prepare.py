@@ -105,11 +105,9 @@ def _print(prepared: Prepared, out: Path) -> None:
         f"error and agreement against {prepared.baseline}, on {prepared.evaluated}"
         + "".join(f"; {note}" for note in prepared.notes)
     )
-    shown: set[int] = set()
-    for made in prepared.made:
-        if made.recipe is not None and id(made.recipe) not in shown:
-            shown.add(id(made.recipe))
-            _print_recipe(made.recipe)
+    recipes = {id(made.recipe.trials): made.recipe for made in prepared.made if made.recipe is not None}
+    for recipe in recipes.values():
+        _print_recipe(recipe)
     for made in prepared.made:
         _print_places(made)
     _print_curve(prepared)

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from agent.fleet.appearing import appearing
+from agent.fleet.prepare.page import make_page
 from agent.fleet.prepare.values import Arrays, Made, Prepared
 from agent.fleet.source import MODEL_TOML
 from agent.types import TensorSpec
 
-REPORT_JSON = "report.json"
+REPORT_JSON, REPORT_HTML = "report.json", "report.html"
 
 
 def write_folder(prepared: Prepared, golden: Arrays, report: Mapping[str, Any], out: Path) -> None:
@@ -28,6 +29,7 @@ def write_folder(prepared: Prepared, golden: Arrays, report: Mapping[str, Any], 
         text = "\n".join(_model_toml(prepared, len(next(iter(golden.values()))), inputs, files))
         (folder / MODEL_TOML).write_text(text, encoding="utf-8")
         (folder / REPORT_JSON).write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        (folder / REPORT_HTML).write_text(make_page(report), encoding="utf-8")
 
 
 def _save(folder: Path, kind: str, specs: Sequence[TensorSpec], arrays: Arrays) -> dict[str, str]:

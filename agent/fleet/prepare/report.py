@@ -13,7 +13,7 @@ SCHEMA = "overlaid-prepare/1"
 def to_json(prepared: Prepared) -> dict[str, Any]:
     """Sizes in bytes; ``ratio``: how many times smaller than the model that came."""
     source = prepared.source
-    recipes = {id(made.recipe): made.recipe for made in prepared.made if made.recipe is not None}
+    recipes = {id(made.recipe.trials): made.recipe for made in prepared.made if made.recipe is not None}
     return {
         "schema": SCHEMA,
         "model": {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -13,12 +13,13 @@ from agent.fleet.prepare.baseline import Baseline
 from agent.fleet.prepare.choosing import Chooser
 from agent.fleet.prepare.executing import answers, exact_answers
 from agent.fleet.prepare.onnx_checks import check_shapes
-from agent.fleet.prepare.quality import judge, real
+from agent.fleet.prepare.quality import judge, rank, real
 from agent.fleet.prepare.quantising import quantise
 from agent.fleet.prepare.values import Array, Arrays, Dataset, Made, Place, Progress, Quality, Recipe, Source
 from agent.types import OverlayRef
 
 CPU, GPU = "cpu", "gpu"
+MIXED = "-mixed"  # of a program with layers in float
 GOLDEN_SAMPLES = 16
 PROGRAM_SAMPLES = 1024  # numpy computes an overlay's bits slowly
 FLOAT_TOLERANCE = 1e-3
@@ -104,9 +105,20 @@ def _quantised(makings: Makings) -> Iterator[Made]:
     if makings.overlays:
         _check_sizes(source)
         recipe = chooser.recipe("npu")
-        model = quantise(source.model, chooser.ranges(recipe.method), "npu", recipe.float_layers)
-        for overlay in makings.overlays:
-            yield _program(makings, overlay, model, recipe)
+        whole = all_int8(recipe)
+        for each in (whole, recipe) if recipe.float_layers else (whole,):
+            model = quantise(source.model, chooser.ranges(each.method), "npu", each.float_layers)
+            for overlay in makings.overlays:
+                yield _program(makings, overlay, model, each)
+
+
+def all_int8(recipe: Recipe) -> Recipe:
+    """The best without layers in float.
+
+    Those leave an overlay for the CPU, which may take many times as long: a node gets both programs, and chooses.
+    """
+    best = min((each for each in recipe.trials if not each.float_layers), key=lambda each: rank(each.quality))
+    return replace(recipe, method=best.method, float_layers=())
 
 
 def _check_sizes(source: Source) -> None:
@@ -136,6 +148,7 @@ def _program(makings: Makings, overlay: str, model: bytes, recipe: Recipe | None
     from agent.overlay.spec import find_overlay, read_spec
 
     spec = read_spec(find_overlay(overlay))
+    name = spec.id + (MIXED if recipe is not None and recipe.float_layers else "")
     try:
         program = compile_model(
             model,
@@ -150,7 +163,7 @@ def _program(makings: Makings, overlay: str, model: bytes, recipe: Recipe | None
     asides = tuple(Place(aside.where, aside.operators, aside.why) for aside in report.asides)
     on_cpu = any(place.where == CPU for place in asides)
     return _made(
-        makings, spec.id, "npu", "int8", ("fpga", GPU, CPU), write_program(program), recipe=recipe,
+        makings, name, "npu", "int8", ("fpga", GPU, CPU), write_program(program), recipe=recipe,
         steps=INT8_STEPS if on_cpu else PROGRAM_STEPS, origin=model, places=(Place("overlay", layers, ""), *asides),
         overlay=OverlayRef(spec.id, spec.version, spec.lanes),
         note=f"{report.cycles} cycles, {report.milliseconds:.3g} ms at {spec.clock.hz // 10**6} MHz by the cycle model",

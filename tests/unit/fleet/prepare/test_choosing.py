@@ -8,10 +8,10 @@ import numpy as np
 from onnx import ModelProto, helper
 
 from agent.fleet.prepare.choosing import Chooser
-from agent.fleet.prepare.prepare import load
+from agent.fleet.prepare.prepare import load, prepare
 from agent.fleet.prepare.quality import good_enough, judge, rank
-from agent.fleet.prepare.values import Dataset, Quality, no_progress
-from tests.unit.fleet.prepare.nets import convolutional, model, pictures, save
+from agent.fleet.prepare.values import Dataset, Quality, Request, no_progress
+from tests.unit.fleet.prepare.nets import convolutional, model, pictures, save, save_data
 
 
 def chooser(path: Path, proto: ModelProto) -> Chooser:
@@ -95,3 +95,18 @@ def test_agreement_and_error_of_answers(tmp_path: Path) -> None:
     assert (found.agreement, found.accuracy, found.samples) == (0.75, 0.75, 4)
     assert found.error is not None
     assert abs(found.error - (2 / 51) ** 0.5) < 1e-12
+
+
+def test_an_overlay_is_given_the_program_without_layers_in_float_as_well(tmp_path: Path) -> None:
+    request = Request(
+        save(tmp_path / "net.onnx", wide()), tmp_path / "out", ("npu",), save_data(tmp_path / "data.npz")
+    )
+    whole, mixed = prepare(request).made
+    assert (whole.name, mixed.name) == ("npu", "npu-mixed")
+    assert whole.recipe is not None
+    assert mixed.recipe is not None
+    assert whole.recipe.float_layers == ()
+    assert mixed.recipe.float_layers
+    assert rank(mixed.quality) < rank(whole.quality)
+    assert [place.where for place in whole.places] != [place.where for place in mixed.places]
+    assert any(place.where == "cpu" for place in mixed.places)
