@@ -94,6 +94,8 @@ def _prepare(args: argparse.Namespace) -> int:
 
 
 def _print(prepared: Prepared, out: Path) -> None:
+    from agent.fleet.prepare.report import recipes
+
     source = prepared.source
     print_table(
         ("variant", "format", "devices", "bytes", "smaller", "samples", "error", "agree", "accuracy", "note"),
@@ -105,9 +107,8 @@ def _print(prepared: Prepared, out: Path) -> None:
         f"error and agreement against {prepared.baseline}, on {prepared.evaluated}"
         + "".join(f"; {note}" for note in prepared.notes)
     )
-    recipes = {id(made.recipe.trials): made.recipe for made in prepared.made if made.recipe is not None}
-    for recipe in recipes.values():
-        _print_recipe(recipe)
+    for names, recipe in recipes(prepared.made):
+        _print_recipe(names, recipe)
     for made in prepared.made:
         _print_places(made)
     _print_curve(prepared)
@@ -127,7 +128,7 @@ def _share(value: float | None) -> str | None:
     return None if value is None else f"{value:.2%}"
 
 
-def _print_recipe(recipe: Recipe) -> None:
+def _print_recipe(names: Sequence[str], recipe: Recipe) -> None:
     print()
     rows = [
         (
@@ -141,7 +142,11 @@ def _print_recipe(recipe: Recipe) -> None:
         for trial in recipe.trials
     ]
     columns = ("ranges by", "layers in float", "error", "agree", "accuracy", "")
-    print_table(columns, rows, title=f"INT8 for {recipe.rules}: tried on the calibration data")
+    print_table(
+        columns,
+        rows,
+        title=f"INT8 by the rules of the {recipe.rules} ({', '.join(names)}): tried on the calibration data",
+    )
     print()
     worst = recipe.sensitivity[:SHOWN_LAYERS]
     print_table(

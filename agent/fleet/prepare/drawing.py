@@ -40,12 +40,13 @@ def plot(points: Sequence[Point], across: str, up: str) -> str:
         parts.append(f'<text x="{PAD - 6}" y="{y + 4:.1f}" text-anchor="end">{ys.at(share):.4g}</text>')
     parts.append(f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">{escape(across)}</text>')
     parts.append(f'<text x="{PAD - 40}" y="{PAD / 2 - 8}">{escape(up)}</text>')
-    for point in points:
+    for index, point in enumerate(points):
         x, y = _x(xs.share(point.x)), _y(ys.share(point.y))
         colour = COLOURS[series.index(point.series) % len(COLOURS)]
         hint = f"<title>{escape(point.hint)}</title>"
         parts.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="{colour}">{hint}</circle>')
-        parts.append(f'<text x="{x + 8:.1f}" y="{y - 6:.1f}">{escape(point.label)}</text>')
+        above = y - 8 if index % 2 else y + 18  # neighbours often lie close
+        parts.append(f'<text x="{x + 4:.1f}" y="{above:.1f}">{escape(point.label)}</text>')
     for index, name in enumerate(series):
         y, colour = HEIGHT + 20 * index, COLOURS[index % len(COLOURS)]
         parts.append(
@@ -70,7 +71,7 @@ def _scale(values: Sequence[float]) -> _Scale:
     """A little more than the values need; around the only one."""
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return _Scale(low - room, high + room)
+    return _Scale(max(low - room, 0.0) if low >= 0 else low - room, high + room)
 
 
 def _x(share: float) -> float:

@@ -165,7 +165,7 @@ def _curve(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 
 def _recipe(recipe: Mapping[str, Any]) -> Iterator[str]:
     chosen = (recipe["method"], recipe["float_layers"])
-    yield f"<h2>INT8 for {escape(recipe['rules'])}</h2>"
+    yield f"<h2>INT8 by the rules of the {escape(recipe['rules'])}: {escape(', '.join(recipe['variants']))}</h2>"
     rows = [
         (
             trial["method"], ", ".join(trial["float_layers"]), *_judged(trial["quality"]),

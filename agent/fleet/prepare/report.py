@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from agent.fleet.prepare.values import Made, Prepared, Quality, Recipe
@@ -13,7 +14,6 @@ SCHEMA = "overlaid-prepare/1"
 def to_json(prepared: Prepared) -> dict[str, Any]:
     """Sizes in bytes; ``ratio``: how many times smaller than the model that came."""
     source = prepared.source
-    recipes = {id(made.recipe.trials): made.recipe for made in prepared.made if made.recipe is not None}
     return {
         "schema": SCHEMA,
         "model": {
@@ -33,8 +33,20 @@ def to_json(prepared: Prepared) -> dict[str, Any]:
         "costs": to_jsonable(prepared.costs),
         "front": [list(point) for point in front(prepared)],
         "variants": [_variant(made, source.original_size) for made in prepared.made],
-        "quantisation": [_recipe(recipe) for recipe in recipes.values()],
+        "quantisation": [
+            {"variants": names} | to_jsonable(recipe) for names, recipe in recipes(prepared.made)
+        ],
     }
+
+
+def recipes(made: Sequence[Made]) -> list[tuple[list[str], Recipe]]:
+    """Recipes with the variants that came of their trials; a mixed program's stands for the one beside it, too."""
+    found: dict[int, tuple[list[str], Recipe]] = {}
+    for each in made:
+        if each.recipe is not None:
+            names = found[id(each.recipe.trials)][0] if id(each.recipe.trials) in found else []
+            found[id(each.recipe.trials)] = ([*names, each.name], each.recipe)
+    return list(found.values())
 
 
 def front(prepared: Prepared) -> list[tuple[str, str, str]]:
@@ -76,7 +88,3 @@ def _variant(made: Made, original: int) -> dict[str, Any]:
         "places": [to_jsonable(place) for place in made.places],
         "note": made.note,
     }
-
-
-def _recipe(recipe: Recipe) -> dict[str, Any]:
-    return dict(to_jsonable(recipe))
