@@ -25,6 +25,14 @@ OverlaidError
 │   ├── BlockError         wrong digest or size
 │   ├── BlockMissing       the server does not have it
 │   └── StoreError         disk full, file lost, unwritable
+├── PrepareError           a trained model, or the data beside it, that cannot become a package
+│   ├── UnsupportedOperator  a target does not run it
+│   ├── CustomDomain       operators of a domain that no runtime here knows
+│   ├── UnsupportedOpset
+│   ├── DynamicShape       a size other than the batch is open
+│   ├── WeightsNotFinite   NaN or infinity among the weights
+│   ├── ModelTooLarge
+│   └── DatasetError       calibration or evaluation data that do not fit the model
 ├── DeviceError            what runs models
 │   ├── RuntimeUnavailable
 │   ├── ModelLoadError     corrupt or foreign model file
@@ -148,6 +156,30 @@ class BlockMissing(PackageError): ...
 
 
 class StoreError(PackageError): ...
+
+
+class PrepareError(OverlaidError): ...
+
+
+class UnsupportedOperator(PrepareError): ...
+
+
+class CustomDomain(PrepareError): ...
+
+
+class UnsupportedOpset(PrepareError): ...
+
+
+class DynamicShape(PrepareError): ...
+
+
+class WeightsNotFinite(PrepareError): ...
+
+
+class ModelTooLarge(PrepareError): ...
+
+
+class DatasetError(PrepareError): ...
 
 
 class DeviceError(OverlaidError): ...

@@ -49,6 +49,33 @@ def meanwhile(progress: Callable[[str, float], None], text: str) -> Iterator[Non
         thread.join()
 
 
+@contextlib.contextmanager
+def steady(progress: Callable[[str, float], None]) -> Iterator[Callable[[str, float], None]]:
+    """Tells ``progress`` again and again what it was told last: for work with long silences."""
+    last: tuple[str, float] | None = None
+    lock, done = threading.Lock(), threading.Event()
+
+    def tell(text: str, share: float) -> None:
+        nonlocal last
+        with lock:
+            last = (text, share)
+            progress(text, share)
+
+    def repeat() -> None:
+        while not done.wait(0.2):
+            with lock:
+                if last is not None:
+                    progress(*last)
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield tell
+    finally:
+        done.set()
+        thread.join()
+
+
 def _open(stack: contextlib.ExitStack) -> tuple[Progress, TaskID]:
     from rich.console import Console
     from rich.progress import Progress

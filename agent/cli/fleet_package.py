@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from agent.cli import fleet_prepare
 from agent.cli.fleet_desk import add_command
 from agent.cli.output import Commands, add_json, interrupted, print_json, print_table
 from agent.errors import UsageError
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
     _register_init(commands)
     _register_keys(commands)
+    fleet_prepare.register(commands)
 
     example = "overlaid fleet pack models/digits -o digits-1.0.0"
     text = "check a model folder's golden vectors and cut it into blocks"

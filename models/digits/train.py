@@ -47,6 +47,7 @@ EPOCHS = 40
 BATCH = 64
 PEAK_LEARNING_RATE = 3e-3
 GOLDEN_COUNT = 16
+CALIBRATION_COUNT = 256
 OUTPUT_STEPS = 4  # tolerance of the INT8 golden logits, in steps of their quantisation scale
 
 # (name, input channels, output channels) of the 3x3 convolutions; `head` sees 2x2 pixels of the last one.
@@ -290,6 +291,10 @@ def main() -> None:
     onnx.save(build_graph(parameters), files["fp32"])
     quantise(files["fp32"], files["int8"], split.train_images)
 
+    some = slice(CALIBRATION_COUNT)
+    np.savez_compressed(
+        out / "calibrate.npz", images=split.train_images[some], labels=split.train_labels[some]
+    )  # for overlaid fleet prepare
     np.savez_compressed(out / "test.npz", images=split.test_images, labels=split.test_labels)
     (out / "seven.raw").write_bytes(
         split.test_images[0].astype("<f4").tobytes()

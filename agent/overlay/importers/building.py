@@ -17,6 +17,7 @@ from agent.types import TensorSpec
 
 Order = NDArray[np.int64]
 MAX_ELEMENTS = 1 << 25
+MAX_REASONS = 4000  # characters, of operators that stay on the CPU together
 
 
 @contextmanager
@@ -199,6 +200,12 @@ def names_of(step: Step) -> tuple[str, ...]:
     return inputs_of(step) + outputs_of(step)
 
 
+def _reasons(before: str, why: str) -> str:
+    """Both, each reason once; a program's file has room for so much."""
+    text = "; ".join(dict.fromkeys((*before.split("; "), why)))
+    return text if len(text) <= MAX_REASONS else before
+
+
 def prune(steps: Sequence[Step], wanted: set[str]) -> list[Step]:
     """Steps without those that write nothing that is read later or in ``wanted``."""
     wanted, kept = set(wanted), []
@@ -220,7 +227,7 @@ def join_foreign(steps: Sequence[Step], results: Sequence[TensorSpec]) -> list[S
                 tuple(dict.fromkeys(inputs)),
                 last.outputs + step.outputs,
                 tuple(dict.fromkeys(last.nodes + step.nodes)),
-                "; ".join(dict.fromkeys((*last.why.split("; "), step.why))),
+                _reasons(last.why, step.why),
             )
         else:
             joined.append(step)

@@ -11,7 +11,9 @@ import pytest
 
 from agent.errors import ModelLoadError
 from agent.overlay.graph import Foreign
+from agent.overlay.importers.building import join_foreign
 from agent.overlay.importers.cut import cut
+from agent.types import TensorSpec
 from tests.unit.overlay import onnx_nets, tflite_nets
 
 MODELS = Path(__file__).resolve().parents[3] / "models"
@@ -65,3 +67,15 @@ def test_tensors_that_no_operator_writes(source: bytes, form: str, names: Any) -
 def test_another_format() -> None:
     with pytest.raises(ModelLoadError, match="only onnx, tflite"):
         cut(b"", "pb", part((), ("x",)))
+
+
+def test_many_operators_that_stay_on_the_cpu_keep_to_the_room_that_a_program_has_for_reasons() -> None:
+    steps = [
+        Foreign((f"t{index}",), (f"t{index + 1}",), (f"n{index}",), f"Conv 'n{index}': {'x' * 200}")
+        for index in range(64)
+    ]
+    (joined,) = join_foreign(steps, [TensorSpec("t64", "FP32", (1,))])
+    assert isinstance(joined, Foreign)
+    assert len(joined.nodes) == 64
+    assert joined.why.startswith("Conv 'n0': x")
+    assert 3000 < len(joined.why) <= 4096
