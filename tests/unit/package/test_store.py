@@ -424,3 +424,27 @@ def test_two_that_make_room_at_once_do_not_take_the_same(
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(refused, packages)) == [False, True]
     assert store.used_bytes() < 20_000
+
+
+def test_what_is_on_the_disk_needs_no_space(tmp_path: Path) -> None:
+    """A way back must not depend on space that it does not take: the cap was lowered, the disk is full."""
+    package = sample()
+    install(Store(tmp_path, CAP), package)
+    store = Store(tmp_path, 1)
+    assert store.missing(package.manifest.files) == []
+    with pytest.raises(StoreError, match="max_mb"):
+        store.missing(sample("2.0.0", b"v" * 5000).manifest.files)
+
+
+def test_leftovers_on_a_disk_that_became_read_only_keep_nobody_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = sample()
+    install(Store(tmp_path, CAP), package)
+    (tmp_path / "models" / "net.json.abc.tmp").write_bytes(b"half")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert is_whole(Store(tmp_path, CAP), package)
