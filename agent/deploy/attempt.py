@@ -115,8 +115,8 @@ class Attempt:
 
     @contextlib.contextmanager
     def _uncounted(self) -> Iterator[None]:
-        """Power cuts in a download that takes long, for its hours or its link, are no reboot loop: after ``STAND_S`` the
-        attempt does not count any more, until what comes next."""
+        """Power cuts in a download that takes long, for its hours or its link, are no reboot loop: after ``STAND_S``
+        the attempt does not count any more, until what comes next."""
         journal, stood = self.res.journal, False
 
         def forgive() -> None:
