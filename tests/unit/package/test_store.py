@@ -448,3 +448,46 @@ def test_leftovers_on_a_disk_that_became_read_only_keep_nobody_from_starting(
 
     monkeypatch.setattr(Path, "unlink", read_only)
     assert is_whole(Store(tmp_path, CAP), package)
+
+
+def test_a_file_that_is_dropped_while_a_block_is_written_to_it_harms_no_other(tmp_path: Path) -> None:
+    """A deployment that a newer one supersedes ends while the other's begins: both have the same blocks."""
+    old, new = sample(), sample("2.0.0", weights=b"w" * 5000 + b"tail")
+    dropping = False
+
+    def announce(_: int) -> None:
+        nonlocal dropping
+        if dropping:
+            dropping = False
+            store.collect({new.digest})
+
+    store = Store(tmp_path, CAP, announce)
+    store.put_manifest(old.package)
+    for block in store.missing(old.manifest.files):
+        dropping = True
+        with contextlib.suppress(StoreError):
+            store.put_block(block, old.blocks[block.sha256])
+    assert install(store, new) == len(new.blocks)
+    assert is_whole(store, new)
+
+
+def test_a_block_reaches_who_wants_it_although_another_does_not_any_more(tmp_path: Path) -> None:
+    packages = [sample(name=name, weights=b"w" * 5000 + name.encode()) for name in ("cam", "kws", "net")]
+    dropping = False
+
+    def announce(_: int) -> None:
+        nonlocal dropping
+        if dropping:
+            dropping = False
+            store.collect({packages[2].digest})
+
+    store = Store(tmp_path, CAP, announce)
+    for package in packages:
+        store.put_manifest(package.package)
+        store.missing(package.manifest.files)
+    for block in store.missing(packages[2].manifest.files):
+        dropping = True
+        store.put_block(block, packages[2].blocks[block.sha256])
+    for file in packages[2].manifest.files.values():
+        store.assemble(file)
+    assert is_whole(store, packages[2])
