@@ -66,7 +66,7 @@ class Arriving:
         self._lock = (
             threading.Lock()
         )  # of the dictionaries and of what is here; never held while the disk works
-        self._finishing = threading.Lock()
+        self._writing, self._finishing = threading.Lock(), threading.Lock()
         self._parts: dict[str, _Part] = {}
         self._wanted: dict[str, set[tuple[_Part, int]]] = {}
         disk.make_folder(folder)
@@ -91,9 +91,13 @@ class Arriving:
         return part.missing()
 
     def put(self, block: Block, data: bytes) -> None:
-        """Write a block, which was checked, wherever it is wanted."""
+        """Write a block, which was checked, wherever it is wanted; when this returns it is there, whoever wrote it."""
+        with self._writing:
+            self._put_everywhere(block.sha256, data)
+
+    def _put_everywhere(self, sha: str, data: bytes) -> None:
         with self._lock:
-            places = list(self._wanted.pop(block.sha256, ()))
+            places = list(self._wanted.pop(sha, ()))
         done = 0
         try:
             for part, index in places:
@@ -107,7 +111,7 @@ class Arriving:
             left = [place for place in places[done:] if self._is_expected(place[0])]
             if left:
                 with self._lock:
-                    self._wanted.setdefault(block.sha256, set()).update(left)
+                    self._wanted.setdefault(sha, set()).update(left)
 
     def _put(self, part: _Part, index: int, data: bytes) -> None:
         self._announce(part.path, len(data))

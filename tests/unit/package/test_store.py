@@ -6,6 +6,7 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
 from pathlib import Path
 from typing import Any
 
@@ -491,3 +492,31 @@ def test_a_block_reaches_who_wants_it_although_another_does_not_any_more(tmp_pat
     for file in packages[2].manifest.files.values():
         store.assemble(file)
     assert is_whole(store, packages[2])
+
+
+def test_a_block_that_another_download_is_writing_is_there_when_it_was_put(tmp_path: Path) -> None:
+    """Else the file would be found to lack it, again and again, while the disk is slow."""
+    cam, net = sample(name="cam"), sample(name="net")
+    writing, go_on = threading.Event(), threading.Event()
+
+    def announce(_: int) -> None:
+        if armed:
+            writing.set()
+            go_on.wait(10)
+
+    armed = False
+    store = Store(tmp_path, CAP, announce)
+    blocks = store.missing(cam.manifest.files)
+    assert store.missing(net.manifest.files) == blocks
+    armed = True
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.put_block, blocks[0], cam.blocks[blocks[0].sha256])
+        assert writing.wait(10)
+        second = pool.submit(store.put_block, blocks[0], net.blocks[blocks[0].sha256])
+        with pytest.raises(StillRunning):
+            second.result(0.2)
+        armed = False
+        go_on.set()
+        second.result(10)
+        assert blocks[0] not in store.missing(net.manifest.files)
+        first.result(10)
