@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.errors import BlockError, StoreError
-from agent.package import arriving
+from agent.package import arriving, disk
 from agent.package.store import Store
 from agent.package.versions import Versions
 from tests.unit.package.samples import Sample, sample
@@ -520,3 +520,25 @@ def test_a_block_that_another_download_is_writing_is_there_when_it_was_put(tmp_p
         second.result(10)
         assert blocks[0] not in store.missing(net.manifest.files)
         first.result(10)
+
+
+def test_a_commit_that_failed_is_not_found_committed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename is done, making it durable fails: the old version goes on, and must be the one of the next start."""
+    store, new = Store(tmp_path, CAP), sample("2.0.0", weights=b"v" * 5000)
+    install(store, sample())
+    before, real, failures = store.versions("net"), disk.sync, [1]
+
+    def refuse(folder: Path) -> None:
+        if failures and folder.name == "models":
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(folder)
+
+    monkeypatch.setattr(disk, "sync", refuse)
+    with pytest.raises(StoreError, match="Input/output error"):
+        install(store, new)
+    assert Store(tmp_path, CAP).versions("net") == before
+    install(store, new)
+    assert store.versions("net") == Versions(new.digest, before.current)
