@@ -293,12 +293,11 @@ def from_name(name: str, text: str) -> OverlaidError:
 
 
 def one_line(error: BaseException) -> str:
-    """An error as one line of at most 500 characters, for reasons that are stored or sent."""
+    """An error as one line of at most 500 printable characters, for reasons that are stored, sent or shown."""
     text = " ".join(str(error).split()) or type(error).__name__
-    text = text.encode(
-        "utf-8", "replace"
-    ).decode()  # lone surrogates, which JSON may bring, cannot be sent on
-    return text[:497] + "..." if len(text) > 500 else text
+    text = text[:497] + "..." if len(text) > 500 else text
+    # What strangers wrote may be in it: lone surrogates cannot be sent on, others rewrite what a terminal shows.
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 def signal_name(number: int) -> str:

@@ -18,9 +18,10 @@ log = logging.getLogger("link")
 BATCH_ROWS = 50  # a message holds their reasons however long
 GATHER_S = 0.5
 RETRY_S = 10.0
-TOLD = "told deployments"
+TOLD = "told ends"
 
 Ended = tuple[float, Deployment]
+End = tuple[int, float]  # a deployment's id, which a journal that was lost begins anew, and when it ended
 
 
 class Endings:
@@ -30,7 +31,7 @@ class Endings:
     def __init__(self, node: Target, boot_id: str, journal: Journal, outbox: Outbox) -> None:
         self._topic, self._boot_id = node.telemetry("events"), boot_id
         self._journal, self._outbox = journal, outbox
-        self._told: set[int] | None = None
+        self._told: set[End] | None = None
         self._damaged = 0
         self._changed = asyncio.Event()
 
@@ -57,13 +58,14 @@ class Endings:
         """Queue a batch; False when there is nothing to tell."""
         if self._told is None or self._damaged != self._outbox.damaged:
             self._damaged = self._outbox.damaged
-            self._told = set(self._outbox.note(TOLD) or ())
+            self._told = {(number, when) for number, when in self._outbox.note(TOLD) or ()}
         times = self._journal.ended()
-        news = sorted(times.keys() - self._told)[:BATCH_ROWS]
+        news = sorted(times.items() - self._told)[:BATCH_ROWS]
         if not news:
             return False
-        told = (self._told & times.keys()) | set(news)
-        ended = [(times[deployment.id], deployment) for deployment in self._journal.find(news)]
+        told = (self._told & times.items()) | set(news)
+        found = self._journal.find([number for number, _ in news])
+        ended = [(times[deployment.id], deployment) for deployment in found]
         self._outbox.append(self._topic, [ended], self._encode, Priority.EVENT, {TOLD: sorted(told)})
         self._told = told
         return True

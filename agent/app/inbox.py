@@ -11,7 +11,7 @@ from collections.abc import Callable
 from agent.app.commands import Commands
 from agent.deploy.journal import Journal
 from agent.deploy.manager import Manager
-from agent.errors import OverlaidError, Replayed, StoreError, one_line
+from agent.errors import Expired, OverlaidError, Replayed, StoreError, one_line
 from agent.link.client import Message
 from agent.link.messages import Command, Desired, open_signed
 from agent.link.topics import OPS, Target
@@ -22,6 +22,7 @@ log = logging.getLogger("inbox")
 MAX_REFUSALS_PER_S = 5
 MAX_WAITING = 100  # messages that a disk refuses; what is more comes again at the next connect
 RETRY_S = 10.0
+CLOCK_S = 30.0  # between looks whether a clock that was wrong has been set
 
 
 class Inbox:
@@ -45,6 +46,8 @@ class Inbox:
         self._second = self._refusals = 0
         self._waiting: dict[str, Message] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._expired: dict[str, Message] = {}  # the newest of each topic that is
+        self._clock_timer: asyncio.TimerHandle | None = None
 
     def subscriptions(self) -> list[str]:
         """Topic filters, all at QoS 1."""
@@ -55,8 +58,9 @@ class Inbox:
 
     async def close(self) -> None:
         """End the commands under way; their workers must not outlive the pool."""
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._clock_timer):
+            if timer is not None:
+                timer.cancel()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -64,6 +68,7 @@ class Inbox:
     def handle(self, message: Message) -> None:
         """One message; runs on the event loop."""
         target = self._desired_topics.get(message.topic)
+        self._expired.pop(message.topic, None)
         try:
             if target is not None:
                 self._desired(target, message.payload)
@@ -80,7 +85,28 @@ class Inbox:
             return
         except OverlaidError as error:
             self._refuse(message.topic, error, desired=target is not None)
+            if target is not None and isinstance(error, Expired):
+                self._expired[message.topic] = message
+                self._look_later()
         message.ack()
+
+    def _look_later(self) -> None:
+        if self._clock_timer is None:
+            self._clock_timer = asyncio.get_running_loop().call_later(CLOCK_S, self._look_again)
+
+    def _look_again(self) -> None:
+        """The clock may have been wrong, and nobody sends a retained message again before the next connection: look
+        again, without a word, whether what it took for expired is."""
+        self._clock_timer = None
+        for topic, message in list(self._expired.items()):
+            target = self._desired_topics[topic]
+            try:
+                open_signed(Desired, message.payload, self._keys, target, self._journal.now())
+            except OverlaidError:
+                continue
+            self.handle(message)
+        if self._expired:
+            self._look_later()
 
     def _try_again(self, message: Message) -> None:
         if len(self._waiting) < MAX_WAITING or message.topic in self._waiting:

@@ -18,11 +18,11 @@ from agent.link.client import MqttSettings
 from agent.link.pace import Pace
 from agent.link.repo import MetadataFetcher
 from agent.link.topics import Target
-from agent.types import Delivery
+from agent.types import MAX_MODELS, Delivery
 from agent.waiting import set_within
 
 LINGER_S = 5.0
-MAX_PACKAGES = 64  # whose costs are known one by one
+MAX_PACKAGES = 2 * MAX_MODELS  # whose costs are known one by one; none of those that wait is forgotten
 PARALLEL_FETCHES = 2  # each may have a window of 4 MiB in memory
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -16,6 +17,7 @@ from agent.deploy.clock import PhaseClock, within
 from agent.deploy.journal import Deployment
 from agent.deploy.measuring import Progress, candidates_of
 from agent.deploy.resources import BlockSource, Resources
+from agent.deploy.standing import STAND_S
 from agent.errors import (
     BlockError,
     Canceled,
@@ -100,7 +102,8 @@ class Attempt:
         for remaining in reversed(range(FETCHES)):
             self._enter(Phase.DOWNLOADING)
             async with self.source.turn:
-                package = await self._download()
+                with self._uncounted():
+                    package = await self._download()
             try:
                 await self._phase(Phase.VERIFYING, partial(phases.assemble, self.res, package))
             except BlockError:
@@ -109,6 +112,26 @@ class Attempt:
                 continue
             break
         return package
+
+    @contextlib.contextmanager
+    def _uncounted(self) -> Iterator[None]:
+        """Power cuts in a download that takes long, for its hours or its link, are no reboot loop: after ``STAND_S``
+        the attempt does not count any more, until what comes next."""
+        journal, stood = self.res.journal, False
+
+        def forgive() -> None:
+            nonlocal stood
+            with contextlib.suppress(StoreError):
+                journal.forgive(self.deployment)
+                stood = True
+
+        timer = asyncio.get_running_loop().call_later(STAND_S, forgive)
+        try:
+            yield
+        finally:
+            timer.cancel()
+        if stood:
+            journal.begin(self.deployment)
 
     async def _download(self) -> VerifiedPackage:
         """PhaseTimeout when nothing arrives for the deadline: a slow link is no failure, a silent one is. The clock

@@ -17,7 +17,8 @@ from agent.deploy import placing
 from agent.deploy.adaptation import Adaptation
 from agent.deploy.attempt import Attempt
 from agent.deploy.journal import Deployment
-from agent.deploy.ledger import Ledger
+from agent.deploy.ledger import Ledger, heals
+from agent.deploy.reconcile import Wanted
 from agent.deploy.removal import Removals
 from agent.deploy.resources import BlockSource, FolderSource, Resources
 from agent.deploy.service import Service
@@ -34,8 +35,8 @@ MAX_ATTEMPTS = 3  # a deployment that the daemon never survives is the reboot lo
 class Deployments:
     """``services`` is shared with the manager: models by name. ``turns``: one lock a model, held while its service
     changes; who wants it and ``measuring`` takes ``measuring`` first. ``wire`` is the source of blocks of fleet
-    deployments, None without a broker. ``overlay_arrived`` hears of every overlay that was installed, ``on_end`` of
-    every deployment that is over."""
+    deployments, None without a broker. ``wanted``: what the fleet wants, by model. ``overlay_arrived`` hears of every
+    overlay that was installed, ``on_end`` of every deployment that is over."""
 
     def __init__(
         self,
@@ -47,16 +48,18 @@ class Deployments:
         ledger: Ledger,
         wire: BlockSource | None,
         power_cap_w: Callable[[], float | None],
+        wanted: Callable[[], Mapping[str, Wanted]],
         overlay_arrived: Callable[[], None],
         on_end: Callable[[], None],
     ) -> None:
         self._res, self._services, self._turns, self._measuring = res, services, turns, measuring
         self._adaptation, self._ledger, self._wire = adaptation, ledger, wire
         self._power_cap_w, self._overlay_arrived, self._on_end = power_cap_w, overlay_arrived, on_end
+        self._wanted = wanted
         self._open: dict[int, tuple[str, asyncio.Task[None]]] = {}  # by id: model, task
         self._stop_with: dict[int, DeployError] = {}
         self._chores: set[asyncio.Task[None]] = set()
-        self.removals = Removals(res, services, turns, self._digests, on_end)
+        self.removals = Removals(res, services, turns, self._digests, self._awaited, on_end)
 
     @property
     def models(self) -> set[str]:
@@ -176,7 +179,7 @@ class Deployments:
                 await self._res.pool.stop(replaced)
             versions = self._res.store.versions(name)
             self._res.journal.drop_placements(name, {d for d in (versions.current, versions.previous) if d})
-            self.removals.collect()
+            self.removals.collect(self._awaited())
         except OverlaidError as error:
             log.warning("after the deployment of %s: %s", name, error)
 
@@ -194,3 +197,12 @@ class Deployments:
     def _digests(self) -> set[str]:
         """Packages that what is under way needs."""
         return {d.model.digest for name, d in self._ledger.latest.items() if name in self.models}
+
+    def _awaited(self) -> set[str]:
+        """Packages of which a part may have arrived that the next try goes on with."""
+        wanted = self._wanted()
+        return {
+            last.model.digest
+            for name, last in self._ledger.latest.items()
+            if name in wanted and wanted[name].model == last.model and heals(last)
+        }

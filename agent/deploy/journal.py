@@ -281,8 +281,8 @@ class Journal:
         return int(self._run("SELECT attempts FROM deployments WHERE id = ?", deployment.id).fetchone()[0])
 
     def forgive(self, deployment: Deployment) -> None:
-        """An orderly stop interrupted the attempt: it does not count."""
-        self._run("UPDATE deployments SET attempts = attempts - 1 WHERE id = ?", deployment.id)
+        """The attempt does not count: an orderly stop interrupted it, or it takes long by its nature."""
+        self._run("UPDATE deployments SET attempts = max(attempts - 1, 0) WHERE id = ?", deployment.id)
 
     def enter(self, deployment: Deployment, phase: Phase, why: str = "") -> None:
         """Journal a phase before it acts; ``why``: the error's name and text that ROLLING_BACK is entered for."""

@@ -31,6 +31,13 @@ _HEALING: tuple[type[OverlaidError], ...] = (StoreError, *UNWELL, *_REPOSITORY)
 HEALING = tuple(f"{error.__name__}: " for error in _HEALING)  # why a deployment ended
 
 
+def heals(last: Deployment) -> bool:
+    """Whether what ended it may heal by itself: a silent server, a full disk, a lost device, metadata that expired."""
+    if last.state is State.TIMED_OUT:
+        return last.phase is Phase.DOWNLOADING
+    return last.state in (State.FAILED, State.REJECTED) and last.why.startswith(HEALING)
+
+
 class Ledger:
     """``latest``: the newest deployment by model; ``progress``: shares of the phases that are under way."""
 
@@ -102,17 +109,12 @@ class Ledger:
                 self._ended.pop(name, None)
 
     def may_retry(self) -> set[int]:
-        """What may have healed by itself, a silent server, a full disk, a lost device or metadata that expired: what is
-        desired stays so."""
+        """What may have healed by itself by now: what is desired stays so."""
         now = time.monotonic()
         return {
             last.id
             for last in self.latest.values()
-            if (
-                (last.state is State.TIMED_OUT and last.phase is Phase.DOWNLOADING)
-                or (last.state in (State.FAILED, State.REJECTED) and last.why.startswith(HEALING))
-            )
-            and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
+            if heals(last) and now - self._ended.get(last.model.name, -RETRY_S) >= RETRY_S
         }
 
     def _record(self, deployment: Deployment) -> None:

@@ -89,6 +89,7 @@ class Manager:
             self._ledger,
             wire,
             lambda: self.power_cap_w,
+            lambda: self.effective.models,
             self._overlay_arrived,
             self._ended,
         )

@@ -16,7 +16,8 @@ log = logging.getLogger("deploy")
 
 class Removals:
     """``services`` is shared with the manager: models by name. ``turns``: one lock a model, held while its service
-    changes. ``open_digests``: packages that deployments under way need. ``on_end`` hears of the end of each removal."""
+    changes. ``open_digests``: packages that deployments under way need, ``awaited``: those that will be tried again.
+    ``on_end`` hears of the end of each removal."""
 
     def __init__(
         self,
@@ -24,10 +25,11 @@ class Removals:
         services: MutableMapping[str, Service],
         turns: Mapping[str, asyncio.Lock],
         open_digests: Callable[[], set[str]],
+        awaited: Callable[[], set[str]],
         on_end: Callable[[], None],
     ) -> None:
         self._res, self._services, self._turns = res, services, turns
-        self._open_digests, self._on_end = open_digests, on_end
+        self._open_digests, self._awaited, self._on_end = open_digests, awaited, on_end
         self.tasks: dict[str, asyncio.Task[None]] = {}  # under way, by model
         self._kept: set[str] = set()  # overlays that are not wanted, and that programs run on
 
@@ -70,7 +72,7 @@ class Removals:
                 self._res.journal.drop_placements(name, set())
                 log.info("%s: removed, no longer wanted", name, extra={"model": name})
                 self._res.telemetry.event("removed", "no longer wanted", name)
-                self.collect()
+                self.collect(self._awaited())
         except OverlaidError as error:  # still on the disk: back at the next start, and removed then
             log.error("removing %s: %s", name, error, extra={"model": name})
         finally:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import BlockError
+from agent.errors import BlockError, StoreError
 from agent.package import disk
 from agent.package.manifest import Block, File
 from agent.package.verify import check_block
@@ -66,7 +66,7 @@ class Arriving:
         self._lock = (
             threading.Lock()
         )  # of the dictionaries and of what is here; never held while the disk works
-        self._finishing = threading.Lock()
+        self._writing, self._finishing = threading.Lock(), threading.Lock()
         self._parts: dict[str, _Part] = {}
         self._wanted: dict[str, set[tuple[_Part, int]]] = {}
         disk.make_folder(folder)
@@ -91,27 +91,44 @@ class Arriving:
         return part.missing()
 
     def put(self, block: Block, data: bytes) -> None:
-        """Write a block, which was checked, wherever it is wanted."""
+        """Write a block, which was checked, wherever it is wanted; when this returns it is there, whoever wrote it."""
+        with self._writing:
+            self._put_everywhere(block.sha256, data)
+
+    def _put_everywhere(self, sha: str, data: bytes) -> None:
         with self._lock:
-            places = list(self._wanted.pop(block.sha256, ()))
+            places = list(self._wanted.pop(sha, ()))
         done = 0
         try:
             for part, index in places:
-                self._announce(part.path, len(data))
-                with _opened(part.path, os.O_RDWR) as descriptor:
-                    _write(descriptor, data, part.places[index].offset)
-                    part.unsynced += len(data)
-                    if part.unsynced >= SYNC_BYTES:
-                        part.unsynced = 0
-                        os.fdatasync(descriptor)
-                        part.read_back(descriptor)
+                try:
+                    self._put(part, index, data)
+                except StoreError:
+                    if self._is_expected(part):
+                        raise
                 done += 1
-                with self._lock:
-                    part.here.add(index)
         finally:
-            with self._lock:
-                if done < len(places):
-                    self._wanted.setdefault(block.sha256, set()).update(places[done:])
+            left = [place for place in places[done:] if self._is_expected(place[0])]
+            if left:
+                with self._lock:
+                    self._wanted.setdefault(sha, set()).update(left)
+
+    def _put(self, part: _Part, index: int, data: bytes) -> None:
+        self._announce(part.path, len(data))
+        with _opened(part.path, os.O_RDWR) as descriptor:
+            _write(descriptor, data, part.places[index].offset)
+            part.unsynced += len(data)
+            if part.unsynced >= SYNC_BYTES:
+                part.unsynced = 0
+                os.fdatasync(descriptor)
+                part.read_back(descriptor)
+        with self._lock:
+            part.here.add(index)
+
+    def _is_expected(self, part: _Part) -> bool:
+        """False once the file was dropped, maybe in the middle of a write."""
+        with self._lock:
+            return self._parts.get(part.file.sha256) is part
 
     def finish(self, file: File, target: Path) -> None:
         """Check the digest of the whole file and give it its name, durable. Nothing when that is done.
@@ -140,7 +157,7 @@ class Arriving:
                 part.path.replace(target)
                 disk.sync(target.parent)
             with self._lock:
-                del self._parts[file.sha256]
+                self._parts.pop(file.sha256, None)
 
     def drop(self, keep: Collection[str]) -> int:
         """Remove the files whose digests are not in ``keep``; returns the bytes freed."""

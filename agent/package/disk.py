@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from typing import BinaryIO
 from agent.errors import StoreError
 
 LEFTOVER = ".tmp"
+log = logging.getLogger(__name__)
 
 
 def store_error(path: Path, error: OSError) -> StoreError:
@@ -99,9 +101,13 @@ def remove(path: Path) -> int:
 
 
 def remove_leftovers(root: Path) -> None:
-    """Remove what interrupted writes left anywhere below ``root``; StoreError."""
+    """Remove what interrupted writes left anywhere below ``root``, as far as the disk lets: it may have become
+    read-only, and what is whole on it shall be read all the same."""
     for path in root.rglob("*" + LEFTOVER):
-        remove(path)
+        try:
+            remove(path)
+        except StoreError as error:
+            log.warning("%s", error)
 
 
 def used_bytes(root: Path) -> int:

@@ -69,7 +69,9 @@ class Store:
         self._arriving.put(block, data)
 
     def reserve(self, nbytes: int) -> None:
-        """StoreError when ``nbytes`` more would exceed the store's cap or the disk."""
+        """StoreError when ``nbytes`` more would exceed the store's cap or the disk; never for none."""
+        if not nbytes:
+            return
         used = self.used_bytes()
         if used + nbytes > self._max_bytes:
             raise StoreError(

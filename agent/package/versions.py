@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from dataclasses import dataclass
@@ -60,14 +61,14 @@ class VersionFiles:
             old = Versions()
         if old.current == digest:
             return old
-        return self._write(model, Versions(digest, old.current))
+        return self._write(model, Versions(digest, old.current), old)
 
     def revert(self, model: str) -> Versions:
         """Make the previous version current; StoreError when there is none."""
         old = self.read(model)
         if old.previous is None:
             raise StoreError(f"{model} has no previous version to go back to; deploy one")
-        return self._write(model, Versions(old.previous, None))
+        return self._write(model, Versions(old.previous, None), old)
 
     def remove(self, model: str) -> None:
         disk.remove(self._path(model))
@@ -76,13 +77,29 @@ class VersionFiles:
         """Names of the installed models."""
         return sorted(path.stem for path in self._folder.glob("*.json"))
 
-    def _write(self, model: str, versions: Versions) -> Versions:
-        data = json.dumps({"current": versions.current, "previous": versions.previous})
-        disk.write(self._path(model), data.encode())
+    def _write(self, model: str, versions: Versions, old: Versions) -> Versions:
+        try:
+            disk.write(self._path(model), _encoded(versions))
+        except StoreError:
+            # It may have been renamed already: the next start must not find done what has failed.
+            with contextlib.suppress(StoreError):
+                if self.read(model) == versions:
+                    self._put_back(model, old)
+            raise
         return versions
+
+    def _put_back(self, model: str, old: Versions) -> None:
+        if old == Versions():
+            self.remove(model)
+        else:
+            disk.write(self._path(model), _encoded(old))
 
     def _path(self, model: str) -> Path:
         return self._folder / f"{check_name(model, 'model')}.json"
+
+
+def _encoded(versions: Versions) -> bytes:
+    return json.dumps({"current": versions.current, "previous": versions.previous}).encode()
 
 
 def _parse(data: bytes) -> Versions:

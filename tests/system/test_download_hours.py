@@ -49,13 +49,13 @@ def status_of(node: Node) -> str:
 
 def test_a_deployment_waits_for_its_hours_unless_it_is_told_to_go_ahead(it: Stage) -> None:
     hours = hours_from_now(3, 5)
-    extra = f'download_timeout_s = 2.0\n[delivery]\ndownload_hours = ["{hours}"]\nmax_kbit_s = 40000\n'
+    extra = f'download_timeout_s = 5.0\n[delivery]\ndownload_hours = ["{hours}"]\nmax_kbit_s = 40000\n'
     node = it.node("n1", extra)
     node.start()
     it.fleet("deploy", "digits@1.0.0", "--node", "n1", *BUDGET)
     text = f"waits for {hours[:5]}, download hours"
     wait_until("the reason in status", lambda: model(node, "digits").get("why") == text)
-    time.sleep(2.5)  # longer than the time-out, which stands still
+    time.sleep(5.5)  # longer than the time-out, which stands still
     seen = model(node, "digits")
     assert (seen["phase"], seen["why"], seen["delivery"]["received"]) == ("DOWNLOADING", text, 0)
     assert text in " ".join(status_of(node).split())
@@ -65,12 +65,13 @@ def test_a_deployment_waits_for_its_hours_unless_it_is_told_to_go_ahead(it: Stag
     status = json.loads(node.run("status", "--json").stdout)
     cost = status["models"][0]["delivery"]
     assert 0 < cost["useful"] <= cost["received"]
-    assert cost["waited_s"] > 2.0 and not cost["waits_for"]
-    assert status["delivery"]["useful"] == cost["useful"]
+    assert cost["waited_s"] > 5.0 and not cost["waits_for"]
+    metadata = status["delivery"]["useful"] - cost["useful"]
+    assert 0 < metadata < 10_000  # of the repository: not this package's alone
     assert "MB of models" in status_of(node)
     with urllib.request.urlopen(f"http://127.0.0.1:{node.port}/metrics") as page:
         metrics = page.read().decode()
-    assert f'overlaid_download_bytes_total{{kind="received"}} {cost["received"]}\n' in metrics
+    assert f'overlaid_download_bytes_total{{kind="received"}} {status["delivery"]["received"]}\n' in metrics
     reported = json.loads(it.fleet("status", "n1", "--json").stdout)["nodes"][0]["reported"]
     assert reported["models"][0]["received_bytes"] == cost["received"]
     refused = it.fleet("command", "download", "--node", "n1", "--model", "digits", check=False)

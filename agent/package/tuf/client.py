@@ -11,7 +11,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 
 from tuf.api import exceptions
-from tuf.api.metadata import Metadata, Root, Signed, Snapshot, Targets, Timestamp
+from tuf.api.metadata import TOP_LEVEL_ROLE_NAMES, Metadata, Root, Signed, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 from tuf.ngclient import FetcherInterface, Updater, UpdaterConfig
 
@@ -28,6 +28,7 @@ TARGETS_LIMIT = 960 << 10
 LIMITS = {Root.type: ROOT_LIMIT, Timestamp.type: TIMESTAMP_LIMIT, Snapshot.type: SNAPSHOT_LIMIT}  # bytes
 NAMED_BY = {Timestamp.type: Root.type, Snapshot.type: Timestamp.type}
 MAX_WHY = 200  # characters of what strangers may have a say in
+MAX_KEPT_BYTES = 16 << 20  # of delegated roles; honest teams have some KB each
 NO_YEAR_10000 = 253_402_300_799.0
 
 Get = Callable[[str, int], bytes | None]
@@ -67,6 +68,7 @@ def find(request: Request, get: Get) -> Found:
     disk.remove_leftovers(request.folder)
     files = _Files(request, get)
     try:
+        _limit(request.folder)
         updater = files.updater = _Updater(request, files)
         target = updater.get_targetinfo(request.path)
     except exceptions.RepositoryError as error:
@@ -112,7 +114,8 @@ class _Files(FetcherInterface):
         try:
             check_metadata_name(name)
         except ValueError as error:
-            raise problems.damaged("a delegation", _why(error)) from error
+            by = "timestamp.json" if role == Snapshot.type else "a delegation or the snapshot"
+            raise problems.damaged(by, _why(error)) from error
         self._refuse_expired(role)
         limit = LIMITS.get(role, TARGETS_LIMIT)
         data = self._get(name, limit)
@@ -187,6 +190,14 @@ class _Updater(Updater):
             disk.write(path, data)
 
 
+def _limit(folder: Path) -> None:
+    """Whoever stole keys could delegate to new names each day, and fill the disk: then all are fetched again."""
+    kept = [path for path in folder.glob("*.json") if path.stem not in TOP_LEVEL_ROLE_NAMES]
+    if sum(path.stat().st_size for path in kept) > MAX_KEPT_BYTES:
+        for path in kept:
+            disk.remove(path)
+
+
 def _explained(error: exceptions.RepositoryError, files: _Files) -> RepositoryError:
     """python-tuf's error as ours, by what was being loaded: the same may be an old timestamp or a mixed snapshot."""
     name, seen, why = files.name, files.seen(), _why(error)
@@ -202,6 +213,9 @@ def _explained(error: exceptions.RepositoryError, files: _Files) -> RepositoryEr
         return _other_version(files, seen, why)
     if files.role == Snapshot.type and "missing info" in why:
         return problems.removed(seen)
+    snapshot = files.known(Snapshot.type)
+    if snapshot is not None and "not part of snapshot" in why:  # which may be here since long
+        return problems.mismatch(f"{snapshot.version}.snapshot.json", _seen(Snapshot.type, snapshot), why)
     return problems.mismatch(name, seen, why) if name else problems.damaged(name, why)
 
 
@@ -227,11 +241,20 @@ def _other_version(files: _Files, seen: Seen, why: str) -> RepositoryError:
         )
     timestamp = files.known(Timestamp.type)
     named_by = timestamp.snapshot_meta.version if isinstance(timestamp, Timestamp) else None
-    if files.role == Snapshot.type and seen.version == named_by:
-        return problems.rollback(f"{seen}, in which a role", "the role")
-    if files.role == Root.type and known is not None and seen.version <= known.version:
+    if files.role == Snapshot.type and seen.version == named_by and isinstance(known, Snapshot):
+        return _older_role(files, seen, known)
+    if files.role == Root.type and known is not None and seen.version < known.version:
         return problems.rollback(str(seen), str(_seen(Root.type, known)))
     return problems.mismatch(files.name, seen, why)
+
+
+def _older_role(files: _Files, seen: Seen, known: Snapshot) -> RepositoryError:
+    metas = Metadata[Snapshot].from_bytes(files.data).signed.meta
+    name, meta = next((name, meta) for name, meta in known.meta.items() if metas[name].version < meta.version)
+    role = role_of(name)
+    return problems.rollback(
+        f"{seen} with {role} version {metas[name].version}", f"{role} version {meta.version}"
+    )
 
 
 def _why(error: BaseException) -> str:

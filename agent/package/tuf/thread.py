@@ -10,7 +10,9 @@ from typing import Any
 from agent.package.tuf.parent import Answers, TufVerifier
 from agent.waiting import to_the_end
 
-_THREADS = ThreadPoolExecutor(2, "verify")  # of all nodes; started when they are needed
+# Of all nodes. Most of the time a thread waits for the network, and nodes that verify one after the other would ask for
+# their blocks one after the other, too, as a group of real ones does not.
+_THREADS = ThreadPoolExecutor(64, "verify")
 
 
 class ThreadVerifier(TufVerifier):

@@ -164,3 +164,47 @@ def test_a_cleared_retained_state_changes_nothing(tmp_path: Path) -> None:
         assert scene.recorder.told == [] and scene.acked == [N1.desired]
 
     play(tmp_path, scenario)
+
+
+def test_what_a_wrong_clock_took_for_expired_is_accepted_once_it_is_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody sends a retained message again before the next connection."""
+    monkeypatch.setattr(module, "CLOCK_S", 0.02)
+
+    async def scenario(scene: Scene) -> None:
+        now = 5e9
+        monkeypatch.setattr(scene.journal, "now", lambda: now)
+        scene.receive(N1.desired, desired(1))
+        await asyncio.sleep(0.1)
+        assert scene.acked == [N1.desired] and len(scene.why) == 1 and "Expired" in scene.why[0]
+        assert len(scene.recorder.told) == 1
+        now = 2e9
+        for _ in range(200):
+            if scene.journal.desired():
+                break
+            await asyncio.sleep(0.01)
+        assert scene.journal.desired()[str(N1)].revision == 1
+        assert set(scene.acked) == {N1.desired} and scene.why[-1] == ""
+        await scene.inbox.close()
+
+    play(tmp_path, scenario)
+
+
+def test_a_newer_state_takes_the_place_of_one_that_expired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "CLOCK_S", 0.02)
+
+    async def scenario(scene: Scene) -> None:
+        now = 5e9
+        monkeypatch.setattr(scene.journal, "now", lambda: now)
+        scene.receive(N1.desired, desired(1))
+        now = 2e9
+        scene.receive(N1.desired, desired(2))
+        told = list(scene.recorder.told)
+        await asyncio.sleep(0.1)
+        assert scene.journal.desired()[str(N1)].revision == 2 and scene.recorder.told == told
+        await scene.inbox.close()
+
+    play(tmp_path, scenario)

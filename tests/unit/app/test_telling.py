@@ -256,3 +256,19 @@ def test_a_telemetry_database_that_cannot_be_read_is_tried_again(bench: Bench) -
     bench.sum_up()
     assert requests(bench) == [10]
     bench.halt()
+
+
+def test_a_journal_that_began_anew_is_told_although_its_numbers_were_used(bench: Bench) -> None:
+    for _ in range(3):
+        bench.deploy(State.SUCCEEDED)
+    drain(bench.endings)
+    bench.journal.close()
+    for path in bench.folder.glob("state.db*"):
+        path.unlink()
+    bench.clock.now += 60.0
+    bench.journal = Journal(bench.folder / "state.db", bench.clock)
+    bench.endings = Endings(NODE, "b", bench.journal, bench.outbox)
+    again = bench.deploy(State.FAILED)
+    drain(bench.endings)
+    assert bench.ends()[3:] == [(again.id, State.FAILED)]
+    bench.halt()

@@ -561,3 +561,58 @@ def test_a_stop_that_comes_too_late_does_not_change_how_a_deployment_ended(tmp_p
         assert rig.journal.latest()["digits"].state is State.SUCCEEDED
 
     play(tmp_path, scenario, Source([V1]))
+
+
+def test_what_arrived_of_a_download_that_is_tried_again_outlives_other_deployments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scenario(rig: Rig) -> None:
+        put = rig.store.put_block
+        arrived: list[str] = []
+
+        def fails_after_two(block: Block, data: bytes) -> None:
+            if len(arrived) == 2:
+                raise StoreError("the disk refused for a moment")
+            arrived.append(block.sha256)
+            put(block, data)
+
+        rig.store.put_block = fails_after_two  # type: ignore[method-assign]
+        rig.want((V1, "1.0.0"))
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED
+        rig.store.put_block = put  # type: ignore[method-assign]
+        local = rig.manager.deploy_local(write_package(tmp_path / "kws", OTHER), BUDGET)
+        for _ in range(500):
+            if rig.journal.find([local.id])[0].state.final:
+                break
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # its cleaning up
+        rig.source.asked.clear()
+        monkeypatch.setattr(ledger, "RETRY_S", 0.0)
+        rig.manager.reconcile()
+        for _ in range(500):
+            if rig.journal.latest()["digits"].state is State.SUCCEEDED:
+                break
+            await asyncio.sleep(0.01)
+        assert rig.journal.latest()["digits"].state is State.SUCCEEDED
+        assert rig.source.asked == []  # the third block is one of the other package, too
+
+    play(tmp_path, scenario, Source([V1]))
+
+
+def test_what_arrived_of_a_download_that_nobody_wants_any_more_goes(tmp_path: Path) -> None:
+    async def scenario(rig: Rig) -> None:
+        def refuse(*_: object) -> None:
+            raise StoreError("the disk refused for a moment")
+
+        put, rig.store.put_block = rig.store.put_block, refuse  # type: ignore[method-assign,assignment]
+        rig.want((V1, "1.0.0"))
+        await rig.settled()
+        rig.store.put_block = put  # type: ignore[method-assign]
+        rig.want((OTHER, "2.0.0"))
+        status = await rig.settled()
+        assert status is not None
+        await asyncio.sleep(0.05)
+        assert [path.name for path in (tmp_path / "store" / "arriving").iterdir()] == []
+
+    play(tmp_path, scenario, Source([V1, OTHER]))

@@ -297,3 +297,58 @@ def test_what_the_last_process_had_no_time_to_clean_up_goes_at_the_start(tmp_pat
 
     play(tmp_path, first, Source([V1, V2, V3]))
     play(tmp_path, second, Source([V1, V2, V3]))
+
+
+def test_power_cuts_while_a_download_waits_are_no_reboot_loop(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node whose power goes every evening before its download hours come."""
+    monkeypatch.setattr("agent.deploy.attempt.STAND_S", 0.05)
+
+    async def cut(rig: Rig) -> None:
+        if not rig.journal.desired():
+            rig.want((V1, "1.0.0"))
+        rig.source.hold = asyncio.Event()
+        await asyncio.sleep(0.3)
+        stay(rig)
+
+    async def at_last(rig: Rig) -> None:
+        rig.revision = 1
+        status = await rig.settled()
+        assert status is not None and status.state is State.SUCCEEDED
+
+    for _ in range(5):
+        play(tmp_path, cut, Source([V1]))
+    play(tmp_path, at_last, Source([V1]))
+
+
+def test_a_deployment_that_kills_the_agent_after_a_long_download_still_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.deploy.attempt.STAND_S", 0.0)
+
+    async def dies(rig: Rig) -> None:
+        async def never(*_: object) -> None:
+            stay(rig)
+            await asyncio.Event().wait()
+
+        rig.pool.start = never  # type: ignore[method-assign,assignment]
+        if not rig.journal.desired():
+            rig.want((V1, "1.0.0"))
+        fetch = rig.source.fetch
+
+        async def slow(*args: Any) -> None:
+            await asyncio.sleep(0.05)
+            await fetch(*args)
+
+        rig.source.fetch = slow  # type: ignore[method-assign,assignment]
+        await asyncio.sleep(0.4)
+
+    async def ended(rig: Rig) -> None:
+        rig.revision = 1
+        status = await rig.settled()
+        assert status is not None and status.state is State.FAILED and "stopped 3 times" in status.why
+
+    for _ in range(3):
+        play(tmp_path, dies, Source([V1]))
+    play(tmp_path, ended, Source([V1]))

@@ -6,13 +6,14 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import TimeoutError as StillRunning
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.errors import BlockError, StoreError
-from agent.package import arriving
+from agent.package import arriving, disk
 from agent.package.store import Store
 from agent.package.versions import Versions
 from tests.unit.package.samples import Sample, sample
@@ -424,3 +425,120 @@ def test_two_that_make_room_at_once_do_not_take_the_same(
     with ThreadPoolExecutor(2) as pool:
         assert sorted(pool.map(refused, packages)) == [False, True]
     assert store.used_bytes() < 20_000
+
+
+def test_what_is_on_the_disk_needs_no_space(tmp_path: Path) -> None:
+    """A way back must not depend on space that it does not take: the cap was lowered, the disk is full."""
+    package = sample()
+    install(Store(tmp_path, CAP), package)
+    store = Store(tmp_path, 1)
+    assert store.missing(package.manifest.files) == []
+    with pytest.raises(StoreError, match="max_mb"):
+        store.missing(sample("2.0.0", b"v" * 5000).manifest.files)
+
+
+def test_leftovers_on_a_disk_that_became_read_only_keep_nobody_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = sample()
+    install(Store(tmp_path, CAP), package)
+    (tmp_path / "models" / "net.json.abc.tmp").write_bytes(b"half")
+
+    def read_only(*_: object, **__: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", read_only)
+    assert is_whole(Store(tmp_path, CAP), package)
+
+
+def test_a_file_that_is_dropped_while_a_block_is_written_to_it_harms_no_other(tmp_path: Path) -> None:
+    """A deployment that a newer one supersedes ends while the other's begins: both have the same blocks."""
+    old, new = sample(), sample("2.0.0", weights=b"w" * 5000 + b"tail")
+    dropping = False
+
+    def announce(_: int) -> None:
+        nonlocal dropping
+        if dropping:
+            dropping = False
+            store.collect({new.digest})
+
+    store = Store(tmp_path, CAP, announce)
+    store.put_manifest(old.package)
+    for block in store.missing(old.manifest.files):
+        dropping = True
+        with contextlib.suppress(StoreError):
+            store.put_block(block, old.blocks[block.sha256])
+    assert install(store, new) == len(new.blocks)
+    assert is_whole(store, new)
+
+
+def test_a_block_reaches_who_wants_it_although_another_does_not_any_more(tmp_path: Path) -> None:
+    packages = [sample(name=name, weights=b"w" * 5000 + name.encode()) for name in ("cam", "kws", "net")]
+    dropping = False
+
+    def announce(_: int) -> None:
+        nonlocal dropping
+        if dropping:
+            dropping = False
+            store.collect({packages[2].digest})
+
+    store = Store(tmp_path, CAP, announce)
+    for package in packages:
+        store.put_manifest(package.package)
+        store.missing(package.manifest.files)
+    for block in store.missing(packages[2].manifest.files):
+        dropping = True
+        store.put_block(block, packages[2].blocks[block.sha256])
+    for file in packages[2].manifest.files.values():
+        store.assemble(file)
+    assert is_whole(store, packages[2])
+
+
+def test_a_block_that_another_download_is_writing_is_there_when_it_was_put(tmp_path: Path) -> None:
+    """Else the file would be found to lack it, again and again, while the disk is slow."""
+    cam, net = sample(name="cam"), sample(name="net")
+    writing, go_on = threading.Event(), threading.Event()
+
+    def announce(_: int) -> None:
+        if armed:
+            writing.set()
+            go_on.wait(10)
+
+    armed = False
+    store = Store(tmp_path, CAP, announce)
+    blocks = store.missing(cam.manifest.files)
+    assert store.missing(net.manifest.files) == blocks
+    armed = True
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(store.put_block, blocks[0], cam.blocks[blocks[0].sha256])
+        assert writing.wait(10)
+        second = pool.submit(store.put_block, blocks[0], net.blocks[blocks[0].sha256])
+        with pytest.raises(StillRunning):
+            second.result(0.2)
+        armed = False
+        go_on.set()
+        second.result(10)
+        assert blocks[0] not in store.missing(net.manifest.files)
+        first.result(10)
+
+
+def test_a_commit_that_failed_is_not_found_committed_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The rename is done, making it durable fails: the old version goes on, and must be the one of the next start."""
+    store, new = Store(tmp_path, CAP), sample("2.0.0", weights=b"v" * 5000)
+    install(store, sample())
+    before, real, failures = store.versions("net"), disk.sync, [1]
+
+    def refuse(folder: Path) -> None:
+        if failures and folder.name == "models":
+            failures.pop()
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        real(folder)
+
+    monkeypatch.setattr(disk, "sync", refuse)
+    with pytest.raises(StoreError, match="Input/output error"):
+        install(store, new)
+    assert Store(tmp_path, CAP).versions("net") == before
+    install(store, new)
+    assert store.versions("net") == Versions(new.digest, before.current)
