@@ -37,3 +37,7 @@ def files(root: Path) -> dict[str, str]:
             kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
             found[f"/{path.relative_to(root)}"] = kind
     return found
+
+
+if __name__ == "__main__":
+    print(NEXT)
