@@ -86,8 +86,10 @@ def _configured(node: Subject, state: service.Facts) -> list[Check]:
         Check(trust.AREA, "trust", lambda: trust.judge(trust.look(config), config, node, now)),
     ]
     if config.serving.http:
-        number, pid = int(config.serving.http.rpartition(":")[2]), snapshot.get("pid")
-        checks.append(Check(port.AREA, "HTTP port", lambda: port.judge(number, port.look(number), pid, node)))
+        number = int(config.serving.http.rpartition(":")[2])
+        checks.append(
+            Check(port.AREA, "HTTP port", lambda: port.judge(number, port.look(number), state.daemon, node))
+        )
     mqtt = config.mqtt
     if mqtt is None:
         return checks
