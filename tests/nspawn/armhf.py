@@ -1,5 +1,5 @@
-"""An environment for armhf, for which there is no package: wheels for armv7l where a project makes them, Debian's builds
-for the rest."""
+"""An environment for armhf, for which there is no package of ours: wheels for armv7l where projects make them, Debian's
+builds for the rest."""
 
 from __future__ import annotations
 
@@ -12,12 +12,28 @@ from tests.nspawn.rootfs import NoRoot
 from tests.system.stage import ROOT
 
 # numpy 1.24, uvloop 0.17 and httptools 0.5 are older than what pyproject.toml asks for, and work.
-DEBIANS = ("numpy", "cffi", "httptools", "uvloop", "onnx", "pytest", "hypothesis")
+DEBIANS = ("numpy", "cffi-backend", "httptools", "uvloop", "pytest", "hypothesis")
 PACKAGES = ("python3.11", "passwd", "libstdc++6", "procps", *(f"python3-{name}" for name in DEBIANS))
 SITE = "opt/overlaid/lib/python3.11/site-packages"
 # No wheel for armv7l; onnxruntime and ai-edge-litert are nowhere.
-NOT_THERE = {"numpy", "cffi", "httptools", "uvloop", "onnx", "onnxruntime", "ml-dtypes", "flatbuffers", "protobuf", "pip"}
-PLATFORMS = ("manylinux_2_34_armv7l", "manylinux_2_31_armv7l", "manylinux_2_17_armv7l", "manylinux2014_armv7l")
+NOT_THERE = {
+    "numpy",
+    "cffi",
+    "httptools",
+    "uvloop",
+    "onnx",
+    "onnxruntime",
+    "ml-dtypes",
+    "flatbuffers",
+    "protobuf",
+    "pip",
+}
+PLATFORMS = (
+    "manylinux_2_34_armv7l",
+    "manylinux_2_31_armv7l",
+    "manylinux_2_17_armv7l",
+    "manylinux2014_armv7l",
+)
 
 
 def wheels() -> list[str]:

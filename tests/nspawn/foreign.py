@@ -45,7 +45,16 @@ def binfmt(architecture: str) -> Iterator[None]:
 
 def command_in(root: Path, script: str) -> list[str]:
     """A shell script in the root with a /proc, and processes that end with it."""
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc", "chroot", str(root)]
+    words = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        f"--mount-proc={root}/proc",
+        "chroot",
+        str(root),
+    ]
     environment = [f"PATH={PATH}", "LC_ALL=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"]
     return ["env", "-i", *environment, *words, "sh", "-euc", script]
 

@@ -137,7 +137,7 @@ class Service:
             connection.close()
 
     def digits(self) -> str:
-        """"" when the golden inputs give the golden outputs of one of digits' variants, else what they gave."""
+        """ "" when the golden inputs give the golden outputs of one of digits' variants, else what they gave."""
         try:
             status, answer = self.post("digits", GOLDEN_BODY)
         except OSError as error:

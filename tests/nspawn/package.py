@@ -30,7 +30,7 @@ def put(machine: Machine, package: Path) -> str:
 
 
 def files(root: Path) -> dict[str, str]:
-    """Every file of a tree below what packages and services may write to, and what it is; of symbolic links, where to."""
+    """Every file of a tree, below what packages and services may write to, and what it is."""
     found: dict[str, str] = {}
     for top in ("etc", "opt", "usr", "var", "root", "home", "srv"):
         for path in (root / top).rglob("*"):
