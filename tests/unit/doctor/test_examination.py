@@ -110,13 +110,13 @@ def test_people_see_what_is_not_fine(
     assert code == 1
     assert out.splitlines()[:4] == [
         "clock",
-        "  PROBLEM    the clock is wrong",
-        "             nobody set it",
-        f"             > {MEND}",  # in one line, whatever the width
+        "  PROBLEM      the clock is wrong",
+        "               nobody set it",
+        f"               > {MEND}",  # in one line, whatever the width
     ]
     assert "fine" not in out.replace("1 checks are fine", "")
     assert "1 problem, 1 warning, 1 not checked; 1 checks are fine: overlaid doctor --all" in out
-    assert "  ok         fine" in run(capsys, "--all")[1]
+    assert "  ok           fine" in run(capsys, "--all")[1]
 
 
 def test_scripts_see_everything(found: list[Finding], capsys: pytest.CaptureFixture[str]) -> None:

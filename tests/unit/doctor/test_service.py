@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from agent.doctor.finding import Finding
-from agent.doctor.service import Daemon, Facts, ask_daemon, judge
+from agent.doctor.service import Daemon, Facts, ask_daemon, judge, newest_error
 from agent.doctor.unit import Unit
+from agent.logs.rows import LogRow
 from tests.unit.cli.daemon import SNAPSHOT, Folders, daemon
 from tests.unit.doctor.nodes import node, only, wrong
 
@@ -79,6 +80,7 @@ def test_one_that_does_not_start_at_boot_is_a_warning(tmp_path: Path) -> None:
         ({"result": "watchdog", "exit_status": 6, "killed": True}, "watchdog"),
         ({"result": "oom-kill", "exit_status": 9, "killed": True}, "out of memory"),
         ({"result": "timeout"}, "in time"),
+        ({}, "in its log"),
     ],
 )
 def test_a_loop_of_restarts_is_told_with_its_cause(tmp_path: Path, unit: dict[str, Any], why: str) -> None:
@@ -94,7 +96,7 @@ def test_a_loop_of_restarts_is_told_with_its_cause(tmp_path: Path, unit: dict[st
 def test_one_that_was_restarted_long_ago_does_not_loop(tmp_path: Path) -> None:
     assert not judged(tmp_path, facts(restarts=7))
     [found] = judged(tmp_path, facts(restarts=7, up_s=20.0))
-    assert "loop" in found.what
+    assert found.level == "warning" and "7 times" in found.what
 
 
 def test_units_that_cannot_start_are_told(tmp_path: Path) -> None:
@@ -166,3 +168,15 @@ def test_a_daemon_that_is_silent_is_a_problem(tmp_path: Path) -> None:
     [found] = judged(tmp_path, facts(Daemon("silent", "the daemon did not answer within 5 s; see its log")))
 
     assert found.level == "problem" and "restart" in found.mend
+
+
+def test_the_daemons_own_word_counts_more_than_systemds() -> None:
+    rows = [
+        LogRow(1.0, "INFO", "overlaid", "overlaid: ConfigError: node.sitee: unknown key"),
+        LogRow(2.0, "ERROR", "systemd", "Failed to start overlaid.service"),
+        LogRow(3.0, "INFO", "node", "started"),
+    ]
+
+    assert newest_error(rows) == "overlaid: ConfigError: node.sitee: unknown key"
+    assert newest_error(rows[1:]) == "Failed to start overlaid.service"
+    assert newest_error(rows[2:]) == ""
