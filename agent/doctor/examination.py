@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.doctor import (
     board,
     broker,
+    certificates,
     clock,
     configuration,
     disk,
@@ -98,7 +99,7 @@ def _configured(node: Subject, state: service.Facts) -> list[Check]:
         connected = bool(snapshot.get("broker_connected"))
         return broker.judge(broker.look(mqtt, connected, now), mqtt, node)
 
-    return [*checks, Check(broker.AREA, f"broker {mqtt.host}", of_broker)]
+    return [*checks, Check(certificates.AREA, f"broker {mqtt.host}", of_broker)]
 
 
 def _all(checks: list[Check], progress: Progress, node: Subject) -> list[list[Finding]]:

@@ -18,6 +18,7 @@ from agent.doctor.subject import Subject
 from agent.doctor.unit import Unit
 from agent.errors import DaemonNotRunning, OverlaidError, one_line
 from agent.logs.rows import LogRow, Wanted
+from agent.setup.service import DEBIAN
 
 AREA = "service"
 ANSWER_S = 5.0
@@ -50,7 +51,8 @@ class Daemon:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """``version``, ``prefix``: this command's. ``program_there``: the unit's program; ``elsewhere``: it is of another
-    installation. ``last_words``: the newest error in the journal. ``machine_bytes``: memory that we may have."""
+    installation. ``last_words``: the newest error in the journal. ``machine_bytes``: memory that we may have.
+    ``debian``: the package brought the service."""
 
     unit: Unit | None
     daemon: Daemon
@@ -60,6 +62,7 @@ class Facts:
     elsewhere: bool = False
     last_words: str = ""
     machine_bytes: int | None = None
+    debian: bool = False
 
 
 def ask_daemon(socket: Path) -> Daemon:
@@ -83,6 +86,7 @@ def look(unit: Unit | None, subject: Subject) -> Facts:
     return Facts(
         unit, ask_daemon(subject.folders.control_socket), __version__, sys.prefix, there, elsewhere,
         last_words(subject.folders.state) if in_trouble else "", memory_mb() * 1_000_000,
+        DEBIAN.exists(),
     )  # fmt: skip
 
 
@@ -146,7 +150,9 @@ def _of_unit(facts: Facts, subject: Subject) -> Iterator[Finding]:
     if not facts.program_there:
         yield problem(
             AREA, f"the unit's program {unit.program} is not there", "the service cannot start",
-            f"sudo {facts.prefix}/bin/overlaid service install",
+            "sudo apt-get install --reinstall overlaid"
+            if facts.debian
+            else f"sudo {facts.prefix}/bin/overlaid service install",
         )  # fmt: skip
     if loops(unit) and facts.daemon.state == "running":
         yield warning(

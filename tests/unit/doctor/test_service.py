@@ -101,6 +101,8 @@ def test_one_that_was_restarted_long_ago_does_not_loop(tmp_path: Path) -> None:
 
 def test_units_that_cannot_start_are_told(tmp_path: Path) -> None:
     assert "service install" in only(judge(facts(more={"program_there": False}), node(tmp_path))).mend
+    debian = facts(more={"program_there": False, "debian": True})
+    assert "apt-get install --reinstall" in only(judge(debian, node(tmp_path))).mend
     assert "daemon-reload" in only(judge(facts(needs_reload=True), node(tmp_path))).mend
     assert "systemd-sysusers" in only(judge(facts(), node(tmp_path, user=None))).mend
 
