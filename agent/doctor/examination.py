@@ -32,7 +32,7 @@ from agent.setup.service import UNIT, program
 TELL_S = 0.2
 # In which they are shown.
 AREAS = (
-    configuration.AREA, permissions.AREA, service.AREA, clock.AREA, disk.AREA, port.AREA, broker.AREA, trust.AREA,
+    configuration.AREA, permissions.AREA, service.AREA, clock.AREA, disk.AREA, port.AREA, certificates.AREA, trust.AREA,
     runtimes.AREA, board.AREA, overlay.AREA,
 )  # fmt: skip
 
