@@ -134,7 +134,7 @@ def _of_file(file: File, subject: Subject) -> Iterator[Finding]:
             )
         return
     if file.found is None:
-        if file.role != "config":
+        if file.key.startswith("mqtt."):  # of the others "configuration" and "trust" tell
             yield problem(
                 AREA, f"{file.key} {file.path} is not there", "the daemon cannot connect without it",
                 _name_it(file, "its path", subject),

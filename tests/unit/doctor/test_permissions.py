@@ -118,6 +118,12 @@ def test_what_cannot_be_looked_at_is_not_called_missing(tmp_path: Path) -> None:
     assert found.level == "unknown" and found.mend.startswith("sudo ")
 
 
+def test_what_another_area_calls_missing_is_not_told_twice(tmp_path: Path) -> None:
+    root = File("public", "trust.root", ETC / "root.json", None, "missing")
+
+    assert not judged(tmp_path, root)
+
+
 def test_links_count_as_what_they_lead_to(tmp_path: Path) -> None:
     (tmp_path / "real").touch(mode=0o400)
     (tmp_path / "link").symlink_to("real")
