@@ -1,6 +1,6 @@
 # Every target makes what it needs: the virtual environment from requirements.lock, Debian packages where root can.
 .PHONY: help demo test test-slow test-pynq test-peers test-gpu soak lint bench area ci lock lock-pynq lock-peers lock-gpu \
-  lock-node deb clean debian peers gpu test-faults
+  lock-node deb clean debian peers gpu test-faults test-system test-boot test-arm64
 .DEFAULT_GOAL := help
 PYTHON ?= python3
 SECONDS ?= 25
@@ -89,6 +89,27 @@ test-faults: $(STAMP) debian  ## every fault in every phase of a deployment, and
 	@echo "== faults"
 	@$(BIN)/python -m tests.faults --kills $(KILLS)
 
+# $(call boot,PREPARATION,PYTEST'S ARGUMENTS): in machines of the tests' own, where root can boot them.
+boot = reason="$$($(BIN)/python -m tests.nspawn)"; \
+  if [ -n "$$reason" ]; then echo "== skipped: $$reason"; else $(1) && $(BIN)/python -m pytest $(2); fi
+BOOTING := debootstrap systemd-container iproute2 e2fsprogs mosquitto mosquitto-clients
+
+test-system: $(STAMP)  ## the Debian package in a Debian that boots: watchdog, kill -9, power cuts, upgrade, purge (minutes)
+	@-tests/debian-packages $(BOOTING)
+	@echo "== tests of the package in a booted Debian"
+	@$(call boot,$(MAKE) --no-print-directory deb && $(MAKE) --no-print-directory deb \
+	  VERSION=$$($(BIN)/python -m tests.nspawn.package),tests/nspawn --ignore=tests/nspawn/test_arm.py -m '')
+
+test-boot: $(STAMP)  ## the part of test-system that ci runs
+	@-tests/debian-packages $(BOOTING)
+	@echo "== tests of the package in a booted Debian, without the slow ones"
+	@$(call boot,$(MAKE) --no-print-directory deb,tests/nspawn --ignore=tests/nspawn/test_arm.py)
+
+test-arm64: $(STAMP)  ## the package on arm64, the core and the functional overlay on armhf too, under qemu (half an hour)
+	@-tests/debian-packages $(BOOTING) qemu-user-static
+	@echo "== tests on emulated arm64 and armhf"
+	@$(call boot,$(MAKE) --no-print-directory deb ARCH=arm64,tests/nspawn/test_arm.py)
+
 soak: $(STAMP) debian  ## a daemon under mixed load, crashes and changes for SECONDS (25); nothing wrong, nothing leaks
 	@echo "== soak"
 	@$(BIN)/python -m tests.soak --seconds $(SECONDS)
@@ -108,7 +129,7 @@ area: $(STAMP)   ## LUTs, DSPs and block RAMs of the overlays on an xc7z020, by 
 	@tests/debian-packages yosys
 	@$(BIN)/python -m bitstreams.area
 
-ci: lint test test-pynq test-gpu test-peers soak  ## what .ci/run runs
+ci: lint test test-pynq test-gpu test-peers test-boot soak  ## what .ci/run runs
 
 lock: $(STAMP)   ## remake requirements.lock from pyproject.toml
 	@$(BIN)/uv pip compile pyproject.toml --universal --python-version 3.10 --generate-hashes \

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from agent.doctor.finding import Finding, Level
 
 WORDS = {"problem": "PROBLEM", "warning": "warning", "unknown": "not checked", "ok": "ok"}
-INDENT = " " * 13
+INDENT = " " * 15
 
 
 def register(commands: Commands[argparse.ArgumentParser]) -> None:
@@ -46,7 +46,7 @@ def _show(findings: list[Finding]) -> None:
         if finding.area != area:
             area = finding.area
             print(area)
-        print_wrapped(finding.what, f"  {WORDS[finding.level]:11}", INDENT)
+        print_wrapped(finding.what, f"  {WORDS[finding.level]:13}", INDENT)
         if finding.why:
             print_wrapped(finding.why, INDENT)
         if finding.mend:  # whole, so that it can be copied

@@ -1,4 +1,4 @@
-"""Why the node does not reach its broker, or soon will not: name, connection, TLS, login, dates of certificates."""
+"""Why the node does not reach its broker: name, connection, TLS, login. Of certificates ``certificates`` judges."""
 
 from __future__ import annotations
 
@@ -10,22 +10,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from agent.config import Mqtt
-from agent.doctor.clock import TURN_ON, date
+from agent.doctor.certificates import AREA, address, dates, enrol, refused
 from agent.doctor.finding import Finding, cause_and_cure, ok, problem, unknown, warning
-from agent.doctor.handshake import ACCEPTED, Attempt, Certificate, attempt
+from agent.doctor.handshake import ACCEPTED, Attempt, attempt
 from agent.doctor.subject import Subject
 from agent.errors import ConfigError, LinkError, one_line
-from agent.hours import PLAUSIBLE_TIME
 from agent.link.reasons import explain_failure, explain_loss, explain_refusal
 
-AREA = "broker"
 TLS_PORT = 8883
-SOON_S = 14 * 86400.0
-DAY_S = 86400.0
-# Of OpenSSL's verification (openssl-verification-options(1), "DIAGNOSTICS").
-NOT_YET_VALID, EXPIRED = 9, 10
-UNTRUSTED = (2, 7, 18, 19, 20, 21)
-OTHER_NAME = (62, 64)
 # CONNACK's code (MQTT 3.1.1, table 3.1) as the number by which agent.link.reasons knows it.
 CODES = {1: 132, 2: 133, 3: 136, 4: 134, 5: 135}
 
@@ -65,7 +57,7 @@ def _unreadable(mqtt: Mqtt) -> str:
 
 def judge(facts: Facts, mqtt: Mqtt, subject: Subject) -> list[Finding]:
     tried = facts.attempt
-    found = list(_dates(facts, mqtt, subject))
+    found = list(dates(tried, facts.now, mqtt, subject))
     dated = {finding.what for finding in found if finding.level == "problem"}
     match tried.step:
         case "files":
@@ -84,7 +76,7 @@ def judge(facts: Facts, mqtt: Mqtt, subject: Subject) -> list[Finding]:
 
 
 def _reached(facts: Facts, mqtt: Mqtt, subject: Subject) -> Iterator[Finding]:
-    where = _where(mqtt)
+    where = address(mqtt)
     if facts.connected:
         yield ok(AREA, f"the daemon is connected to {where}", "no login of the doctor's own was tried")
     elif facts.kept_out:
@@ -108,7 +100,7 @@ def _reached(facts: Facts, mqtt: Mqtt, subject: Subject) -> Iterator[Finding]:
 def _of_files(tried: Attempt, mqtt: Mqtt, subject: Subject) -> Finding:
     text = str(tried.error)
     if isinstance(tried.error, LinkError | ConfigError) and "Permission denied" in text:
-        return unknown(AREA, f"{_where(mqtt)} was not tried", text, subject.again)
+        return unknown(AREA, f"{address(mqtt)} was not tried", text, subject.again)
     key = next((key for key in ("password_file", "cert", "ca") if f"mqtt.{key}" in text), "ca")
     cause, cure = cause_and_cure(text)
     return problem(
@@ -151,9 +143,9 @@ def _of_connection(tried: Attempt, mqtt: Mqtt, subject: Subject) -> Finding:
 
 
 def _of_tls(facts: Facts, mqtt: Mqtt, subject: Subject) -> Finding:
-    error, where = facts.attempt.error, _where(mqtt)
+    error, where = facts.attempt.error, address(mqtt)
     if isinstance(error, ssl.SSLCertVerificationError):
-        return _of_certificate(facts, mqtt, subject, error)
+        return refused(facts.attempt, facts.now, mqtt, subject, error)
     if isinstance(error, ssl.SSLError) and error.reason in ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE"):
         return problem(
             AREA, f"{where} does not speak TLS", "mqtt.ca turns TLS on; this is another port, or a broker without",
@@ -173,63 +165,21 @@ def _of_tls(facts: Facts, mqtt: Mqtt, subject: Subject) -> Finding:
     )  # fmt: skip
 
 
-def _of_certificate(
-    facts: Facts, mqtt: Mqtt, subject: Subject, error: ssl.SSLCertVerificationError
-) -> Finding:
-    where, peer, now = _where(mqtt), facts.attempt.peer, facts.now
-    ca = shlex.quote(str(mqtt.ca))
-    install = f"sudo install -m 644 ca.pem {ca} && {subject.restart}  # ca.pem: of the operator"
-    code = error.verify_code
-    if code == NOT_YET_VALID:
-        since = f"valid from {date(peer.not_before)}; " if peer and peer.not_before > now else ""
-        return problem(
-            AREA, f"the certificate of {where}, or of its authority, is not yet valid",
-            f"{since}this machine's clock says {date(now)}: most likely it is wrong", f"{TURN_ON} && {subject.restart}",
-        )  # fmt: skip
-    if code == EXPIRED:
-        if peer is not None and peer.not_after < now:
-            return problem(
-                AREA, f"the certificate of {where} expired on {date(peer.not_after)}",
-                f"this machine's clock says {date(now)}",
-                "on the broker: put a new certificate in place, then sudo systemctl reload mosquitto",
-            )  # fmt: skip
-        return problem(AREA, f"the authority of {where} has expired", f"mqtt.ca is {ca}", install)
-    if code in OTHER_NAME:
-        names = ", ".join(peer.names) if peer and peer.names else peer.subject if peer else "another name"
-        first = peer.names[0] if peer and peer.names else "the name in its certificate"
-        return problem(
-            AREA, f"the certificate of {where} is for {names}, not for {mqtt.host}",
-            "who answers may be another machine than the broker; or mqtt.host is not its name",
-            subject.edit("mqtt", "host", f'host = "{first}"'),
-        )  # fmt: skip
-    if code in UNTRUSTED:
-        ours = ", ".join(authority.subject for authority in facts.attempt.authority) or "nobody"
-        theirs = f"issued by {peer.issuer}" if peer else "of another authority"
-        why = f"mqtt.ca trusts {ours}"
-        if peer is not None and peer.issuer == ours:
-            why += ": the same name, another key; the authority was made anew, or somebody poses as it"
-        return problem(AREA, f"the certificate of {where} is {theirs}, which is not trusted", why, install)
-    return problem(
-        AREA, f"the certificate of {where} was refused: {error.verify_message}", "OpenSSL does not accept it",
-        f"openssl s_client -connect {where} -CAfile {ca}",
-    )  # fmt: skip
-
-
 def _of_login(tried: Attempt, mqtt: Mqtt, subject: Subject, own_is_bad: bool) -> Finding:
-    where = _where(mqtt)
+    where = address(mqtt)
     if tried.code not in (None, ACCEPTED):
         return _of_refusal(tried.code or 0, mqtt, subject)
     error = tried.error
     if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
         return problem(
             AREA, f"{where} wants a client certificate", "neither mqtt.cert nor mqtt.key are set"
-            if mqtt.cert is None else "it did not get the one that is set", _enrol(subject),
+            if mqtt.cert is None else "it did not get the one that is set", enrol(subject),
         )  # fmt: skip
     if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
         said = (error.reason or "").rpartition("ALERT_")[2].lower().replace("_", " ")
         return problem(
             AREA, f"{where} refused this node's certificate: {said}",
-            f"mqtt.cert is {mqtt.cert}" + (f", of {tried.own.issuer}" if tried.own else ""), _enrol(subject),
+            f"mqtt.cert is {mqtt.cert}" + (f", of {tried.own.issuer}" if tried.own else ""), enrol(subject),
         )  # fmt: skip
     if isinstance(error, TimeoutError):
         return problem(
@@ -254,7 +204,7 @@ def _of_login(tried: Attempt, mqtt: Mqtt, subject: Subject, own_is_bad: bool) ->
 
 
 def _of_refusal(code: int, mqtt: Mqtt, subject: Subject) -> Finding:
-    what, cure = cause_and_cure(explain_refusal(CODES.get(code, code), f"code {code}", _where(mqtt)))
+    what, cure = cause_and_cure(explain_refusal(CODES.get(code, code), f"code {code}", address(mqtt)))
     user = mqtt.username or ""
     if code == 3:
         return problem(
@@ -278,48 +228,3 @@ def _of_refusal(code: int, mqtt: Mqtt, subject: Subject) -> Finding:
     return problem(
         AREA, what, cure or "the broker's log says why", "on the broker: sudo journalctl -u mosquitto -n 50"
     )
-
-
-def _dates(facts: Facts, mqtt: Mqtt, subject: Subject) -> Iterator[Finding]:
-    """Of certificates that are no longer valid, or not for long. While the clock is wrong they say nothing."""
-    if facts.now < PLAUSIBLE_TIME:
-        return
-    tried = facts.attempt
-    on_broker = "on the broker: put a new certificate in place, then sudo systemctl reload mosquitto"
-    theirs = f"the certificate of {_where(mqtt)}"
-    found: list[tuple[str, Certificate, str]] = []
-    if tried.own is not None:
-        found.append((f"mqtt.cert {mqtt.cert}", tried.own, _enrol(subject)))
-    refused = isinstance(tried.error, ssl.SSLCertVerificationError)
-    if not refused:  # else its cause is told already
-        found += [(theirs, tried.peer, on_broker)] if tried.peer else []
-        new_ca = f"sudo install -m 644 ca.pem {mqtt.ca} && {subject.restart}  # ca.pem: of the operator"
-        found += [(f"mqtt.ca {mqtt.ca}", min(tried.authority, key=_end), new_ca)] if tried.authority else []
-    for what, certificate, mend in found:
-        left_s = certificate.not_after - facts.now
-        if left_s < 0:
-            why = f"this machine's clock says {date(facts.now)}; a broker refuses it"
-            yield problem(AREA, f"{what} expired on {date(certificate.not_after)}", why, mend)
-        elif certificate.not_before > facts.now:
-            why = f"valid from {date(certificate.not_before)}, and the clock says {date(facts.now)}"
-            yield problem(AREA, f"{what} is not yet valid", why, f"{TURN_ON} && {subject.restart}")
-        elif left_s < min(SOON_S, (certificate.not_after - certificate.not_before) / 4):
-            why = "the node loses its broker then"
-            yield warning(AREA, f"{what} expires in {left_s / DAY_S:.1f} days", why, mend)
-
-
-def _end(certificate: Certificate) -> float:
-    return certificate.not_after
-
-
-def _enrol(subject: Subject) -> str:
-    config = subject.config
-    site = config.node.site if config else "SITE"
-    host = config.mqtt.host if config and config.mqtt else "HOST"
-    return (
-        f"sudo overlaid init --force --site {site} --broker {host} --enrol  # asks the operator for a new one"
-    )
-
-
-def _where(mqtt: Mqtt) -> str:
-    return f"{mqtt.host}:{mqtt.port}"

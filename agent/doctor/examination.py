@@ -11,6 +11,7 @@ from pathlib import Path
 from agent.doctor import (
     board,
     broker,
+    certificates,
     clock,
     configuration,
     disk,
@@ -31,7 +32,7 @@ from agent.setup.service import UNIT, program
 TELL_S = 0.2
 # In which they are shown.
 AREAS = (
-    configuration.AREA, permissions.AREA, service.AREA, clock.AREA, disk.AREA, port.AREA, broker.AREA, trust.AREA,
+    configuration.AREA, permissions.AREA, service.AREA, clock.AREA, disk.AREA, port.AREA, certificates.AREA, trust.AREA,
     runtimes.AREA, board.AREA, overlay.AREA,
 )  # fmt: skip
 
@@ -86,8 +87,10 @@ def _configured(node: Subject, state: service.Facts) -> list[Check]:
         Check(trust.AREA, "trust", lambda: trust.judge(trust.look(config), config, node, now)),
     ]
     if config.serving.http:
-        number, pid = int(config.serving.http.rpartition(":")[2]), snapshot.get("pid")
-        checks.append(Check(port.AREA, "HTTP port", lambda: port.judge(number, port.look(number), pid, node)))
+        number = int(config.serving.http.rpartition(":")[2])
+        checks.append(
+            Check(port.AREA, "HTTP port", lambda: port.judge(number, port.look(number), state.daemon, node))
+        )
     mqtt = config.mqtt
     if mqtt is None:
         return checks
@@ -96,7 +99,7 @@ def _configured(node: Subject, state: service.Facts) -> list[Check]:
         connected = bool(snapshot.get("broker_connected"))
         return broker.judge(broker.look(mqtt, connected, now), mqtt, node)
 
-    return [*checks, Check(broker.AREA, f"broker {mqtt.host}", of_broker)]
+    return [*checks, Check(certificates.AREA, f"broker {mqtt.host}", of_broker)]
 
 
 def _all(checks: list[Check], progress: Progress, node: Subject) -> list[list[Finding]]:

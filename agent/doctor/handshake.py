@@ -20,9 +20,11 @@ from agent.errors import ConfigError, LinkError
 from agent.link.tls import client_context
 
 TIMEOUT_S = 10.0
+ALERT_S = 3.0
 MAX_PEM_BYTES = 1 << 20
 KEEPALIVE_S = 30
 ACCEPTED = 0
+_CLOSED = (ConnectionResetError, BrokenPipeError, ssl.SSLEOFError)
 Step = Literal["files", "name", "connect", "tls", "login", "done"]
 
 
@@ -73,6 +75,8 @@ def attempt(mqtt: Mqtt, login: bool, timeout_s: float = TIMEOUT_S) -> Attempt:
         trace.note(error=error)
         if isinstance(error, ssl.SSLCertVerificationError):
             trace.note(peer=_shown_certificate(mqtt, timeout_s))
+        elif trace.attempt.step == "login" and mqtt.ca is not None and isinstance(error, _CLOSED):
+            trace.note(error=_last_alert(mqtt) or error)
     return trace.attempt
 
 
@@ -148,6 +152,24 @@ def _shown_certificate(mqtt: Mqtt, timeout_s: float) -> Certificate | None:
             return _parsed(secured.getpeercert(binary_form=True))
     except OSError:
         return None
+
+
+def _last_alert(mqtt: Mqtt) -> OSError | None:
+    """Why a broker closes right after the handshake. In TLS 1.3 it judges the client's certificate then, and a packet
+    that meets the closed connection resets it before the alert is read: here none is sent."""
+    assert mqtt.ca is not None
+    context = client_context(mqtt.ca, mqtt.cert, mqtt.key)
+    try:
+        with (
+            socket.create_connection((mqtt.host, mqtt.port), ALERT_S) as plain,
+            context.wrap_socket(plain, server_hostname=mqtt.host) as secured,
+        ):
+            secured.recv(1)
+    except ssl.SSLError as error:
+        return error
+    except OSError:
+        pass
+    return None
 
 
 def read_certificates(path: Path) -> tuple[Certificate, ...]:

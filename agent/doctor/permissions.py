@@ -134,7 +134,7 @@ def _of_file(file: File, subject: Subject) -> Iterator[Finding]:
             )
         return
     if file.found is None:
-        if file.role != "config":
+        if file.key.startswith("mqtt."):  # of the others "configuration" and "trust" tell
             yield problem(
                 AREA, f"{file.key} {file.path} is not there", "the daemon cannot connect without it",
                 _name_it(file, "its path", subject),
@@ -223,6 +223,7 @@ def _of_state(facts: Facts, subject: Subject) -> Iterator[Finding]:
         return  # the daemon makes it
     quoted = shlex.quote(str(state.path))
     mend = f"sudo chown -R {subject.owner} {quoted} && {subject.restart}"
+    more = f", and {len(facts.strangers) - 1} more" if len(facts.strangers) > 1 else ""
     if not _writes(user, state):
         yield problem(
             AREA, f"the daemon (user {user.name}) may not write in {state.path}",
@@ -230,7 +231,7 @@ def _of_state(facts: Facts, subject: Subject) -> Iterator[Finding]:
         )  # fmt: skip
     elif facts.strangers:
         yield problem(
-            AREA, f"{len(facts.strangers)} in {state.path} are not the daemon's, {facts.strangers[0].name} for one",
+            AREA, f"{facts.strangers[0].name} in {state.path} is not the daemon's"+ more,
             f"its user is {user.name}; a daemon that another user started by hand leaves such files", mend,
         )  # fmt: skip
     if state.mode & 0o002:

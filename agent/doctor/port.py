@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.doctor.finding import Finding, ok, problem
+from agent.doctor.service import Daemon
 from agent.doctor.subject import Subject
 
 AREA = "http"
@@ -68,19 +69,11 @@ def _named(listener: Listener, proc: Path) -> Listener:
     return listener
 
 
-def judge(port: int, listener: Listener | None, daemon_pid: int | None, subject: Subject) -> list[Finding]:
-    """``daemon_pid``: None when it does not answer."""
+def judge(port: int, listener: Listener | None, daemon: Daemon, subject: Subject) -> list[Finding]:
     if listener is None:
         return [ok(AREA, f"port {port} is free")]
-    ours = daemon_pid is not None and (
-        listener.pid == daemon_pid if listener.pid is not None
-        else subject.user is not None and listener.uid == subject.user.uid
-    )  # fmt: skip
-    if ours:
+    if _is_ours(listener, daemon, subject):
         return [ok(AREA, f"the daemon listens on port {port}")]
-    # The daemon that hangs, or one that this user may not ask, has its own port.
-    if daemon_pid is None and _is_overlaid(listener, subject):
-        return [ok(AREA, f"port {port} is the daemon's")]
     who = f"{listener.name} (process {listener.pid})" if listener.pid else f"a process of uid {listener.uid}"
     free = subject.edit("serving", "http", f'http = "127.0.0.1:{port + 1 if port < 65535 else 8000}"')
     return [
@@ -91,7 +84,11 @@ def judge(port: int, listener: Listener | None, daemon_pid: int | None, subject:
     ]  # fmt: skip
 
 
-def _is_overlaid(listener: Listener, subject: Subject) -> bool:
-    by_name = listener.name == "overlaid"
-    by_user = subject.by_service and subject.user is not None and listener.uid == subject.user.uid
-    return by_name or (by_user and subject.user is not None and subject.user.uid != 0)
+def _is_ours(listener: Listener, daemon: Daemon, subject: Subject) -> bool:
+    if daemon.state == "down":
+        return False
+    pid = daemon.snapshot.get("pid")  # none of a daemon that does not tell
+    if pid is not None and listener.pid is not None:
+        return bool(listener.pid == pid)
+    by_name = pid is None and listener.name == "overlaid"
+    return by_name or (subject.user is not None and listener.uid == subject.user.uid)

@@ -20,7 +20,7 @@ NOT_INSTALLED = "not installed"
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """``versions``: of what is installed of PACKAGES, and of all that bring an onnxruntime. ``pip``: the command for this
+    """``versions``: of what is installed of PACKAGES and of each onnxruntime. ``pip``: the command for this
     environment."""
 
     proof: Proof

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +17,8 @@ from agent.doctor.finding import Finding, ok, problem, unknown, warning
 from agent.doctor.subject import Subject
 from agent.doctor.unit import Unit
 from agent.errors import DaemonNotRunning, OverlaidError, one_line
+from agent.logs.rows import LogRow, Wanted
+from agent.setup.service import DEBIAN
 
 AREA = "service"
 ANSWER_S = 5.0
@@ -49,7 +51,8 @@ class Daemon:
 @dataclass(frozen=True, slots=True)
 class Facts:
     """``version``, ``prefix``: this command's. ``program_there``: the unit's program; ``elsewhere``: it is of another
-    installation. ``last_words``: the newest error in the journal. ``machine_bytes``: memory that we may have."""
+    installation. ``last_words``: the newest error in the journal. ``machine_bytes``: memory that we may have.
+    ``debian``: the package brought the service."""
 
     unit: Unit | None
     daemon: Daemon
@@ -59,6 +62,7 @@ class Facts:
     elsewhere: bool = False
     last_words: str = ""
     machine_bytes: int | None = None
+    debian: bool = False
 
 
 def ask_daemon(socket: Path) -> Daemon:
@@ -82,13 +86,13 @@ def look(unit: Unit | None, subject: Subject) -> Facts:
     return Facts(
         unit, ask_daemon(subject.folders.control_socket), __version__, sys.prefix, there, elsewhere,
         last_words(subject.folders.state) if in_trouble else "", memory_mb() * 1_000_000,
+        DEBIAN.exists(),
     )  # fmt: skip
 
 
 def last_words(state: Path) -> str:
     """The newest error that the daemon, or systemd of it, wrote to the journal; "" when it cannot be read."""
     from agent.logs import journalctl
-    from agent.logs.rows import Wanted
 
     try:
         if journalctl.access() != "readable":
@@ -96,9 +100,19 @@ def last_words(state: Path) -> str:
         rows, _ = journalctl.newest(journalctl.Daemon.on(state), Wanted(50))
     except (OverlaidError, OSError):
         return ""
-    # What the command itself prints has no level in the journal.
-    errors = [r.text for r in rows if r.level in ("ERROR", "CRITICAL") or r.text.startswith("overlaid: ")]
-    return " ".join(errors[-1].split())[:300] if errors else ""
+    return newest_error(rows)
+
+
+def newest_error(rows: Sequence[LogRow]) -> str:
+    """The daemon's own word, else systemd's; "" when there is none."""
+    errors = [
+        row
+        for row in rows
+        # What the command itself prints has no level in the journal.
+        if row.level in ("ERROR", "CRITICAL") or row.text.startswith("overlaid: ")
+    ]
+    own = [row for row in errors if row.room != "systemd"]
+    return " ".join((own or errors)[-1].text.split())[:300] if errors else ""
 
 
 def judge(facts: Facts, subject: Subject) -> list[Finding]:
@@ -136,9 +150,16 @@ def _of_unit(facts: Facts, subject: Subject) -> Iterator[Finding]:
     if not facts.program_there:
         yield problem(
             AREA, f"the unit's program {unit.program} is not there", "the service cannot start",
-            f"sudo {facts.prefix}/bin/overlaid service install",
+            "sudo apt-get install --reinstall overlaid"
+            if facts.debian
+            else f"sudo {facts.prefix}/bin/overlaid service install",
         )  # fmt: skip
-    if loops(unit):
+    if loops(unit) and facts.daemon.state == "running":
+        yield warning(
+            AREA, f"the daemon was restarted {unit.restarts} times, and runs for {unit.up_s or 0:.0f} s",
+            _end(facts), f"{subject.again}  # in two minutes; until then: {LOOK}",
+        )  # fmt: skip
+    elif loops(unit):
         yield problem(
             AREA, f"the daemon restarts in a loop: {unit.restarts} times, now {unit.active} ({unit.sub})",
             _end(facts), LOOK,
@@ -166,6 +187,8 @@ def _end(facts: Facts) -> str:
         how = "it did not become ready, or did not end, in time"
     elif unit.killed:
         how = f"the daemon was ended by {_signal(unit.exit_status)}"
+    elif not unit.exit_status:
+        how = "how it ended is in its log"
     else:
         how = EXITS.get(unit.exit_status, f"the daemon ended with exit code {unit.exit_status}")
     return f"{how}; it said: {facts.last_words}" if facts.last_words else how

@@ -14,6 +14,7 @@ from agent.doctor.configuration import Reading, editor, line_of
 from agent.doctor.unit import Unit
 from agent.errors import ConfigError
 from agent.paths import Folders, default_runtime, default_state, find_folders
+from agent.setup.files import USER
 from agent.setup.service import program
 
 SERVICE_FOLDERS = Folders(Path("/var/lib/overlaid"), Path("/run/overlaid"))
@@ -97,7 +98,9 @@ def find(reading: Reading, unit: Unit | None) -> Subject:
         folders = SERVICE_FOLDERS if by_service else Folders(default_state(), default_runtime())
     user: User | None = viewer
     if by_service and unit is not None:
-        user = named_user(unit.user)
+        user = named_user(
+            unit.user if unit.load == "loaded" else USER
+        )  # of a masked one systemd knows nothing
     elif viewer.uid == 0:
         user = _owner(folders.state) or viewer
     return Subject(reading, folders, by_service, user, viewer)

@@ -1,4 +1,4 @@
-"""One Debian with the package installed, from which every machine of the tests begins; the figures' table at the end."""
+"""One Debian with the package installed, from which all machines of the tests begin; a table of figures at the end."""
 
 from __future__ import annotations
 
@@ -84,26 +84,28 @@ def tree_mb(root: Path) -> float:
 
 
 @pytest.fixture(scope="session")
-def fleet(debian: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+def cable_port(debian: Path) -> int:
+    """Where the broker listens on the cable."""
+    return free_port()
+
+
+@pytest.fixture(scope="session")
+def fleet(cable_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     """A broker and an operator outside of every machine; the broker listens on the cable too."""
-    port = free_port()
 
     def start(folder: Path) -> Broker:
-        return start_mosquitto(folder, more=[f"listener {port}"])
+        return start_mosquitto(folder, more=[f"listener {cable_port}"])
 
     with stage(tmp_path_factory.mktemp("fleet"), start) as it:
         it.serve()
         it.publish(DIGITS)
-        (it.folder / "port").write_text(str(port))
         yield it
 
 
 @pytest.fixture
 def machine(installed: Installed, tmp_path: Path) -> Iterator[Machine]:
     """A machine of one's own: the package is installed, and it is off."""
-    disk = Disk(tmp_path / "box", installed.disk._base)
-    disk.copy_of(installed.disk)
-    machine = Machine(disk)
+    machine = Machine(installed.disk.twin(tmp_path / "box"))
     try:
         yield machine
     finally:
@@ -118,16 +120,19 @@ def node(fleet: Stage) -> Node:
 
 @pytest.fixture(scope="module")
 def box(
-    installed: Installed, fleet: Stage, node: Node, tmp_path_factory: pytest.TempPathFactory, table: Table
+    installed: Installed,
+    fleet: Stage,
+    node: Node,
+    cable_port: int,
+    tmp_path_factory: pytest.TempPathFactory,
+    table: Table,
 ) -> Iterator[Service]:
     """A machine that runs, and serves digits 1.0.0 that came over MQTT; whoever breaks it leaves it whole."""
-    disk = Disk(tmp_path_factory.mktemp("box"), installed.disk._base)
-    disk.copy_of(installed.disk)
-    machine = Machine(disk)
+    machine = Machine(installed.disk.twin(tmp_path_factory.mktemp("box")))
     try:
         machine.boot()
         service = Service(machine)
-        service.configure(node, int((fleet.folder / "port").read_text()))
+        service.configure(node, cable_port)
         began = time.monotonic()
         deploy(fleet, "digits@1.0.0")
         table.add("deploy over MQTT → SUCCEEDED (1 s of it soak)", time.monotonic() - began)

@@ -1,5 +1,5 @@
-"""A machine's disk: an ext4 of its own over a Debian root that stays as it is, so that a power cut loses what a power cut
-would lose."""
+"""A machine's disk: an ext4 of its own over a Debian root that stays as it is. So a power cut loses what a power cut
+loses."""
 
 from __future__ import annotations
 
@@ -34,9 +34,11 @@ class Disk:
             file.truncate(SIZE)
         _do("mkfs.ext4", "-q", "-F", str(self.image))
 
-    def copy_of(self, other: Disk) -> None:
-        """The same contents as another one, which must not be mounted."""
-        _do("cp", "--sparse=always", "--reflink=auto", str(other.image), str(self.image))
+    def twin(self, folder: Path) -> Disk:
+        """Another one with the same contents; this one must not be mounted."""
+        other = Disk(folder, self._base)
+        _do("cp", "--sparse=always", "--reflink=auto", str(self.image), str(other.image))
+        return other
 
     def mount(self) -> None:
         """As a boot does: mended first."""

@@ -43,14 +43,27 @@ def binfmt(architecture: str) -> Iterator[None]:
             _run("umount", str(BINFMT))
 
 
+def command_in(root: Path, script: str) -> list[str]:
+    """A shell script in the root with a /proc, and processes that end with it."""
+    words = [
+        "unshare",
+        "--mount",
+        "--pid",
+        "--fork",
+        "--kill-child",
+        f"--mount-proc={root}/proc",
+        "chroot",
+        str(root),
+    ]
+    environment = [f"PATH={PATH}", "LC_ALL=C.UTF-8", "HOME=/root", "DEBIAN_FRONTEND=noninteractive"]
+    return ["env", "-i", *environment, *words, "sh", "-euc", script]
+
+
 def run_in(root: Path, script: str, timeout_s: float = 900.0) -> subprocess.CompletedProcess[str]:
-    """A shell script in the root with a /proc, and processes that end with it; its output even when it fails."""
-    words = ["unshare", "--mount", "--pid", "--fork", "--kill-child", f"--mount-proc={root}/proc", "chroot", str(root)]
-    environment = {"PATH": PATH, "LC_ALL": "C.UTF-8", "HOME": "/root", "DEBIAN_FRONTEND": "noninteractive"}
+    """Its output, with that of an exit code that is not 0 as well."""
     return subprocess.run(
-        [*words, "sh", "-euc", script],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment,
-        timeout=timeout_s, check=False,
+        command_in(root, script), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, timeout=timeout_s, check=False,
     )  # fmt: skip
 
 

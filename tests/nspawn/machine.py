@@ -130,10 +130,11 @@ class Machine:
 
     def outer_pid(self, pid: int) -> int:
         """The number outside of a process inside. Raises StageError."""
+        own = Path(f"/proc/{self.leader}/ns/pid").stat()
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 text = status.read_text()
-                same = os.stat(f"{status.parent}/ns/pid") == os.stat(f"/proc/{self.leader}/ns/pid")
+                same = (status.parent / "ns/pid").stat() == own
             except OSError:
                 continue
             numbers = text.partition("NSpid:")[2].splitlines()[0].split()

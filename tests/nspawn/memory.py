@@ -1,5 +1,5 @@
-"""Memory limits inside: where the machine outside has control groups version 1, systemd-nspawn shows its memory groups to
-the container read-only, so systemd inside cannot keep MemoryMax. A group for the machine, writable for it, mends that."""
+"""Memory limits inside. Where the machine outside has control groups version 1, systemd-nspawn shows the memory groups
+to the container read-only, so systemd inside cannot hold MemoryMax. A group for the machine, writable for it, can."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import re
 import socket
 import threading
 import time
@@ -27,6 +28,25 @@ RUNTIME = Path("/run/overlaid")
 CONFIG = Path("/etc/overlaid/agent.toml")
 ANSWER_TIMEOUT_S = 60.0
 GOLDEN = {"fp32": (1e-3, 1e-3), "int8": (0.23, 0.0)}  # atol and rtol of models/digits/model.toml
+
+
+def configuration(node: Node, host: str, port: int) -> str:
+    """What ``node`` of a stage has, with the service's own folders and this broker."""
+    text = node.config.read_text()
+    for here, there in ((node.state, STATE), (node.runtime, RUNTIME)):
+        text = text.replace(str(here), str(there))
+    text = re.sub(r'^host = ".*"$', f'host = "{host}"', text, flags=re.MULTILINE)
+    return re.sub(r"^port = \d+$", f"port = {port}", text, flags=re.MULTILINE)
+
+
+def golden_variant(answer: dict[str, Any]) -> str | None:
+    """Which variant's golden outputs these are, None when of none."""
+    got = np.array(answer["outputs"][0]["data"], np.float32).reshape(-1, 10)
+    for variant, (atol, rtol) in GOLDEN.items():
+        want = np.load(DIGITS / "golden" / variant / "logits.npy")
+        if got.shape == want.shape and np.allclose(got, want, atol=atol, rtol=rtol):
+            return variant
+    return None
 
 
 class DoorConnection(http.client.HTTPConnection):
@@ -54,14 +74,8 @@ class Service:
 
     def configure(self, node: Node, broker_port: int) -> None:
         """Give it what ``node`` of a stage has, with the service's own folders and the broker over the cable."""
-        text = node.config.read_text()
-        for here, there in ((node.state, STATE), (node.runtime, RUNTIME)):
-            text = text.replace(str(here), str(there))
-        text = text.replace('host = "127.0.0.1"', f'host = "{network.HOST_ADDRESS}"')
-        text = "\n".join(
-            f"port = {broker_port}" if line.startswith("port = ") else line for line in text.splitlines()
-        )
-        (self.machine.root / CONFIG.relative_to("/")).write_text(text + "\n")
+        text = configuration(node, network.HOST_ADDRESS, broker_port)
+        (self.machine.root / CONFIG.relative_to("/")).write_text(text)
         self.machine.run("systemctl", "restart", UNIT)
 
     def active(self) -> bool:
@@ -123,19 +137,14 @@ class Service:
             connection.close()
 
     def digits(self) -> str:
-        """"" when the golden inputs give the golden outputs of one of digits' variants, else what they gave."""
+        """ "" when the golden inputs give the golden outputs of one of digits' variants, else what they gave."""
         try:
             status, answer = self.post("digits", GOLDEN_BODY)
         except OSError as error:
             return f"no answer: {error}"
         if status != 200:
             return f"{status}: {answer}"
-        got = np.array(answer["outputs"][0]["data"], np.float32).reshape(-1, 10)
-        for variant, (atol, rtol) in GOLDEN.items():
-            want = np.load(DIGITS / "golden" / variant / "logits.npy")
-            if got.shape == want.shape and np.allclose(got, want, atol=atol, rtol=rtol):
-                return ""
-        return f"other outputs than the golden ones: {got.tolist()}"
+        return "" if golden_variant(answer) else f"other outputs than the golden ones: {answer}"
 
     def answers(self, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
         """Wait until digits gives its golden outputs; StageError with what it gave last."""

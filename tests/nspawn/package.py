@@ -30,10 +30,14 @@ def put(machine: Machine, package: Path) -> str:
 
 
 def files(root: Path) -> dict[str, str]:
-    """Every file of a tree below what packages and services may write to, and what it is; of symbolic links, where to."""
+    """Every file of a tree, below what packages and services may write to, and what it is."""
     found: dict[str, str] = {}
     for top in ("etc", "opt", "usr", "var", "root", "home", "srv"):
         for path in (root / top).rglob("*"):
             kind = "link" if path.is_symlink() else "folder" if path.is_dir() else "file"
             found[f"/{path.relative_to(root)}"] = kind
     return found
+
+
+if __name__ == "__main__":
+    print(NEXT)

@@ -32,7 +32,9 @@ def hindrance(*more: str) -> str:
     absent = [tool for tool in (*TOOLS, *more) if shutil.which(tool, path=PATH) is None]
     if absent:
         return f"{', '.join(absent)}: not here (apt-get install debootstrap systemd-container iproute2)"
-    probe = subprocess.run(["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True)
+    probe = subprocess.run(
+        ["unshare", "--mount", "--net", "--pid", "--fork", "true"], capture_output=True, check=False
+    )
     if probe.returncode != 0:
         return f"this machine lets root make no namespaces: {probe.stderr.decode().strip()}"
     return ""
@@ -63,7 +65,8 @@ def _bootstrap(root: Path, packages: tuple[str, ...], architecture: str) -> None
     foreign = architecture != native()
     _run("debootstrap", *options, *(["--foreign"] if foreign else []), SUITE, str(root))
     if foreign:  # its programs run by binfmt, see foreign.py
-        _run("chroot", str(root), "/debootstrap/debootstrap", "--second-stage")
+        # What the second stage mounts ends with it.
+        _run("unshare", "--mount", "chroot", str(root), "/debootstrap/debootstrap", "--second-stage")
     for archive in (root / "var/cache/apt/archives").glob("*.deb"):
         archive.unlink()
 

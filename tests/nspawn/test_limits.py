@@ -11,7 +11,7 @@ import pytest
 
 from tests.nspawn import memory
 from tests.nspawn.models import digits_as, glutton
-from tests.nspawn.node import NODE, UNIT, Service, deploy
+from tests.nspawn.node import UNIT, Service, deploy
 from tests.nspawn.table import Table
 from tests.system.stage import Stage, StageError, wait_until
 
@@ -70,7 +70,11 @@ def test_a_worker_that_reaches_the_units_limit_dies_alone(hungry: Service, table
     if not hungry.machine.property(UNIT, "MemoryCurrent").isdigit():
         pytest.skip("systemd in the machine controls no memory here")
     daemon, digits, worker = hungry.pid(), hungry.worker("digits"), hungry.worker("glutton")
-    table.add("memory of the service with two models", int(hungry.machine.property(UNIT, "MemoryCurrent")) / MIB, "MiB")
+    table.add(
+        "memory of the service with two models",
+        int(hungry.machine.property(UNIT, "MemoryCurrent")) / MIB,
+        "MiB",
+    )
     status, said = eat(hungry, 1500)
     assert status == 503 and "SIGKILL" in said, (status, said)
     assert not hungry.digits()

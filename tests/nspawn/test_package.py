@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 import json
 
 import pytest
@@ -16,11 +15,11 @@ from tests.system.stage import Node, Stage, wait_until
 
 
 @pytest.fixture
-def service(machine: Machine, fleet: Stage, node: Node) -> Service:
+def service(machine: Machine, fleet: Stage, node: Node, cable_port: int) -> Service:
     """A machine of one's own that serves digits."""
     machine.boot()
     service = Service(machine)
-    service.configure(node, int((fleet.folder / "port").read_text()))
+    service.configure(node, cable_port)
     deploy(fleet, "digits@1.0.0")
     service.answers()
     return service
@@ -80,7 +79,14 @@ def test_a_purge_leaves_nothing(service: Service, installed: Installed) -> None:
 
 
 # What any machine writes as it runs.
-OTHERS = ("/var/log/", "/var/cache/", "/var/lib/systemd/", "/var/lib/dpkg/", "/var/tmp/systemd-private", "/etc/mtab")
+OTHERS = (
+    "/var/log/",
+    "/var/cache/",
+    "/var/lib/systemd/",
+    "/var/lib/dpkg/",
+    "/var/tmp/systemd-private",
+    "/etc/mtab",
+)
 BACKUPS = {"/etc/passwd-", "/etc/group-", "/etc/shadow-", "/etc/gshadow-", "/etc/subuid-", "/etc/subgid-"}
 
 

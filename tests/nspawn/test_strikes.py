@@ -47,9 +47,7 @@ def settled(box: Service, old: str, new: str) -> None:
 
     def ended() -> bool:
         model = box.model("digits")
-        return (
-            model is not None and model["version"] == new and model["state"] in FINAL and model["ready"]
-        )
+        return model is not None and model["version"] == new and model["state"] in FINAL and model["ready"]
 
     wait_until(f"the end of the deployment of {new}", ended, END_TIMEOUT_S)
     model = box.model("digits")

@@ -12,16 +12,10 @@ from pathlib import Path
 
 from agent.app import daemon
 from agent.cli import main
-from agent.config import Config
 from agent.link import backoff, client
 from agent.types import BackendInfo, BoardInfo, DeviceInfo
 
 FLOOR_S, CAP_S = 0.1, 1.0
-
-
-class Hurried(daemon.Daemon):
-    def __init__(self, config: Config) -> None:
-        super().__init__(config, probe=_cpu_alone)
 
 
 def _cpu_alone(_board: str, _folder: Path) -> BoardInfo:
@@ -31,5 +25,5 @@ def _cpu_alone(_board: str, _folder: Path) -> BoardInfo:
 
 if __name__ == "__main__":
     client.Backoff = partial(backoff.Backoff, FLOOR_S, CAP_S, 5.0)  # type: ignore[assignment, attr-defined]
-    daemon.Daemon = Hurried  # type: ignore[assignment, misc]
+    daemon.Daemon = partial(daemon.Daemon, probe=_cpu_alone)  # type: ignore[assignment, misc]
     sys.exit(main(sys.argv[1:]))

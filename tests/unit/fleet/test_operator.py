@@ -251,7 +251,7 @@ def test_a_newer_schema_and_a_foreign_file_are_refused_by_name(tmp_path: Path) -
     with sqlite3.connect(newer) as db:
         db.execute("PRAGMA user_version=99")
     db.close()
-    with pytest.raises(StoreError, match="newer overlaid.*install that version again"):
+    with pytest.raises(StoreError, match=r"newer overlaid.*install that version again"):
         Operator(newer)
     foreign = tmp_path / "foreign.db"
     foreign.write_text("this is no database, whatever its name says" * 50)
