@@ -28,6 +28,7 @@ from agent.fleet.prepare.values import (
 )
 from agent.fleet.prepare.variants import CPU, GOLDEN_SAMPLES, GPU, Makings, make_variants, needs_calibration
 from agent.overlay.compiler import TFLITE_MAGIC
+from agent.overlay.importers.building import importing
 from agent.overlay.spec import find_overlay
 from agent.types import check_name, check_version
 
@@ -87,7 +88,11 @@ def load(path: Path, name: str = "") -> Source:
     """A model file, ONNX or TFLite, checked. Raises PrepareError and ModelLoadError."""
     data = read_model(path)
     name = name or _slug(path.stem)
-    return (load_tflite if data[4:8] == TFLITE_MAGIC else load_onnx)(path, data, name)
+    if data[4:8] == TFLITE_MAGIC:
+        with importing("TFLite"):
+            return load_tflite(path, data, name)
+    with importing("ONNX"):
+        return load_onnx(path, data, name)
 
 
 def _check_request(request: Request) -> None:

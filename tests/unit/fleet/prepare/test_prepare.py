@@ -258,7 +258,7 @@ def test_mlperf_tiny(tmp_path: Path, name: str) -> None:
         tmp_path / "data.npz", x=np.random.default_rng(0).random((24, *shape)).astype(np.float32)
     )
     prepared = prepare(Request(source, tmp_path / "float", ("cpu", "npu"), calibrate=data))
-    assert set(by_name(prepared)) == {"fp32", "fp32-tflite", "int8", "int8-qlinear", "npu"}
+    assert {"fp32", "fp32-tflite", "int8", "int8-qlinear", "npu"} <= set(by_name(prepared))
     assert packed(tmp_path / "float")
     int8 = mlperf.FOLDER / mlperf.MODELS[f"{name}-int8"]
     again = prepare(Request(int8, tmp_path / "int8", ("cpu", "npu"), evaluate=data, reference=source))
