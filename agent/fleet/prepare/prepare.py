@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from agent.devices.board import open_board
 from agent.errors import UsageError
 from agent.fleet.appearing import check_absent
 from agent.fleet.prepare.baseline import find_baseline
@@ -101,6 +103,9 @@ def _check_request(request: Request) -> None:
     for target in request.targets:
         if target not in (CPU, GPU):
             find_overlay(target)
+    for board in request.boards:
+        with tempfile.TemporaryDirectory() as folder:
+            open_board(board, Path(folder))
     try:
         check_name(request.name or _slug(request.model.stem))
         check_version(request.version)

@@ -11,7 +11,14 @@ import numpy as np
 import pytest
 from onnx import helper
 
-from agent.errors import DatasetError, DynamicShape, OverlayLoadError, UnsupportedModel, UsageError
+from agent.errors import (
+    DatasetError,
+    DynamicShape,
+    OverlayLoadError,
+    RuntimeUnavailable,
+    UnsupportedModel,
+    UsageError,
+)
 from agent.fleet.pack import Packed, pack
 from agent.fleet.prepare.prepare import prepare
 from agent.fleet.prepare.values import Made, Prepared, Request
@@ -159,6 +166,7 @@ def test_data_of_the_wrong_shape(tmp_path: Path) -> None:
         ({"targets": ()}, UsageError, "--targets"),
         ({"targets": ("cpu", "cpu")}, UsageError, "once"),
         ({"targets": ("tpu",)}, OverlayLoadError, "there is no overlay 'tpu'"),
+        ({"boards": ("sim:nowhere",)}, RuntimeUnavailable, "nowhere"),
         ({"name": "Bad Name"}, UsageError, "--name"),
         ({"version": "1 0"}, UsageError, "--version"),
         ({"licence": ""}, UsageError, "--licence"),
