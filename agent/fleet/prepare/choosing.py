@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from agent.errors import DatasetError
 from agent.fleet.prepare.calibrating import METHODS, Ranges, calibrate
 from agent.fleet.prepare.executing import exact_answers
 from agent.fleet.prepare.quality import error, good_enough, judge, rank
@@ -34,7 +35,7 @@ class Chooser:
 
     def recipe(self, rules: Rules) -> Recipe:
         """Raises ModelLoadError and DatasetError."""
-        trials = [self._trial(rules, method, ()) for method in METHODS]
+        trials = list(self._methods(rules))
         best = min(trials, key=lambda trial: rank(trial.quality))
         sensitivity = self._sensitivity(rules, best.method)
         if not good_enough(best.quality, self._baseline):
@@ -44,6 +45,17 @@ class Chooser:
                 key=lambda trial: (not good_enough(trial.quality, self._baseline), rank(trial.quality)),
             )
         return Recipe(rules, best.method, best.float_layers, tuple(trials), tuple(sensitivity))
+
+    def _methods(self, rules: Rules) -> Iterator[Trial]:
+        """A trial of each that works: histograms cannot be made of every tensor (constants, FP16)."""
+        refused = None
+        for method in METHODS:
+            try:
+                yield self._trial(rules, method, ())
+            except DatasetError as error:
+                refused = refused or error
+                if method == METHODS[-1] and not self._ranges:
+                    raise refused from None
 
     def _with_float(self, rules: Rules, method: str, sensitivity: Sequence[Sensitivity]) -> list[Trial]:
         """More and more of the worst layers in float, until that is good enough."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
+from agent.devices.board import open_board
 from agent.errors import UsageError
 from agent.fleet.appearing import check_absent
 from agent.fleet.prepare.baseline import find_baseline
@@ -28,6 +30,7 @@ from agent.fleet.prepare.values import (
 )
 from agent.fleet.prepare.variants import CPU, GOLDEN_SAMPLES, GPU, Makings, make_variants, needs_calibration
 from agent.overlay.compiler import TFLITE_MAGIC
+from agent.overlay.importers.building import importing
 from agent.overlay.spec import find_overlay
 from agent.types import check_name, check_version
 
@@ -87,7 +90,11 @@ def load(path: Path, name: str = "") -> Source:
     """A model file, ONNX or TFLite, checked. Raises PrepareError and ModelLoadError."""
     data = read_model(path)
     name = name or _slug(path.stem)
-    return (load_tflite if data[4:8] == TFLITE_MAGIC else load_onnx)(path, data, name)
+    if data[4:8] == TFLITE_MAGIC:
+        with importing("TFLite"):
+            return load_tflite(path, data, name)
+    with importing("ONNX"):
+        return load_onnx(path, data, name)
 
 
 def _check_request(request: Request) -> None:
@@ -96,6 +103,9 @@ def _check_request(request: Request) -> None:
     for target in request.targets:
         if target not in (CPU, GPU):
             find_overlay(target)
+    for board in request.boards:
+        with tempfile.TemporaryDirectory() as folder:
+            open_board(board, Path(folder))
     try:
         check_name(request.name or _slug(request.model.stem))
         check_version(request.version)

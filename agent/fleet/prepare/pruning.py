@@ -15,8 +15,8 @@ import numpy as np
 from agent.devices.cpu import CpuDevice
 from agent.fleet.prepare.channels import Net, output_axis, remove, rounded, size_of
 from agent.fleet.prepare.executing import exact_answers
-from agent.fleet.prepare.quality import good_enough, judge
-from agent.fleet.prepare.values import Array, Cost, CurvePoint, Dataset, Made, Progress, Source
+from agent.fleet.prepare.quality import MAX_ERROR, good_enough, judge
+from agent.fleet.prepare.values import Array, Cost, CurvePoint, Dataset, Made, Progress, Quality, Source
 from agent.hal import ModelFile, Session
 
 Way = Literal["magnitude", "channels"]
@@ -62,14 +62,18 @@ class Pruner:
         found = [
             (point, model)
             for point, model in curve[1:]
-            if good_enough(point.quality, self._baseline)
-            and (point.way == "channels" or point.cpu_ms <= FASTER * whole)
+            if self._keeps(point.quality) and (point.way == "channels" or point.cpu_ms <= FASTER * whole)
         ]
         if not found:
             return None
         # Fewer parameters rather than the shorter time: of a small model the CPU's is mostly overhead.
         point, model = min(found, key=lambda pair: (pair[0].way != "channels", pair[0].parameters))
         return point, replace(self._source, model=model, came_as="onnx")
+
+    def _keeps(self, quality: Quality) -> bool:
+        """Without labels the outputs themselves must be near, too: channels that some data never need may matter."""
+        near = quality.accuracy is not None or (quality.error or 0.0) <= MAX_ERROR
+        return near and good_enough(quality, self._baseline)
 
     def _pruned(self, way: Way, share: float) -> bytes:
         net = Net(self._source.model)

@@ -105,8 +105,8 @@ def _made(
             quantiser.model.topological_sort()
         except Exception as error:  # whatever trips over an unusual graph
             raise ModelLoadError(
-                f"onnxruntime.quantization does not take the model ({one_line(error)[:200]}); export it with opset 17, "
-                "or quantise it before"
+                f"onnxruntime.quantization does not take the model ({one_line(error)[:200]}); export it in FP32 "
+                "with opset 17, or quantise it before"
             ) from error
         made = quantiser.model.model
     for each in list(made.metadata_props):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.devices.onnx_cpu import PROVIDER
-from agent.errors import ModelLoadError, UnsupportedOperator, one_line
+from agent.errors import ModelLoadError, OverlaidError, UnsupportedOperator, UnsupportedOpset, one_line
 
 
 def simplify(model: bytes) -> bytes:
@@ -41,9 +41,14 @@ def _optimise(model: bytes, out: Path) -> None:
         raise refused(error) from error
 
 
-def refused(error: Exception) -> UnsupportedOperator | ModelLoadError:
+def refused(error: Exception) -> OverlaidError:
     """What ONNX Runtime's refusal to load means."""
     text = one_line(error)
+    if "ValidateOpsetForDomain" in text:
+        return UnsupportedOpset(
+            "the model's opset is newer than this machine's onnxruntime takes; update onnxruntime, or export the model "
+            "with opset 17"
+        )
     if "NOT_IMPLEMENTED" in text or "is not a registered function/op" in text:
         return UnsupportedOperator(
             f"target cpu: ONNX Runtime has no kernel for an operator: {text}; export the model with another operator "

@@ -43,7 +43,8 @@ class Graph:
         return self._labels.get(name, name)
 
     def tensor(self, name: str | None) -> Tensor:
-        assert name is not None
+        if name is None:
+            raise ValueError("an input that must be there is missing")
         return self.model.tensors[name]
 
     def node(self, kind: str, inputs: list[str], output: str, name: str = "", **attributes: Any) -> str:
@@ -110,7 +111,8 @@ class Graph:
     def weights(self, name: str) -> NDArray[np.float32]:
         """A constant as real numbers; INT8 weights beside float activations (hybrid) as what they stand for."""
         tensor = self.tensor(name)
-        assert tensor.data is not None
+        if tensor.data is None:
+            raise ValueError(f"{name!r} is no constant")
         if tensor.dtype == "FP32":
             return np.asarray(tensor.data, np.float32)
         self.hybrid.append(name)

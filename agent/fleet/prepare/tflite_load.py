@@ -11,7 +11,6 @@ from agent.fleet.prepare.onnx_load import finish
 from agent.fleet.prepare.simplify import simplify
 from agent.fleet.prepare.tflite_graph import convert
 from agent.fleet.prepare.values import Source, Steps
-from agent.overlay.importers.building import importing
 from agent.overlay.importers.tflite_model import Model, Tensor, read_tflite
 
 CUSTOM = "CUSTOM"
@@ -19,14 +18,13 @@ CUSTOM = "CUSTOM"
 
 def load_tflite(path: Path, data: bytes, name: str) -> Source:
     """Raises ModelLoadError, UnsupportedOperator and WeightsNotFinite."""
-    with importing("TFLite"):
-        model = read_tflite(data)
-        if not model.operators:
-            raise ModelLoadError(f"{path.name} has no operators; export the model again")
-        _check(model)
-        if is_quantised(model):
-            return _kept(model, data, name)
-        graph, hybrid = convert(model)
+    model = read_tflite(data)
+    if not model.operators:
+        raise ModelLoadError(f"{path.name} has no operators; export the model again")
+    _check(model)
+    if is_quantised(model):
+        return _kept(model, data, name)
+    graph, hybrid = convert(model)
     simplified = simplify(graph.SerializeToString())
     notes = ["converted from TFLite"]
     if hybrid:

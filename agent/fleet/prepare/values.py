@@ -144,7 +144,7 @@ class Made:
 
     name: str
     format: Literal["onnx", "tflite", "npu"]
-    precision: Literal["fp32", "int8"]
+    precision: Literal["fp32", "fp16", "int8"]
     devices: tuple[str, ...]
     file: str
     data: bytes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -88,7 +89,19 @@ def _as_it_came(makings: Makings) -> Iterator[Made]:
 
 def _float(makings: Makings) -> Made:
     source = makings.source
-    return _made(makings, "fp32", "onnx", "fp32", makings.runtimes, source.model)
+    precision = _precision(source.model)
+    return _made(makings, precision, "onnx", precision, makings.runtimes, source.model)
+
+
+def _precision(model: bytes) -> Literal["fp32", "fp16"]:
+    """Of most of the weights."""
+    import onnx
+
+    sizes = {1: 0, 10: 0}  # TensorProto.FLOAT, FLOAT16
+    for each in onnx.load_model_from_string(model).graph.initializer:
+        if each.data_type in sizes:
+            sizes[each.data_type] += math.prod(each.dims)
+    return "fp16" if sizes[10] > sizes[1] else "fp32"
 
 
 def _quantised(makings: Makings) -> Iterator[Made]:
@@ -174,7 +187,7 @@ def _made(
     makings: Makings,
     name: str,
     format: Literal["onnx", "tflite", "npu"],
-    precision: Literal["fp32", "int8"],
+    precision: Literal["fp32", "fp16", "int8"],
     devices: tuple[str, ...],
     data: bytes,
     *,

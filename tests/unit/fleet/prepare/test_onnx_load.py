@@ -20,6 +20,7 @@ from agent.errors import (
     WeightsNotFinite,
 )
 from agent.fleet.prepare.prepare import load
+from agent.fleet.prepare.simplify import refused
 from agent.fleet.prepare.values import Source
 from tests.unit.fleet.prepare.nets import convolutional, model, pictures, runtime, save
 
@@ -63,9 +64,15 @@ def test_an_operator_without_a_kernel_is_named(tmp_path: Path) -> None:
     assert "tangent" in text
 
 
-@pytest.mark.parametrize(("opset", "words"), [(5, "opset 17"), (99, "update onnx")])
+@pytest.mark.parametrize(("opset", "words"), [(5, "opset 17"), (99, "update onnx, or")])
 def test_an_opset_that_nothing_here_takes(tmp_path: Path, opset: int, words: str) -> None:
     assert words in refusal(tmp_path, convolutional(opset=opset), UnsupportedOpset)
+
+
+def test_an_opset_that_onnx_takes_and_its_runtime_does_not() -> None:
+    said = refused(RuntimeError("FAIL : ValidateOpsetForDomain ONNX Runtime only *guarantees* support ..."))
+    assert isinstance(said, UnsupportedOpset)
+    assert "update onnxruntime, or" in str(said)
 
 
 def test_an_old_opset_is_converted_so_that_channels_can_have_scales(tmp_path: Path) -> None:
