@@ -79,7 +79,7 @@ def _named(subject: Subject) -> Iterator[tuple[Role, str, Path]]:
             path = getattr(config.mqtt, key)
             if path is not None:
                 yield role, f"mqtt.{key}", path
-    root = getattr(config.trust, "root", None)
+    root = config.trust.root
     if root is not None:
         yield "public", "trust.root", root
 

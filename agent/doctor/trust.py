@@ -33,7 +33,7 @@ class Root:
 
 def look(config: Config) -> Root | None:
     """None where the configuration names none."""
-    path: Path | None = getattr(config.trust, "root", None)
+    path = config.trust.root
     if path is None:
         return None
     try:
@@ -61,14 +61,12 @@ def parse(path: Path, data: bytes) -> Root:
 
 
 def judge(root: Root | None, config: Config, subject: Subject, now: float) -> list[Finding]:
-    if config.mqtt is None:
-        return [ok(AREA, "without a broker nobody needs to be trusted")]
-    found = [*_of_commands(config, subject), *_of_packages(root, config, subject, now)]
+    found = [*_of_commands(config, subject), *_of_packages(root, subject, now)]
     return found or [ok(AREA, "the node knows whom to obey and whose packages to install")]
 
 
 def _of_commands(config: Config, subject: Subject) -> Iterator[Finding]:
-    if not config.trust.command_keys:
+    if config.mqtt is not None and not config.trust.command_keys:
         yield warning(
             AREA, "the node obeys nobody: trust.command_keys is empty",
             "desired states and commands from the broker are refused",
@@ -76,22 +74,14 @@ def _of_commands(config: Config, subject: Subject) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _of_packages(root: Root | None, config: Config, subject: Subject, now: float) -> Iterator[Finding]:
-    if hasattr(config.trust, "package_keys") and not config.trust.package_keys:
-        yield warning(
-            AREA, "the node installs nobody's packages: trust.package_keys is empty",
-            "deployments from the broker fail",
-            "on the operator's machine: overlaid fleet keys show; here: "
-            + subject.edit("trust", "package_keys", 'package_keys = ["ed25519:…"]'),
-        )  # fmt: skip
+def _of_packages(root: Root | None, subject: Subject, now: float) -> Iterator[Finding]:
     if root is None:
-        if "root" in type(config.trust).model_fields:
-            yield warning(
-                AREA, "the node was not told who may sign packages: trust.root is not set",
-                "deployments from the broker fail",
-                f"{COPY_ROOT} /etc/overlaid/; here: "
-                + subject.edit("trust", "root", 'root = "/etc/overlaid/root.json"'),
-            )  # fmt: skip
+        yield warning(
+            AREA, "the node was not told who may sign packages: trust.root is not set",
+            "every deployment fails",
+            f"{COPY_ROOT} /etc/overlaid/; here: "
+            + subject.edit("trust", "root", 'root = "/etc/overlaid/root.json"'),
+        )  # fmt: skip
     elif root.fault == "denied":
         yield unknown(AREA, f"trust.root {root.path} cannot be read", root.error, subject.again)
     elif root.fault:

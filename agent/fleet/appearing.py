@@ -14,11 +14,9 @@ from agent.paths import exists
 
 
 def check_absent(out: Path) -> None:
-    """UsageError when there is something at ``out``, or no folder around it."""
+    """UsageError when there is something at ``out``."""
     if exists(out):
         raise UsageError(f"{out} exists; remove it or choose another folder")
-    if not exists(out.absolute().parent):
-        raise UsageError(f"{out.absolute().parent} does not exist; make it, or choose another folder")
 
 
 @contextmanager
@@ -28,7 +26,7 @@ def appearing(out: Path) -> Iterator[Path]:
     try:
         for leftover in out.parent.glob(f".{out.name}.*{disk.LEFTOVER}"):
             shutil.rmtree(leftover)
-        unfinished.mkdir()
+        unfinished.mkdir(parents=True)
         yield unfinished
         check_absent(out)
         unfinished.rename(out)

@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from agent.devices.tensors import pack_strings
 from agent.errors import ModelLoadError, UsageError
+from agent.fleet.appearing import appearing, check_absent
 from agent.fleet.boundaries import tensor_boundaries
 from agent.fleet.check import Agreement, check_variant
 from agent.fleet.overlays import is_overlay_folder, write_overlay_model
 from agent.fleet.programs import add_programs, check_overlay
 from agent.fleet.source import Array, ModelFolder, SourceVariant
-from agent.package import disk
 from agent.package.blocks import file_entry
 from agent.package.directory import BLOCKS_NAME, MANIFEST_NAME
 from agent.package.manifest import MAX_BLOCK_BYTES, SCHEMA, Manifest, parse_manifest
 from agent.package.verify import digest_of
-from agent.paths import exists
 
 Progress = Callable[[str, float], None]
 
@@ -60,8 +56,7 @@ def pack(
     Raises UsageError (``out`` exists), ManifestError (model.toml), ModelLoadError, TensorError (golden vectors do not
     fit), GoldenMismatch, what ``add_programs`` raises, RuntimeUnavailable (only with ``check``), StoreError.
     """
-    if exists(out):
-        raise UsageError(f"{out} exists; remove it or choose another folder")
+    check_absent(out)
     with tempfile.TemporaryDirectory() as made:
         if is_overlay_folder(model_dir):
             if overlays:
@@ -82,7 +77,8 @@ def _pack(
     progress: Progress,
 ) -> Packed:
     outputs = {variant.name: folder.golden_outputs(variant) for variant in folder.toml.variants}
-    with _appearing(out) as unfinished:
+    with appearing(out) as unfinished:
+        (unfinished / BLOCKS_NAME).mkdir()
         writer = _Writer(unfinished, block_bytes, progress)
         manifest = _write_files(folder, inputs, outputs, writer)
         agreements = {}
@@ -99,24 +95,6 @@ def _pack(
 
 def _checking(variant: SourceVariant, progress: Progress) -> Callable[[float], None]:
     return lambda share: progress(f"checking {variant.name}", share)
-
-
-@contextmanager
-def _appearing(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` that takes its name when the block ends without an error."""
-    unfinished = out.parent / f".{out.name}.{os.getpid()}{disk.LEFTOVER}"
-    try:
-        if out.exists():
-            raise UsageError(f"{out} exists; remove it or choose another folder")
-        for leftover in out.parent.glob(f".{out.name}.*{disk.LEFTOVER}"):
-            shutil.rmtree(leftover)
-        (unfinished / BLOCKS_NAME).mkdir(parents=True)
-        yield unfinished
-        unfinished.rename(out)
-    except OSError as error:
-        raise disk.store_error(Path(error.filename or out), error) from error
-    finally:
-        shutil.rmtree(unfinished, ignore_errors=True)
 
 
 class _Writer:

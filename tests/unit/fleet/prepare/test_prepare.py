@@ -22,7 +22,6 @@ from agent.errors import (
 from agent.fleet.pack import Packed, pack
 from agent.fleet.prepare.prepare import prepare
 from agent.fleet.prepare.values import Made, Prepared, Request
-from agent.trust import PrivateKey
 from tests.system import mlperf
 from tests.unit.fleet.prepare.nets import convolutional, model, save, save_data
 
@@ -32,7 +31,7 @@ ALL = ("cpu", "gpu", "npu")
 
 def packed(folder: Path) -> Packed:
     """The package of a folder, every variant checked on this machine."""
-    return pack(folder, folder.with_name(f"{folder.name}.package"), PrivateKey.generate())
+    return pack(folder, folder.with_name(f"{folder.name}.package"))
 
 
 def asked(path: Path, **changes: Any) -> Request:
