@@ -24,6 +24,7 @@ from agent.link.topics import Target
 from agent.types import DesiredState
 
 SCHEMA_VERSION = 2
+MAX_AHEAD = 10_000  # revisions that a node may have seen and this file has not
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS desired (revision INTEGER PRIMARY KEY, target TEXT NOT NULL, payload TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS desired_by_target ON desired (target, revision);
@@ -134,7 +135,10 @@ class Operator:
             return True
 
     def _append(self, target: Target, content: Content) -> DesiredState:
-        revision = int(self._db.execute("SELECT coalesce(max(revision), 0) + 1 FROM desired").fetchone()[0])
+        last = int(self._db.execute("SELECT coalesce(max(revision), 0) FROM desired").fetchone()[0])
+        # Nodes may have seen newer ones than a file that was restored knows of; a lie cannot use up the numbers.
+        seen = (view.reported.revision_seen for view in self.views().values() if view.reported)
+        revision = max(last, min(max(seen, default=0), last + MAX_AHEAD)) + 1
         return self._insert(target, issue(content, revision, self._clock(), self._validity_s))
 
     def _insert(self, target: Target, state: DesiredState) -> DesiredState:

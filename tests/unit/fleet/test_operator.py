@@ -257,3 +257,15 @@ def test_a_newer_schema_and_a_foreign_file_are_refused_by_name(tmp_path: Path) -
     foreign.write_text("this is no database, whatever its name says" * 50)
     with pytest.raises(StoreError, match=r"foreign\.db"):
         Operator(foreign)
+
+
+@pytest.mark.parametrize("seen, revision", [(0, 2), (50, 51), (2**60, 10_002)])
+def test_a_new_revision_is_newer_than_what_nodes_have_seen_before_this_file_was_restored(
+    tmp_path: Path, seen: int, revision: int
+) -> None:
+    """They would refuse it as replayed, and the broker may have been lost with the file."""
+    with Operator(tmp_path / "operator.db") as operator:
+        operator.revise(NODE, version("1.0.0"))
+        reported = Reported(revision_seen=seen, revision_applied=seen, time=1.0)
+        operator.record([Heard("cam-7", "reported", 1.0, reported)])
+        assert operator.revise(OTHER, version("1.0.1")).revision == revision
