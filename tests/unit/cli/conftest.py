@@ -17,9 +17,8 @@ def folders(tmp_path: Path) -> Folders:
 
 
 @pytest.fixture
-def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str]) -> Any:
     """Run a command against the folders: (exit code, stdout, stderr)."""
-    monkeypatch.delenv("COLUMNS", raising=False)  # tables as wide as they want
 
     def run(*args: str) -> tuple[int, str, str]:
         code = main([*args, "--config", str(folders.config)])
@@ -27,3 +26,9 @@ def overlaid(folders: Folders, capsys: pytest.CaptureFixture[str], monkeypatch: 
         return code, out.out, out.err
 
     return run
+
+
+@pytest.fixture(autouse=True)
+def wide(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines as long as they are, whatever terminal the tests run in."""
+    monkeypatch.delenv("COLUMNS", raising=False)
