@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from tests.nspawn import network, package
 from tests.nspawn.disk import Disk
 from tests.nspawn.machine import Machine
 from tests.nspawn.node import NODE, Service, deploy
-from tests.nspawn.rootfs import NoRoot, base_root, hindrance
+from tests.nspawn.rootfs import NoRoot, base_root, cache, hindrance
 from tests.nspawn.table import Table
 from tests.system.brokers import Broker, free_port, start_mosquitto
 from tests.system.digits import DIGITS
@@ -35,11 +36,19 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 
 @pytest.fixture(scope="session")
-def debian() -> Path:
-    """The root below every disk. From here on no network but the tests' own."""
+def alone() -> Iterator[None]:
+    """One run at a time, others wait: binfmt_misc, loop devices and the machine's name are everybody's."""
     reason = hindrance()
     if reason:
         pytest.skip(reason)
+    with (cache() / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(scope="session")
+def debian(alone: None) -> Path:
+    """The root below every disk. From here on no network but the tests' own."""
     try:
         root = base_root()
     except NoRoot as error:

@@ -168,7 +168,11 @@ class Machine:
         self.memory.remove()
 
     def _console(self) -> str:
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-30:])
+        """The last that it said, and what its root is."""
+        mounts = [
+            line for line in Path("/proc/mounts").read_text().splitlines() if str(self.disk.folder) in line
+        ]
+        return "\n".join([*self.log.read_text(errors="replace").splitlines()[-10:], *mounts])
 
     def close(self) -> None:
         """End it, whatever its state, and delete its disk."""
