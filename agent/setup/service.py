@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import grp
+import os
 import pwd
 import shutil
 import subprocess
@@ -81,6 +82,9 @@ def check(root: Path = Path("/"), prefixes: Sequence[str] = (sys.prefix, sys.bas
             "systemd does not run this machine; have its supervisor start: "
             f"{program()} run --config {SYSTEM_CONFIG}"
         )
+    unit = under(root, FILES[UNIT])
+    if unit.is_symlink() and unit.resolve() == Path(os.devnull):
+        raise ServiceError(f"{UNIT} is masked here; if it shall run: sudo systemctl unmask overlaid")
     for prefix in prefixes:
         hidden = next((folder for folder in HIDDEN if Path(prefix).is_relative_to(folder)), None)
         if hidden:
@@ -161,11 +165,13 @@ def carry_out(plan: Plan, run: Callable[[Command], object] = answer, root: Path 
         for path, text in plan.write.items():
             target = under(root, path)
             target.parent.mkdir(parents=True, exist_ok=True)
+            if target.is_symlink():  # or what it leads to would be written: /dev/null, say
+                target.unlink()
             target.write_text(text, encoding="utf-8")
             target.chmod(0o640 if path == SYSTEM_CONFIG else 0o644)
         for path in plan.remove:
             target = under(root, path)
-            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
     except OSError as error:
         raise ServiceError(f"{error.filename}: {error.strerror}; mend that, and run this again") from error
     for command in plan.commands:

@@ -54,6 +54,34 @@ def test_where_udev_runs_it_hears_of_the_rule(root: Path) -> None:
     assert ("udevadm", "control", "--reload") in service.installation(root).commands
 
 
+def test_a_masked_unit_stays_masked_and_nothing_is_written_where_a_link_leads(
+    root: Path, recorded: Recorded, tmp_path: Path
+) -> None:
+    unit, victim = below(root, FILES[UNIT]), tmp_path / "victim"
+    unit.parent.mkdir(parents=True)
+    unit.symlink_to("/dev/null")
+    with pytest.raises(ServiceError, match="systemctl unmask overlaid"):
+        service.check(root, SYSTEM)
+    unit.unlink()
+    victim.write_text("mine")
+    victim.chmod(0o600)
+    unit.symlink_to(victim)
+    service.carry_out(service.installation(root), recorded.append, root)
+    assert "ExecStart" in unit.read_text()
+    assert (victim.read_text(), victim.stat().st_mode & 0o777) == ("mine", 0o600)
+
+
+def test_a_purge_removes_a_link_and_not_what_it_leads_to(root: Path, recorded: Recorded) -> None:
+    service.carry_out(service.installation(root), recorded.append, root)
+    elsewhere, state = root / "data", below(root, Path("/var/lib/overlaid"))
+    elsewhere.mkdir()
+    (elsewhere / "file").touch()
+    state.parent.mkdir(parents=True)
+    state.symlink_to(elsewhere)
+    service.carry_out(service.removal(True, root), recorded.append, root)
+    assert not state.is_symlink() and (elsewhere / "file").exists()
+
+
 def test_doing_it_again_keeps_the_configuration(root: Path, recorded: Recorded) -> None:
     config = below(root, Path("/etc/overlaid/agent.toml"))
     config.parent.mkdir(parents=True)
