@@ -40,8 +40,10 @@ def test_a_node_that_obeys_nobody_is_told(tmp_path: Path) -> None:
     assert "overlaid fleet keys show" in found[0].mend and "command_keys =" in found[0].mend
 
 
-def test_without_a_broker_nobody_needs_to_be_trusted(tmp_path: Path) -> None:
-    assert not wrong(judge(None, Config(), node(tmp_path), NOW))
+def test_without_a_broker_no_commands_come_but_packages_still_need_a_signer(tmp_path: Path) -> None:
+    [finding] = wrong(judge(None, Config(), node(tmp_path), NOW))
+
+    assert "trust.root is not set" in finding.what
 
 
 def test_a_root_that_holds_is_fine(tmp_path: Path) -> None:
