@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -79,6 +80,15 @@ class House:
             sock.close()
 
 
+def descriptors() -> dict[str, str]:
+    """What each of this process's descriptors is."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found[entry.name] = str(entry.readlink())
+    return found
+
+
 @pytest.fixture(params=["asyncio", "uvloop"])
 def play(request: pytest.FixtureRequest) -> Callable[..., None]:
     """Run steps on either loop; no descriptor may be left."""
@@ -100,9 +110,9 @@ def play(request: pytest.FixtureRequest) -> Callable[..., None]:
                 loop.close()
 
         play_in(lambda: asyncio.sleep(0))  # uvloop's first loop opens two descriptors that stay
-        before = len(list(Path("/proc/self/fd").iterdir()))
+        before = descriptors()
         play_in(main)
-        assert len(list(Path("/proc/self/fd").iterdir())) == before
+        assert {number: what for number, what in descriptors().items() if number not in before} == {}
 
     return run
 
