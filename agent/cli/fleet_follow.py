@@ -46,7 +46,7 @@ def register(commands: Commands[argparse.ArgumentParser]) -> None:
     send.add_argument("--model", metavar="MODEL", help="what it is about; logs may go without")
     send.add_argument("--lines", type=int, metavar="100", help="of logs, the newest ones, 1-1000")
     send.add_argument("--since", type=quantity("span"), metavar="1h", help="of logs, not older than this")
-    send.add_argument("--bytes", type=int, metavar="196608", help="of logs, as JSON, 1024-196608")
+    send.add_argument("--bytes", type=int, metavar="98304", help="of logs, as JSON, 1024-98304")
     send.add_argument(
         "--timeout", type=seconds, default=30.0, metavar="30", help="seconds to wait for the result"
     )

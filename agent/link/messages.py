@@ -31,7 +31,7 @@ from agent.types import (
 from agent.validation import explain_validation
 
 MAX_CONTROL_BYTES = 256 * 1024
-MAX_LOG_BYTES = 192 * 1024  # of a result that has at most MAX_CONTROL_BYTES
+MAX_LOG_BYTES = 96 * 1024  # AWS IoT Core ends the connection at 128 KB, again at each connect
 MAX_LOG_SPAN_S = 366 * 86_400.0
 
 Name = Annotated[str, AfterValidator(check_name)]
