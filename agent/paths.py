@@ -42,17 +42,25 @@ def exists(path: Path) -> bool:
 
 def read_toml(path: Path) -> dict[str, Any]:
     """The file's tables; ConfigError when it cannot be read or is not TOML."""
+    try:
+        if path.stat().st_size > MAX_CONFIG_BYTES:
+            raise ConfigError(f"{path}: larger than 1 MiB; this is not a configuration file")
+        return parse_toml(path.read_text(encoding="utf-8"), path)
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}; {_way_out(error)}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from error
+
+
+def parse_toml(text: str, path: Path) -> dict[str, Any]:
+    """Tables; ConfigError, which names ``path``, when it is not TOML."""
     if sys.version_info >= (3, 11):
         import tomllib
     else:
         import tomli as tomllib
     try:
-        if path.stat().st_size > MAX_CONFIG_BYTES:
-            raise ConfigError(f"{path}: larger than 1 MiB; this is not a configuration file")
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}; {_way_out(error)}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from error
     except RecursionError:
         raise ConfigError(f"{path}: tables or arrays lie too deep in each other") from None

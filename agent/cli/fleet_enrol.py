@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -66,10 +67,11 @@ def _list(args: argparse.Namespace, home: Home, settings: FleetSettings) -> int:
         print_json({"trust": trust, "waiting": [_row(each) for each in found]})
         return 0
     now = time.time()
+    names = Counter(each.request.name for each in found if each.request)
     rows = [
         (
             each.request.name if each.request else None, grouped(each.fingerprint),
-            f"{max(0.0, now - each.time) / 60:.0f} min ago", each.problem or "asks",
+            f"{max(0.0, now - each.time) / 60:.0f} min ago", each.problem or _asks(each, names),
         )
         for each in found
     ]  # fmt: skip
@@ -80,6 +82,13 @@ def _list(args: argparse.Namespace, home: Home, settings: FleetSettings) -> int:
             f"next: compare the fingerprint with the node's screen, then {home.command('enrol NODE --fingerprint F')}"
         )
     return 0
+
+
+def _asks(each: Waiting, names: Counter[str]) -> str:
+    """Two nodes of one name would push each other from the broker."""
+    if each.request is not None and names[each.request.name] > 1:
+        return "asks; so does another by this name: enrol one of them"
+    return "asks"
 
 
 def _row(each: Waiting) -> dict[str, object]:

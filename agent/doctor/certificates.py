@@ -12,6 +12,7 @@ from agent.doctor.finding import Finding, problem, warning
 from agent.doctor.handshake import Attempt, Certificate
 from agent.doctor.subject import Subject
 from agent.hours import PLAUSIBLE_TIME
+from agent.setup.service import program
 
 AREA = "broker"
 SOON_S = 14 * 86400.0
@@ -73,7 +74,13 @@ def dates(tried: Attempt, now: float, mqtt: Mqtt, subject: Subject) -> Iterator[
     theirs = f"the certificate of {address(mqtt)}"
     found: list[tuple[str, Certificate, str]] = []
     if tried.own is not None:
-        found.append((f"mqtt.cert {mqtt.cert}", tried.own, enrol(subject)))
+        found.append(
+            (
+                f"mqtt.cert {mqtt.cert}",
+                tried.own,
+                enrol(subject, tried.own.not_before <= now < tried.own.not_after),
+            )
+        )
     was_refused = isinstance(tried.error, ssl.SSLCertVerificationError)
     if not was_refused:  # else its cause is told already
         found += [(theirs, tried.peer, on_broker)] if tried.peer else []
@@ -96,13 +103,14 @@ def _end(certificate: Certificate) -> float:
     return certificate.not_after
 
 
-def enrol(subject: Subject) -> str:
-    """The command that gets this node a certificate."""
-    config = subject.config
-    site = config.node.site if config else "SITE"
-    host = config.mqtt.host if config and config.mqtt else "HOST"
+def enrol(subject: Subject, connects: bool = False) -> str:
+    """The command that gets this node a certificate; ``connects``: the one that it has still opens the broker."""
+    config = f" --config {shlex.quote(str(subject.reading.file))}" if subject.reading.file else ""
+    where = "" if connects else " --enrol HOST:PORT --username enrol --password-file FILE"
+    of_operator = "" if connects else "; HOST:PORT and login for enrolment: of the operator"
     return (
-        f"sudo overlaid init --force --site {site} --broker {host} --enrol  # asks the operator for a new one"
+        f"{subject.sudo(str(program()))} init{config} --renew{where} && {subject.restart}"
+        f"  # asks the operator for a new one{of_operator}"
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from agent.config import Mqtt
@@ -75,7 +75,7 @@ async def waiting(mqtt: Mqtt, site: str) -> list[Waiting]:
     """Who asks, oldest first; answers that nobody fetched for a month are cleared. LinkError."""
     heard = _Heard(site)
     async with connect(mqtt, heard.handle) as link:
-        await _read(heard, link, site)
+        await _read(heard, link, enrolment.filters(site))
         for fingerprint, answered in heard.answers.items():
             if time.time() - answered > KEPT_S:
                 await publish(link, enrolment.answer_topic(site, fingerprint), b"", retain=True)
@@ -91,7 +91,9 @@ async def enrol(
     """
     heard = _Heard(site)
     async with connect(mqtt, heard.handle) as link:
-        await _read(heard, link, site)
+        await _read(
+            heard, link, [enrolment.request_topic(site, fingerprint)]
+        )  # whoever else floods the topics
         found = heard.requests.get(fingerprint)
         if found is None or found.request is None or found.problem or found.request.name != name:
             raise UsageError(_nobody(found, fingerprint, name))
@@ -112,8 +114,8 @@ def _nobody(found: Waiting | None, fingerprint: str, name: str) -> str:
     )
 
 
-async def _read(heard: _Heard, link: MqttLink, site: str) -> None:
-    for topic in enrolment.filters(site):
+async def _read(heard: _Heard, link: MqttLink, filters: Iterable[str]) -> None:
+    for topic in filters:
         link.subscribe(topic, 0)
     deadline = time.monotonic() + 2 * RETAINED_S
     patience = RETAINED_S

@@ -54,16 +54,37 @@ async def try_broker(mqtt: Mqtt) -> None:
         pass
 
 
-async def ask(mqtt: Mqtt, site: str, fingerprint: str, request: str, wait_s: float) -> EnrolAnswer | None:
+async def ask(
+    mqtt: Mqtt,
+    site: str,
+    fingerprint: str,
+    request: str,
+    wait_s: float,
+    check: Callable[[EnrolAnswer], None],
+    tell: Callable[[str], None],
+) -> EnrolAnswer | None:
     """Leave the certificate request at the broker and wait for the operator's answer; None when none came in time.
-    Asking again with the same key goes on waiting. LinkError."""
+    Asking again with the same key goes on waiting. LinkError, and what ``check`` raises of an answer.
+
+    An answer stays at the broker: one of another time that ``check`` refuses is told, and a new one is asked for.
+    """
     answer: asyncio.Future[EnrolAnswer] = asyncio.get_running_loop().create_future()
 
     def handle(message: Message) -> None:
         message.ack()
+        if answer.done() or not message.payload:
+            return
         with contextlib.suppress(MessageError):
-            if message.payload and not answer.done():
-                answer.set_result(parse(EnrolAnswer, message.payload))
+            found = parse(EnrolAnswer, message.payload)
+            try:
+                check(found)
+            except TrustError as error:
+                if message.retain:
+                    tell(f"an earlier answer waits and does not count: {error}; a new one is asked for")
+                else:
+                    answer.set_exception(error)
+            else:
+                answer.set_result(found)
 
     async with connected(mqtt, handle) as link:
         link.subscribe(enrolment.answer_topic(site, fingerprint), 1)
@@ -74,14 +95,19 @@ async def ask(mqtt: Mqtt, site: str, fingerprint: str, request: str, wait_s: flo
         # An answer that waits already comes first: then there is nothing to ask for.
         await asyncio.wait({answer}, timeout=1.0)
         if not answer.done():
-            await asyncio.wait_for(link.publish(topic, payload, 1, retain=True), PUBLISH_S)
+            try:
+                await asyncio.wait_for(link.publish(topic, payload, 1, retain=True), PUBLISH_S)
+            except asyncio.TimeoutError as error:
+                raise LinkError(
+                    "the broker did not take the request in time; run the same command again"
+                ) from error
             await asyncio.wait({answer}, timeout=wait_s)
         return answer.result() if answer.done() else None
 
 
 def check_trust(answer: EnrolAnswer, expected: str | None) -> None:
     """Whom the answer tells the node to trust must be whom the operator's screen showed; TrustError otherwise."""
-    found = trust_fingerprint(answer.root.encode(), answer.command_keys)
+    found = trust_fingerprint(answer.root.encode(errors="replace"), answer.command_keys)
     if expected is None or found != expected:
         raise TrustError(
             f"the answer came with another trust fingerprint ({found}) than the operator showed ({expected}): refused; "

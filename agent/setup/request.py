@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
@@ -16,6 +16,8 @@ from agent.errors import TrustError
 from agent.types import check_name
 
 MAX_PEM_BYTES = 16 * 1024
+# What the library says to bytes that somebody made up.
+UNREADABLE = (ValueError, TypeError, InvalidSignature, UnsupportedAlgorithm, x509.InvalidVersion)
 DIGITS = 32  # of a fingerprint: nobody finds a second key with the same 128 bits
 
 
@@ -53,7 +55,7 @@ def load_key(pem: bytes) -> ec.EllipticCurvePrivateKey:
     """TrustError when it is no P-256 key."""
     try:
         key = serialization.load_pem_private_key(pem, password=None)
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise TrustError(
             f"the node's key cannot be read: {error}; remove it, and run overlaid init again"
         ) from error
@@ -72,7 +74,7 @@ def read_request(pem: str) -> Request:
         request = x509.load_pem_x509_csr(pem.encode())
         key = request.public_key()
         right = request.is_signature_valid
-    except (ValueError, TypeError, InvalidSignature) as error:
+    except UNREADABLE as error:
         raise TrustError("this is not a certificate request; overlaid init makes one") from error
     if not right:
         raise TrustError("the certificate request is not signed by its own key: refused")
@@ -118,13 +120,21 @@ def ungrouped(text: str) -> str:
     return digits
 
 
+def expires(pem: bytes) -> float:
+    """Until when a certificate counts, Unix seconds; TrustError when it is none."""
+    try:
+        return x509.load_pem_x509_certificate(pem).not_valid_after_utc.timestamp()
+    except UNREADABLE as error:
+        raise TrustError("this is not a certificate; enrol the node again") from error
+
+
 def check_certificate(pem: str, key_pem: bytes, name: str) -> None:
     """The certificate must be for this key and this name; TrustError otherwise."""
     try:
         certificate = x509.load_pem_x509_certificate(pem.encode())
         key = certificate.public_key()
         names = [item.value for item in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)]
-    except ValueError as error:
+    except UNREADABLE as error:
         raise TrustError("what the operator answered is not a certificate; enrol the node again") from error
     if not isinstance(key, ec.EllipticCurvePublicKey) or fingerprint(key) != fingerprint(
         load_key(key_pem).public_key()

@@ -34,8 +34,13 @@ def filled(sample: str, values: Mapping[str, Mapping[str, Value]]) -> str:
         if header_line not in lines:
             lines += ["", header_line]
         at = lines.index(header_line) + 1
-        lines[at:at] = [_line(key, value) for key, value in table.items()]
+        lines[at:at] = assigned(table)
     return "\n".join(lines) + "\n"
+
+
+def assigned(table: Mapping[str, Value]) -> list[str]:
+    """A table's lines."""
+    return [_line(key, value) for key, value in table.items()]
 
 
 def _line(key: str, value: Value) -> str:

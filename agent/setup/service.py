@@ -171,7 +171,9 @@ def carry_out(plan: Plan, run: Callable[[Command], object] = answer, root: Path 
             target.chmod(0o640 if path == SYSTEM_CONFIG else 0o644)
         for path in plan.remove:
             target = under(root, path)
-            shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(missing_ok=True)
+            shutil.rmtree(target) if target.is_dir() and not target.is_symlink() else target.unlink(
+                missing_ok=True
+            )
     except OSError as error:
         raise ServiceError(f"{error.filename}: {error.strerror}; mend that, and run this again") from error
     for command in plan.commands:

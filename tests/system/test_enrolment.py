@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import ssl
 import stat
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -147,6 +149,88 @@ def test_the_request_waits_and_the_same_command_goes_on(site: Site, tmp_path: Pa
     assert config.exists()
 
 
+def enrolled(site: Site, asking: subprocess.Popen[str]) -> tuple[str, str]:
+    """The operator answers; what the node said."""
+    waiting = wait_until("the request", lambda: site.waiting()["waiting"], 30)
+    site.fleet("enrol", "cam-7", "--fingerprint", waiting[0]["fingerprint"])
+    said = asking.communicate(timeout=60)
+    assert asking.returncode == 0, said
+    return said
+
+
+def certificate_of(config: Path) -> bytes:
+    return (config.parent / "pki/node.pem").read_bytes()
+
+
+def test_a_certificate_is_renewed_and_the_configuration_stays(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "agent.toml"
+    enrolment = ("--enrol", f"127.0.0.1:{site.broker.port}")
+    options = ("--broker", f"127.0.0.1:{site.port}", *site.login("enrol"), *enrolment)
+    enrolled(site, init(site, config, *options, "--trust", str(site.waiting()["trust"]), "--wait", "60"))
+    config.write_text(config.read_text().replace("#cap_w = 6.5", "cap_w = 5.5"))
+    before, certificate = config.read_bytes(), certificate_of(config)
+    login = site.login("enrol")[:4]
+    for more in ((), (*enrolment, *login)):  # over its own connection, and as one whose certificate has ended
+        time.sleep(1.1)  # dates of certificates have whole seconds
+        command = [str(OVERLAID), "init", "--config", str(config), "--renew", "--wait", "60", *more]
+        _, errors = enrolled(
+            site, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        )
+        assert "an earlier answer waits and does not count" in errors
+        assert config.read_bytes() == before and certificate_of(config) != certificate
+        certificate = certificate_of(config)
+
+
+def test_an_answer_for_another_name_does_not_stay_in_the_way(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "agent.toml"
+    trust = str(site.waiting()["trust"])
+    options = ("--broker", f"127.0.0.1:{site.broker.port}", *site.login("enrol"), "--enrol", "--no-test",
+               "--trust", trust, "--wait", "60")  # fmt: skip
+    enrolled(site, init(site, config, *options))
+    again = init(site, config, *options, "--force", "--name", "cam-8")
+    waiting = wait_until("the request", lambda: site.waiting()["waiting"], 30)
+    site.fleet("enrol", "cam-8", "--fingerprint", waiting[0]["fingerprint"])
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert "for ['cam-7'], this node is 'cam-8'" in errors and load_config(config, {}).node.name == "cam-8"
+
+
+def test_files_that_the_service_would_not_see_are_copied(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "agent.toml"
+    done = run_overlaid(
+        "init", "--config", str(config), "--site", SITE, "--name", "cam-7", "--root",
+        str(site.home / "repo/root.json"), "--broker", f"127.0.0.1:{site.broker.port}", *site.login("operator"),
+    )  # fmt: skip
+    found = load_config(config, {})
+    assert found.mqtt is not None and found.mqtt.read_password() == "operator-secret"
+    password = found.mqtt.password_file
+    assert password is not None and stat.S_IMODE(password.stat().st_mode) == 0o400
+    for path in (password, found.mqtt.ca, found.trust.root):
+        assert path is not None and path.is_relative_to(config.parent) and str(path) in done.stdout
+    assert stat.S_IMODE(config.parent.stat().st_mode) == 0o750
+
+
+def test_a_forged_request_does_not_keep_the_operator_from_seeing_others(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "agent.toml"
+    options = ("--broker", f"127.0.0.1:{site.broker.port}", *site.login("enrol"), "--enrol", "--wait", "0",
+               "--trust", "0" * 32)  # fmt: skip
+    init(site, config, *options).communicate(timeout=60)
+    der = ssl.PEM_cert_to_DER_cert(
+        (config.parent / "pki/node.csr").read_text().replace("CERTIFICATE REQUEST", "CERTIFICATE")
+    ).replace(bytes.fromhex("2a8648ce3d030107"), bytes.fromhex("2a8648ce3d03017f"))
+    pem = ssl.DER_cert_to_PEM_cert(der).replace("CERTIFICATE", "CERTIFICATE REQUEST")
+    request = json.dumps({"request": pem, "time": 1.0})
+    subprocess.run(
+        ["mosquitto_pub", "-h", "127.0.0.1", "-p", str(site.broker.port), "--cafile", str(site.broker.ca),
+         "-u", "enrol", "-P", "enrol-secret", "-q", "1", "-r", "-t", f"overlaid/v1/{SITE}/enrol/{'a' * 32}/request",
+         "-m", request],
+        check=True, timeout=30,
+    )  # fmt: skip
+    waiting = site.waiting()["waiting"]
+    assert isinstance(waiting, list)
+    assert [(row["node"], bool(row["problem"])) for row in waiting] == [(None, True), ("cam-7", False)]
+
+
 def test_a_file_goes_both_ways(site: Site, tmp_path: Path) -> None:
     config = tmp_path / "etc" / "agent.toml"
     options = ("--broker", f"127.0.0.1:{site.broker.port}", *site.login("enrol"), "--enrol", "--wait", "0",
@@ -199,7 +283,9 @@ def test_it_asks_at_a_terminal(tmp_path: Path) -> None:
     if pid == 0:
         os.execv(str(OVERLAID), [str(OVERLAID), "init", "--config", str(config)])
     shown = b""
-    for question, typed in ((b"site", b"lab\n"), (b"name of this node", b"cam-7\n"), (b"broker", b"\n")):
+    for question, typed in (
+        (b"site", b"lab\n"), (b"name of this node", b"cam-7\n"), (b"board", b"\n"), (b"broker", b"\n"),
+    ):  # fmt: skip
         while question not in shown:
             shown += os.read(terminal, 1000)
         os.write(terminal, typed)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import stat
 from pathlib import Path
 
@@ -37,6 +38,13 @@ def csr(names: dict[x509.ObjectIdentifier, str], key: object = None) -> str:
 GOOD = {NameOID.COMMON_NAME: "cam-7", NameOID.ORGANIZATIONAL_UNIT_NAME: "lab"}
 
 
+def forged(old: str, new: str) -> str:
+    """A good request with some bytes (hex) changed."""
+    der = x509.load_pem_x509_csr(csr(GOOD).encode()).public_bytes(serialization.Encoding.DER)
+    text = base64.b64encode(der.replace(bytes.fromhex(old), bytes.fromhex(new), 1)).decode()
+    return f"-----BEGIN CERTIFICATE REQUEST-----\n{text}\n-----END CERTIFICATE REQUEST-----\n"
+
+
 @pytest.mark.parametrize(
     ("pem", "why"),
     [
@@ -46,6 +54,12 @@ GOOD = {NameOID.COMMON_NAME: "cam-7", NameOID.ORGANIZATIONAL_UNIT_NAME: "lab"}
         (csr({**GOOD, NameOID.COMMON_NAME: "../x"}), "1-63 characters"),
         (csr({**GOOD, NameOID.COMMON_NAME: "group"}), "reserved"),
         (csr(GOOD, ed25519.Ed25519PrivateKey.generate()), "P-256"),
+        (
+            forged("2a8648ce3d030107", "2a8648ce3d03017f"),
+            "not a certificate request",
+        ),  # a curve that nobody knows
+        (forged("2a8648ce3d0201", "2a8648ce3d027f"), "not a certificate request"),  # a kind of key
+        (forged("020100", "020101"), "not a certificate request"),  # a version
     ],
 )
 def test_requests_that_are_refused(pem: str, why: str) -> None:
