@@ -57,14 +57,18 @@ def _enrol(args: argparse.Namespace) -> int:
 
 
 def _list(args: argparse.Namespace, home: Home, settings: FleetSettings) -> int:
+    from agent.fleet.authority import Authority
     from agent.fleet.enrolment import waiting
     from agent.setup.request import grouped, trust_fingerprint
 
     root, keys = _trust(home)
+    authority = Authority(home, settings.fleet.site)
     trust = grouped(trust_fingerprint(root.encode(), keys))
     found = asyncio.run(waiting(settings.mqtt, settings.fleet.site))
     if args.json:
-        print_json({"trust": trust, "waiting": [_row(each) for each in found]})
+        print_json(
+            {"trust": trust, "authority": str(authority.path), "waiting": [_row(each) for each in found]}
+        )
         return 0
     now = time.time()
     names = Counter(each.request.name for each in found if each.request)
@@ -76,6 +80,7 @@ def _list(args: argparse.Namespace, home: Home, settings: FleetSettings) -> int:
         for each in found
     ]  # fmt: skip
     print_table(("node", "its key's fingerprint", "since", "state"), rows)
+    print(f"the broker's cafile for nodes: {authority.path}")
     print(f"trust fingerprint, for overlaid init --enrol --trust on nodes: {trust}")
     if found:
         print(
@@ -113,6 +118,7 @@ def _answer(args: argparse.Namespace, home: Home, settings: FleetSettings, digit
 
 def _from_file(args: argparse.Namespace, home: Home, settings: FleetSettings) -> int:
     from agent.fleet.authority import Authority
+    from agent.fleet.enrolment import objection
     from agent.package import disk
     from agent.setup.request import grouped, read_request
 
@@ -127,6 +133,8 @@ def _from_file(args: argparse.Namespace, home: Home, settings: FleetSettings) ->
             f"this is the request of {request.name} of site {request.site}, "
             f"not of {args.node or 'a node'} of {settings.fleet.site}"
         )
+    if why := objection(request, settings.fleet.site, settings.mqtt.username):
+        raise UsageError(f"refused: {why}")
     authority = Authority(home, settings.fleet.site)
     disk.write(args.output, authority.issue(request).encode())
     print(

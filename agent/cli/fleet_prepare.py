@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from agent.cli.fleet_desk import add_command
-from agent.cli.output import Commands, add_json, interrupted, print_json, print_table, print_wrapped
+from agent.cli.output import Commands, add_json, interrupted, one_cell, print_json, print_table, print_wrapped
 from agent.errors import RuntimeUnavailable
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def _prepare(args: argparse.Namespace) -> int:
     except ImportError as error:
         raise RuntimeUnavailable(f"preparing needs {error.name}: pip install 'overlaid[fleet]'") from error
 
-    targets = tuple(target for target in args.targets.split(",") if target)
-    boards = boards_for(targets) if args.boards is None else tuple(filter(None, args.boards.split(",")))
+    targets = _listed(args.targets)
+    boards = boards_for(targets) if args.boards is None else _listed(args.boards)
     request = Request(
         model=args.model,
         out=args.output,
@@ -93,6 +93,10 @@ def _prepare(args: argparse.Namespace) -> int:
     return 0
 
 
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, map(str.strip, text.split(","))))
+
+
 def _print(prepared: Prepared, out: Path) -> None:
     from agent.fleet.prepare.report import recipes
 
@@ -100,8 +104,10 @@ def _print(prepared: Prepared, out: Path) -> None:
     print_table(
         ("variant", "format", "devices", "bytes", "smaller", "samples", "error", "agree", "accuracy", "note"),
         [_row(made, source.original_size) for made in prepared.made],
-        title=f"{source.name} {prepared.request.version}: {prepared.request.model.name}, {source.original_size} bytes"
-        + "".join(f"; {note}" for note in source.notes),
+        title=one_cell(
+            f"{source.name} {prepared.request.version}: {prepared.request.model.name}, {source.original_size} bytes"
+            + "".join(f"; {note}" for note in source.notes)
+        ),
     )
     print_wrapped(
         f"error and agreement against {prepared.baseline}, on {prepared.evaluated}"

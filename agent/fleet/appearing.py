@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,9 +15,19 @@ from agent.paths import exists
 
 
 def check_absent(out: Path) -> None:
-    """UsageError when there is something at ``out``."""
-    if exists(out):
+    """UsageError when there is something at ``out``, be it a link to nowhere."""
+    if exists(out) or out.is_symlink():
         raise UsageError(f"{out} exists; remove it or choose another folder")
+
+
+def check_writable(out: Path) -> None:
+    """StoreError when no folder can be made where ``out`` will appear: to be known before long work."""
+    try:
+        parent = next(each for each in out.absolute().parents if exists(each))
+        with tempfile.TemporaryDirectory(prefix=f".{out.name}.", suffix=disk.LEFTOVER, dir=parent):
+            pass
+    except OSError as error:
+        raise disk.store_error(out, error) from error
 
 
 @contextmanager

@@ -33,9 +33,19 @@ class Waiting:
     problem: str = ""
 
 
+def objection(request: Request, site: str, operator: str | None) -> str:
+    """Why a node may not have what it asks for, "" when it may. ``operator``: the operator's own login, whose rights
+    a certificate of that name would give (systemd/mosquitto)."""
+    if request.site != site:
+        return f"it wants to belong to site {request.site}"
+    if request.name in (operator, "operator"):
+        return f"it calls itself {request.name}, as the operator does at the broker"
+    return ""
+
+
 class _Heard:
-    def __init__(self, site: str) -> None:
-        self._site = site
+    def __init__(self, site: str, operator: str | None) -> None:
+        self._site, self._operator = site, operator
         self.requests: dict[str, Waiting] = {}
         self.answers: dict[str, float] = {}
         self.changed = asyncio.Event()
@@ -63,17 +73,15 @@ class _Heard:
             request = read_request(asked.request)
         except OverlaidError as error:
             return Waiting(fingerprint, None, asked.time, str(error))
-        problem = ""
+        problem = objection(request, self._site, self._operator)
         if request.fingerprint != fingerprint:
             problem = f"its key has the fingerprint {request.fingerprint}: not what its topic says"
-        elif request.site != self._site:
-            problem = f"it wants to belong to site {request.site}"
         return Waiting(fingerprint, request, asked.time, problem)
 
 
 async def waiting(mqtt: Mqtt, site: str) -> list[Waiting]:
     """Who asks, oldest first; answers that nobody fetched for a month are cleared. LinkError."""
-    heard = _Heard(site)
+    heard = _Heard(site, mqtt.username)
     async with connect(mqtt, heard.handle) as link:
         await _read(heard, link, enrolment.filters(site))
         for fingerprint, answered in heard.answers.items():
@@ -89,7 +97,7 @@ async def enrol(
 
     ``trust``: root and command_keys of an EnrolAnswer. UsageError when no such node asks; LinkError.
     """
-    heard = _Heard(site)
+    heard = _Heard(site, mqtt.username)
     async with connect(mqtt, heard.handle) as link:
         await _read(
             heard, link, [enrolment.request_topic(site, fingerprint)]

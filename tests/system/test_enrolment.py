@@ -231,6 +231,21 @@ def test_a_forged_request_does_not_keep_the_operator_from_seeing_others(site: Si
     assert [(row["node"], bool(row["problem"])) for row in waiting] == [(None, True), ("cam-7", False)]
 
 
+def test_no_node_gets_the_operators_rights_by_its_name(site: Site, tmp_path: Path) -> None:
+    config = tmp_path / "etc" / "agent.toml"
+    options = ("--broker", f"127.0.0.1:{site.broker.port}", *site.login("enrol"), "--enrol", "--wait", "0",
+               "--trust", "0" * 32)  # fmt: skip
+    init(site, config, *options, "--name", "operator").communicate(timeout=60)
+    [row] = json.loads(site.fleet("enrol", "--json"))["waiting"]
+    assert "as the operator does" in row["problem"]
+    for arguments in (
+        ("operator", "--fingerprint", row["fingerprint"]),
+        ("--request", str(config.parent / "pki/node.csr"), "-o", str(tmp_path / "operator.pem")),
+    ):
+        done = run_overlaid("fleet", "enrol", *arguments, "--home", str(site.home), check=False)
+        assert done.returncode == 2 and "as the operator does" in done.stderr
+
+
 def test_a_file_goes_both_ways(site: Site, tmp_path: Path) -> None:
     config = tmp_path / "etc" / "agent.toml"
     options = ("--broker", f"127.0.0.1:{site.broker.port}", *site.login("enrol"), "--enrol", "--wait", "0",

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from agent.fleet.prepare.onnx_checks import inner_nodes
+
 APART = frozenset({
     "Relu", "Clip", "LeakyRelu", "Sigmoid", "Tanh", "HardSwish", "HardSigmoid", "MaxPool", "AveragePool",
     "GlobalAveragePool", "Identity",
@@ -55,7 +57,7 @@ class Net:
         self.outputs = {each.name for each in self.graph.output}
         self._readers: dict[str, list[Any]] = {}
         for node in self.graph.node:
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys(read_by(node)):
                 self._readers.setdefault(name, []).append(node)
 
     def layers(self) -> Iterator[Any]:
@@ -123,13 +125,19 @@ class Net:
         from onnx import numpy_helper
 
         kept = [
-            numpy_helper.from_array(np.ascontiguousarray(array), name)
+            numpy_helper.from_array(np.asarray(array, order="C"), name)  # ascontiguousarray has no scalars
             for name, array in self.constants.items()
         ]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
         del self.graph.value_info[:]
         return bytes(self._proto.SerializeToString())
+
+
+def read_by(node: Any) -> Iterator[str]:
+    """What a node reads, and what the nodes of its inner graphs read."""
+    for each in (node, *inner_nodes(node)):
+        yield from each.input
 
 
 def attribute(node: Any, name: str, default: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from tokenize import TokenError
@@ -19,6 +20,10 @@ from agent.types import TensorSpec
 LABELS = "labels"
 MAX_BYTES = 4 << 30  # of a data set, unpacked
 RANDOM = "random numbers"
+# What numpy and zipfile make of corrupt, encrypted (RuntimeError) and unusual archives.
+UNREADABLE = (
+    ValueError, EOFError, SyntaxError, TokenError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
 
 
 def load_dataset(path: Path, inputs: Sequence[TensorSpec], steps: Mapping[str, Steps]) -> Dataset:
@@ -74,12 +79,13 @@ def _read(path: Path) -> dict[str, Array]:
                 f"{path} holds {size} bytes, more than {MAX_BYTES}; a few hundred samples are enough"
             )
         with np.load(path, allow_pickle=False) as loaded:
-            return {name: loaded[name] for name in loaded.files}
+            found = {name: loaded[name] for name in loaded.files}
+        return {name: array for name, array in found.items() if isinstance(array, np.ndarray)}
     except OSError as error:
         raise DatasetError(
             f"{path}: {error.strerror or error}; name a file that this user can read"
         ) from error
-    except (ValueError, EOFError, SyntaxError, TokenError, MemoryError, zipfile.BadZipFile) as error:
+    except UNREADABLE as error:
         raise DatasetError(
             f"{path} is no archive of arrays ({str(error)[:120]}); numpy.savez makes one"
         ) from error
@@ -100,9 +106,15 @@ def _named(path: Path, arrays: dict[str, Array], inputs: Sequence[TensorSpec]) -
     if len(names) == 1 and len(arrays) == 1:
         return {names[0]: next(iter(arrays.values()))}
     missing = [name for name in names if name not in arrays]
+    unread = [name for name in arrays if name not in names]
     if missing:
         raise DatasetError(
             f"{path} has no array {missing[0]!r}, it has {sorted(arrays)}; name an array for each input: {names}"
+        )
+    if unread:
+        raise DatasetError(
+            f"{path}: {unread[0]!r} is no input of the model, which has {names}; call classes {LABELS!r}, and leave "
+            "other arrays out"
         )
     return arrays
 
@@ -110,11 +122,13 @@ def _named(path: Path, arrays: dict[str, Array], inputs: Sequence[TensorSpec]) -
 def _fitted(path: Path, array: Array, spec: TensorSpec, steps: Steps | None) -> Array:
     sample, dtype = spec.concrete(), _dtype(spec)
     shapes = [sample] + ([sample[1:]] if sample[:1] == (1,) else [])
-    if array.ndim == 0 or not len(array) or array.shape[1:] not in shapes:
+    if array.ndim == 0 or array.shape[1:] not in shapes:
         raise DatasetError(
             f"{path}: input {spec.name!r} needs an array of [n, {', '.join(map(str, shapes[-1]))}], the file's is "
             f"{list(array.shape)}{_transposed(array, shapes[-1])}"
         )
+    if not len(array):
+        raise DatasetError(f"{path}: input {spec.name!r} holds no samples; give some hundred")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DatasetError(f"{path}: input {spec.name!r} holds NaN or infinity; leave these samples out")
     if steps is not None and array.dtype.kind == "f":
@@ -124,7 +138,13 @@ def _fitted(path: Path, array: Array, spec: TensorSpec, steps: Steps | None) -> 
             f"{path}: input {spec.name!r} takes {spec.dtype}, the file holds {array.dtype}; convert the array as the "
             "model's own preprocessing does"
         )
-    return np.ascontiguousarray(array, dtype).reshape(len(array), *sample)
+    with np.errstate(over="ignore"):
+        fitted = np.ascontiguousarray(array, dtype).reshape(len(array), *sample)
+    if dtype.kind == "f" and not np.isfinite(fitted).all():
+        raise DatasetError(
+            f"{path}: input {spec.name!r} holds numbers beyond {spec.dtype}; scale the samples"
+        )
+    return fitted
 
 
 def _transposed(array: Array, sample: tuple[int, ...]) -> str:

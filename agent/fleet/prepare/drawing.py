@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
@@ -22,8 +23,8 @@ class Point:
 
 
 def plot(points: Sequence[Point], across: str, up: str) -> str:
-    """Points as SVG, a colour for each series; both axes begin where the figures do."""
-    xs, ys = _scale([point.x for point in points]), _scale([point.y for point in points])
+    """Points as SVG, a colour for each series; both axes begin where the figures do. ``y`` is in percent."""
+    xs, ys = _scale([point.x for point in points]), _scale([point.y for point in points], 100.0)
     series = list(dict.fromkeys(point.series for point in points))
     parts = [
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT + 20 * len(series)}" role="img" '
@@ -67,11 +68,12 @@ class _Scale:
         return self.low + share * (self.high - self.low)
 
 
-def _scale(values: Sequence[float]) -> _Scale:
-    """A little more than the values need; around the only one."""
+def _scale(values: Sequence[float], most: float = math.inf) -> _Scale:
+    """A little more than the values need, around the only one; up to ``most`` where none is beyond it."""
     low, high = min(values), max(values)
     room = 0.08 * (high - low) or 0.05 * abs(high) or 1.0
-    return _Scale(max(low - room, 0.0) if low >= 0 else low - room, high + room)
+    top = min(high + room, most) if high <= most else high + room
+    return _Scale(max(low - room, 0.0) if low >= 0 else low - room, top)
 
 
 def _x(share: float) -> float:

@@ -77,7 +77,10 @@ def exact_answers(
         for start in range(0, samples.count, step):
             found.append(session.run(names, batch(samples.inputs, inputs, start, start + step)))
     except Exception as error:  # the runtime's errors share no base class but Exception
-        raise InferenceError(f"ONNX Runtime failed: {one_line(error)}; export the model again") from error
+        raise InferenceError(
+            f"ONNX Runtime failed on {samples.origin}: {one_line(error)}; give --calibrate and --eval data as the "
+            "model meets them, or export the model again"
+        ) from error
     return {
         spec.name: np.concatenate([np.asarray(each[index]) for each in found]).reshape(
             samples.count, *spec.concrete()

@@ -85,9 +85,10 @@ def check_operators(proto: Any) -> None:
 def check_inputs(proto: Any) -> None:
     """DynamicShape for an open size of an input that is not its batch; ModelLoadError for what is no tensor."""
     constants = {each.name for each in proto.graph.initializer}
-    for each in proto.graph.input:
-        if each.name in constants:
-            continue
+    inputs = [each for each in proto.graph.input if each.name not in constants]
+    if not inputs:
+        raise ModelLoadError("the model has no inputs, so its answers never change; export one that has")
+    for each in inputs:
         if not each.type.HasField("tensor_type") or not each.type.tensor_type.HasField("shape"):
             raise ModelLoadError(
                 f"input {each.name!r} is no tensor with a shape; export the model with tensors of fixed sizes"
@@ -99,6 +100,16 @@ def check_inputs(proto: Any) -> None:
                 f"input {each.name!r} has the shape {shown}, only its first size (the batch) may be open; export the "
                 "model with fixed sizes"
             )
+
+
+def check_outputs(proto: Any) -> None:
+    """ModelLoadError for an output that is an input, or that no input changes."""
+    inputs = {each.name for each in proto.graph.input}
+    told = {name for node in proto.graph.node if node.op_type != "Constant" for name in node.output}
+    for each in proto.graph.output:
+        if each.name not in told:
+            what = "is an input" if each.name in inputs else "is a constant"
+            raise ModelLoadError(f"output {each.name!r} {what}; export the model without it")
 
 
 def check_shapes(proto: Any, shapes: Any) -> None:
@@ -154,12 +165,22 @@ def all_nodes(graph: Any) -> Iterator[Any]:
         yield from each.node
 
 
+def inner_nodes(node: Any) -> Iterator[Any]:
+    """Nodes of the graphs that a node runs."""
+    for graph in _inner_graphs(node):
+        yield from graph.node
+
+
 def _graphs(graph: Any) -> Iterator[Any]:
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
-                yield from _graphs(inner)
+        yield from _inner_graphs(node)
+
+
+def _inner_graphs(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        for inner in (*([attribute.g] if attribute.HasField("g") else ()), *attribute.graphs):
+            yield from _graphs(inner)
 
 
 def label(node: Any) -> str:

@@ -19,6 +19,8 @@ MIXED = ("ConvInteger", "MatMulInteger", "QuantizeLinear", "DynamicQuantizeLinea
 
 def load_onnx(path: Path, data: bytes, name: str) -> Source:
     """Raises the errors of ``onnx_checks``, ModelLoadError, UnsupportedOpset and UnsupportedOperator."""
+    import onnx
+
     proto = _parsed(path, data)
     onnx_checks.check_operators(proto)
     onnx_checks.check_inputs(proto)
@@ -34,6 +36,7 @@ def load_onnx(path: Path, data: bytes, name: str) -> Source:
         proto = _raised(proto, notes)
         name_nodes(proto)
         model = simplify(bytes(proto.SerializeToString()))
+        onnx_checks.check_outputs(onnx.load_model_from_string(model))
     return finish(data, size, model, name, "onnx", quantised, before, notes)
 
 

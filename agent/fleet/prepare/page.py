@@ -150,7 +150,7 @@ def _curve(curve: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     key = "accuracy" if labelled else "error"
     points = [
         Point(
-            each["cpu_ms"], 100 * (each["quality"][key] or 0.0), each["way"], f"{each['share']:.0%}",
+            each["cpu_ms"], 100 * (each["quality"][key] or 0.0), each["way"], f"{100 * each['share']:.3g} %",
             f"{each['way']} {each['share']:.1%}: {each['parameters']:,} weights, {each['cpu_ms']:.3g} ms",
         )
         for each in curve

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from agent.devices.board import open_board
-from agent.errors import UsageError
-from agent.fleet.appearing import check_absent
+from agent.errors import OverlayLoadError, UsageError
+from agent.fleet.appearing import check_absent, check_writable
 from agent.fleet.prepare.baseline import find_baseline
 from agent.fleet.prepare.costs import measure_costs
 from agent.fleet.prepare.dataset import load_dataset, random_dataset
@@ -35,6 +36,7 @@ from agent.overlay.spec import find_overlay
 from agent.types import check_name, check_version
 
 RANDOM_SAMPLES = 64
+FEW = 32  # samples to calibrate on
 
 
 def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
@@ -44,6 +46,7 @@ def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
     DeviceError (ModelLoadError, UnsupportedModel, InferenceError, RuntimeUnavailable), StoreError.
     """
     check_absent(request.out)
+    check_writable(request.out)
     _check_request(request)
     progress("reading the model", 0.0)
     source = load(request.model, request.name)
@@ -63,7 +66,7 @@ def prepare(request: Request, progress: Progress = no_progress) -> Prepared:
     curve, pruned = _pruned(makings) if request.boards else ((), ())
     costs, lost = measure_costs(request, source, (*made, *pruned), evaluation, progress)
     faster_ones, why = faster(pruned, costs)
-    notes = (*_notes(request, evaluation), *lost, *why)
+    notes = (*_notes(request, evaluation), *_thin(calibration), *lost, *why)
     prepared = Prepared(
         request, source, baseline.name, evaluation.origin, (*made, *faster_ones), notes, costs, curve
     )
@@ -102,7 +105,10 @@ def _check_request(request: Request) -> None:
         raise UsageError("--targets: name each of cpu, gpu and overlays (npu, npu-small) once")
     for target in request.targets:
         if target not in (CPU, GPU):
-            find_overlay(target)
+            try:
+                find_overlay(target)
+            except OverlayLoadError as error:
+                raise OverlayLoadError(f"--targets: {error}; others are {CPU} and {GPU}") from error
     for board in request.boards:
         with tempfile.TemporaryDirectory() as folder:
             open_board(board, Path(folder))
@@ -132,3 +138,14 @@ def _notes(request: Request, evaluation: Dataset) -> tuple[str, ...]:
     return (
         f"measured on {evaluation.count} samples of random numbers, which says little of real data: give --eval",
     )
+
+
+def _thin(calibration: Dataset | None) -> Iterator[str]:
+    """What the data that ranges were found on cannot say."""
+    if calibration is None:
+        return
+    if calibration.count < FEW:
+        yield f"calibrated on {calibration.count} samples, which say little of the ranges: give some hundred"
+    for name, array in calibration.inputs.items():
+        if array.min() == array.max():
+            yield f"input {name!r} is {array.flat[0]} throughout the calibration data: its range is not known"

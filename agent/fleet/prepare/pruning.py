@@ -38,7 +38,8 @@ class Pruner:
         self._means = _means(source, self._data)
 
     def curve(self) -> list[tuple[CurvePoint, bytes]]:
-        """Every way and share, after the model itself; times on this machine's CPU, taken in turns."""
+        """Every way and share, after the model itself, or nothing where nothing can go; times on this machine's CPU,
+        taken in turns."""
         ways: list[tuple[str, float]] = [("none", 0.0)]
         models = [self._source.model]
         for way, shares in SHARES.items():
@@ -48,6 +49,8 @@ class Pruner:
                 if made not in models:
                     ways.append((way, share))
                     models.append(made)
+        if len(models) == 1:
+            return []
         times = list(_timed(self._source, models, self._data, self._progress))
         points = []
         for (kind, part), model, ms in zip(ways, models, times, strict=True):
@@ -58,6 +61,8 @@ class Pruner:
 
     def best(self, curve: Sequence[tuple[CurvePoint, bytes]]) -> tuple[CurvePoint, Source] | None:
         """The fastest that loses no more than quantising may, when it is faster at all."""
+        if not curve:
+            return None
         whole = curve[0][0].cpu_ms
         found = [
             (point, model)
@@ -107,6 +112,8 @@ def _means(source: Source, data: Dataset) -> dict[str, Array]:
     wanted = dict.fromkeys(node.input[0] for node in net.layers())
     known = {each.name: each for each in (*proto.graph.value_info, *proto.graph.input)}
     names = [name for name in wanted if name in known]
+    if not names:
+        return {}
     del proto.graph.output[:]
     proto.graph.output.extend(known[name] for name in names)
     return _averaged(proto.SerializeToString(), source, names, data)

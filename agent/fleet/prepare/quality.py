@@ -33,7 +33,8 @@ def judge(got: Arrays, baseline: Arrays | None, labels: NDArray[np.int64] | None
         classes = got[outputs[0].name].size // count
         if labels.max() >= classes or labels.min() < 0:
             raise DatasetError(
-                f"labels are {labels.min()} to {labels.max()}, the model has classes 0 to {classes - 1}"
+                f"labels are {labels.min()} to {labels.max()}, the model has classes 0 to {classes - 1}; number them "
+                "as its output does"
             )
         accuracy = float((first == labels).mean())
     if baseline is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ from typing import Any
 
 from agent.errors import ModelLoadError, one_line
 from agent.fleet.prepare.calibrating import Ranges
+from agent.fleet.prepare.channels import read_by
 from agent.fleet.prepare.values import Rules
 
 # Activations are UINT8, weights INT8 with a scale for each output, for all.
@@ -70,7 +72,8 @@ def quantise(
     """A QDQ model, or one of QLinear operators. ``float_layers``: nodes that stay as they are, with the activations
     right after them. Raises ModelLoadError for a model that onnxruntime.quantization cannot take.
     """
-    return _made(model, ranges, rules, [], list(_with_followers(model, float_layers)), qlinear)
+    left = [*_with_followers(model, float_layers), *_shared_activations(model, qlinear)]
+    return _made(model, ranges, rules, [], left, qlinear)
 
 
 def quantise_alone(model: bytes, ranges: Ranges, rules: Rules, layer: str) -> bytes:
@@ -127,6 +130,22 @@ def _with_followers(model: bytes, layers: Collection[str]) -> Iterator[str]:
         if node.name in wanted or (node.op_type in ("Relu", "Clip") and node.input[0] in given):
             yield node.name
             given.update(node.output)
+
+
+def _shared_activations(model: bytes, qlinear: bool) -> Iterator[str]:
+    """Relus and Clips that onnxruntime.quantization must not melt into the range of what they read, since others need
+    what that cuts off: the caller, when it is an output of the model; other nodes, which only the QLinear form forgets.
+    """
+    import onnx
+
+    graph = onnx.load_model_from_string(model).graph
+    outputs = {each.name for each in graph.output}
+    readers = Counter(name for node in graph.node for name in read_by(node))
+    for node in graph.node:
+        if node.op_type in ("Relu", "Clip"):
+            read = node.input[0]
+            if read in outputs or (qlinear and readers[read] > 1):
+                yield node.name
 
 
 @contextmanager

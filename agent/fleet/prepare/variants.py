@@ -9,13 +9,20 @@ from typing import Any, Literal
 
 import numpy as np
 
-from agent.errors import DeviceError, DynamicShape, InferenceError, ModelLoadError, UsageError
+from agent.errors import (
+    DeviceError,
+    DynamicShape,
+    InferenceError,
+    ModelLoadError,
+    UnsupportedModel,
+    UsageError,
+)
 from agent.fleet.prepare.baseline import Baseline
 from agent.fleet.prepare.choosing import Chooser
 from agent.fleet.prepare.executing import answers, exact_answers
-from agent.fleet.prepare.onnx_checks import check_shapes
+from agent.fleet.prepare.onnx_checks import check_shapes, listed
 from agent.fleet.prepare.quality import judge, rank, real
-from agent.fleet.prepare.quantising import quantise
+from agent.fleet.prepare.quantising import LAYERS, OVERLAY_OPERATORS, layers_of, quantise
 from agent.fleet.prepare.values import Array, Arrays, Dataset, Made, Place, Progress, Quality, Recipe, Source
 from agent.types import OverlayRef
 
@@ -117,6 +124,7 @@ def _quantised(makings: Makings) -> Iterator[Made]:
             yield _made(makings, name, "onnx", "int8", devices, model, steps=INT8_STEPS, recipe=recipe)
     if makings.overlays:
         _check_sizes(source)
+        _check_layers(source, makings.overlays)
         recipe = chooser.recipe("npu")
         whole = all_int8(recipe)
         for each in (whole, recipe) if recipe.float_layers else (whole,):
@@ -132,6 +140,18 @@ def all_int8(recipe: Recipe) -> Recipe:
     """
     best = min((each for each in recipe.trials if not each.float_layers), key=lambda each: rank(each.quality))
     return replace(recipe, method=best.method, float_layers=())
+
+
+def _check_layers(source: Source, overlays: Sequence[str]) -> None:
+    """UnsupportedModel for a model of which overlays run nothing, however it is quantised."""
+    import onnx
+
+    if not layers_of(source.model, "npu"):
+        nodes = onnx.load_model_from_string(source.model).graph.node
+        raise UnsupportedModel(
+            f"target {', '.join(overlays)}: an overlay runs none of {listed(nodes)}; use operators such as "
+            f"{', '.join(sorted(OVERLAY_OPERATORS & set(LAYERS)))}, or leave it out of --targets"
+        )
 
 
 def _check_sizes(source: Source) -> None:

@@ -11,6 +11,7 @@ import pytest
 from agent.errors import UnknownKey
 from agent.fleet import metadata_server
 from agent.link import repo, window
+from agent.link.enrolment import EnrolAnswer, EnrolRequest
 from agent.link.messages import (
     BlockRequest,
     Capabilities,
@@ -42,6 +43,8 @@ KINDS: dict[str, type[Message]] = {
     "events": DeploymentEnd,
     "request": BlockRequest,
     "repo": RepoRequest,
+    "enrol_request": EnrolRequest,
+    "enrol_answer": EnrolAnswer,
 }
 
 

@@ -42,6 +42,34 @@ def test_a_sum_keeps_the_channels_of_its_operands() -> None:
     assert groups(model(nodes, weights, output=("N", 3, 6, 6))) == {}
 
 
+def test_scalars_stay_scalars() -> None:
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"], name="one"),
+        helper.make_node("Clip", ["a", "", "six"], ["y"], name="relu6"),
+    ]
+    weights = {"w": numbers(3, 2, 1, 1), "six": np.array(6, np.float32)}
+    net = Net(model(nodes, weights, output=("N", 3, 6, 6)).SerializeToString())
+    assert Net(net.bytes()).constants["six"].shape == ()
+
+
+def test_what_an_inner_graph_reads_stays() -> None:
+    inner = helper.make_graph(
+        [helper.make_node("Conv", ["a", "w1"], ["t"], name="inner")],
+        "then",
+        [],
+        [helper.make_tensor_value_info("t", 1, ("N", 2, 6, 6))],
+    )
+    nodes = [
+        helper.make_node("Conv", ["x", "w0"], ["a"], name="one"),
+        helper.make_node("Conv", ["a", "w1"], ["b"], name="two"),
+        helper.make_node("If", ["yes"], ["c"], name="either", then_branch=inner, else_branch=inner),
+        helper.make_node("Conv", ["b", "w2"], ["d"], name="three"),
+        helper.make_node("Add", ["c", "d"], ["y"], name="sum"),
+    ]
+    weights = {"w0": numbers(8, 2, 1, 1), "w1": numbers(2, 8, 1, 1), "w2": numbers(2, 2, 1, 1)}
+    assert groups(model(nodes, weights | {"yes": np.array(True)}, output=("N", 2, 6, 6))) == {}
+
+
 def test_weights_that_two_layers_share_stay() -> None:
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"], name="one"),

@@ -151,6 +151,18 @@ def test_external_data_elsewhere_are_not_read(tmp_path: Path) -> None:
     assert "one folder" in refusal(tmp_path, proto, ModelLoadError)
 
 
+def test_answers_that_no_input_changes_are_named(tmp_path: Path) -> None:
+    weights = {"w": np.ones((2, 3), np.float32)}
+    proto = model([helper.make_node("MatMul", ["x", "w"], ["y"])], weights, shape=("N", 2))
+    proto.graph.output.append(helper.make_tensor_value_info("w", TensorProto.FLOAT, (2, 3)))
+    assert "output 'w' is a constant" in refusal(tmp_path, proto, ModelLoadError)
+    proto.graph.output[1].CopyFrom(proto.graph.input[0])
+    assert "output 'x' is an input" in refusal(tmp_path, proto, ModelLoadError)
+    proto = model([helper.make_node("Identity", ["w"], ["y"])], weights, output=(2, 3))
+    del proto.graph.input[:]
+    assert "no inputs" in refusal(tmp_path, proto, ModelLoadError)
+
+
 def test_batch_normalisation_and_constants_are_folded(tmp_path: Path) -> None:
     proto = convolutional(normalised=True)
     source = loaded(tmp_path, proto)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from agent.fleet.prepare.drawing import Point, plot
 from agent.fleet.prepare.page import make_page
 from agent.fleet.prepare.prepare import prepare
 from agent.fleet.prepare.values import Request
@@ -103,3 +104,12 @@ def test_a_report_without_measurements(report: dict[str, Any]) -> None:
     tags = Tags(make_page(report | {"costs": [], "front": [], "pruning": []}))
     assert "svg" not in tags.found
     assert "Nothing was measured." in tags.texts
+
+
+def test_no_axis_goes_beyond_all() -> None:
+    drawn = plot([Point(1.0, 100.0, "a", "", ""), Point(2.0, 90.0, "a", "", "")], "ms", "accuracy, %")
+    assert ">100</text>" in drawn
+    assert ">100.8</text>" not in drawn
+    assert ">129.6</text>" in plot(
+        [Point(1.0, 120.0, "a", "", ""), Point(2.0, 0.0, "a", "", "")], "ms", "error, %"
+    )

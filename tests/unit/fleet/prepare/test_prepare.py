@@ -16,6 +16,7 @@ from agent.errors import (
     DynamicShape,
     OverlayLoadError,
     RuntimeUnavailable,
+    StoreError,
     UnsupportedModel,
     UsageError,
 )
@@ -95,6 +96,13 @@ def test_only_what_the_targets_run_is_made(
     assert packed(request.out)
 
 
+def test_data_that_say_little_of_the_ranges_are_named(tmp_path: Path) -> None:
+    thin = save_data(tmp_path / "thin.npz", x=np.full((3, 2, 6, 6), 0.5, np.float32))
+    notes = prepare(asked(tmp_path, calibrate=thin, targets=("cpu",))).notes
+    assert any("calibrated on 3 samples" in note for note in notes)
+    assert any("'x' is 0.5 throughout" in note for note in notes)
+
+
 def test_calibration_data_are_asked_for_when_something_must_be_quantised(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"--calibrate data\.npz"):
         prepare(asked(tmp_path, calibrate=None))
@@ -149,7 +157,9 @@ def test_a_size_that_only_a_run_tells_is_named_for_an_overlay(tmp_path: Path) ->
 
 def test_a_model_of_which_an_overlay_runs_nothing(tmp_path: Path) -> None:
     proto = model([helper.make_node("Sigmoid", ["x"], ["y"], name="curve")], {}, output=("N", 2, 6, 6))
-    with pytest.raises(UnsupportedModel, match=r"target npu: .*curve.*leave it out of --targets"):
+    with pytest.raises(
+        UnsupportedModel, match=r"target npu: .* none of Sigmoid 'curve'.*leave it out of --targets"
+    ):
         prepare(asked(tmp_path, model=save(tmp_path / "s.onnx", proto), targets=("npu",)))
 
 
@@ -164,7 +174,8 @@ def test_data_of_the_wrong_shape(tmp_path: Path) -> None:
     [
         ({"targets": ()}, UsageError, "--targets"),
         ({"targets": ("cpu", "cpu")}, UsageError, "once"),
-        ({"targets": ("tpu",)}, OverlayLoadError, "there is no overlay 'tpu'"),
+        ({"targets": ("tpu",)}, OverlayLoadError, "there is no overlay 'tpu'.*cpu and gpu"),
+        ({"out": Path("/proc/nowhere")}, StoreError, "nowhere"),
         ({"boards": ("sim:nowhere",)}, RuntimeUnavailable, "nowhere"),
         ({"name": "Bad Name"}, UsageError, "--name"),
         ({"version": "1 0"}, UsageError, "--version"),

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from onnx import helper
 
 from agent.fleet.prepare.channels import Net
+from agent.fleet.prepare.dataset import load_dataset
 from agent.fleet.prepare.prepare import load, prepare
 from agent.fleet.prepare.pruning import Pruner, faster, marked
 from agent.fleet.prepare.report import front
@@ -22,7 +24,7 @@ from agent.fleet.prepare.values import (
     Source,
     no_progress,
 )
-from tests.unit.fleet.prepare.nets import convolutional, pictures, save, save_data
+from tests.unit.fleet.prepare.nets import convolutional, model, pictures, save, save_data
 
 QUALITY = Quality(10, 0.0, 1.0, None)
 
@@ -53,6 +55,14 @@ def test_channels_that_give_nothing_go_and_the_answers_stay(tmp_path: Path) -> N
     assert point.way == "channels"
     assert Net(smaller.model).constants["w1"].shape == (8, 8, 3, 3)
     assert len(smaller.model) < len(source.model)
+
+
+def test_a_model_without_weights_has_no_curve(tmp_path: Path) -> None:
+    proto = model([helper.make_node("Sigmoid", ["x"], ["y"])], {}, output=("N", 2, 6, 6))
+    source = load(save(tmp_path / "s.onnx", proto))
+    pruner = Pruner(source, load_dataset(save_data(tmp_path / "c.npz"), source.inputs, {}), no_progress)
+    assert pruner.curve() == []
+    assert pruner.best([]) is None
 
 
 def test_magnitude_makes_zeros_of_the_smallest(tmp_path: Path) -> None:

@@ -74,6 +74,27 @@ def test_one_layer_alone() -> None:
     assert [array.shape for array in arrays.values()] == [(16, 8, 3, 3)]
 
 
+@pytest.mark.parametrize("shown", [False, True])
+@pytest.mark.parametrize("qlinear", [False, True])
+def test_a_relu_of_what_others_read_as_well_cuts_nothing_off_for_them(shown: bool, qlinear: bool) -> None:
+    """As before a residual sum: or, when ``shown``, of an output of the model."""
+    eye = (np.eye(3) - 0.5).astype(np.float32)[:, :, None, None]
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], name="conv"),
+        helper.make_node("Relu", ["c"], ["r"], name="relu"),
+        helper.make_node("Conv", ["r", "v"], ["d"], name="next"),
+        helper.make_node("Identity" if shown else "Add", ["d"] if shown else ["c", "d"], ["y"], name="sum"),
+    ]
+    net = model(nodes, {"w": eye[:, :2], "v": eye}, output=("N", 3, SIZE, SIZE))
+    if shown:
+        net.graph.output.insert(0, helper.make_tensor_value_info("c", 1, ("N", 3, SIZE, SIZE)))
+    source, x = simplify(net.SerializeToString()), pictures(20, seed=9)
+    want = runtime(source, x)
+    got = runtime(quantise(source, ranges(source), "cpu", qlinear=qlinear), x)
+    assert want.min() < 0
+    assert float(np.abs(got - want).max()) < 0.06 * float(np.abs(want).max())
+
+
 def sigmoids() -> ModelProto:
     """A convolution between operators that the overlay does not run."""
     nodes = [
