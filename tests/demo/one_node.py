@@ -35,6 +35,19 @@ def ask(node: Node) -> None:
         raise SystemExit("demo: the accuracy is lower than that of the model")
 
 
+def update(it: Stage, node: Node) -> None:
+    """The next version, made of the float model alone."""
+    say("from the trained float model to the next version: quantise, judge on held-out digits, pack, deploy")
+    folder, package, digits = it.folder / "digits", it.folder / "digits-1.0.1", ROOT / "models/digits"
+    data = ("--calibrate", str(digits / "calibrate.npz"), "--eval", str(digits / "test.npz"))
+    what = ("--name", "digits", "--version", "1.0.1", "--targets", "cpu", "--boards", "")
+    show("fleet", "prepare", str(digits / "digits-fp32.onnx"), *data, *what, "-o", str(folder))
+    show("fleet", "pack", str(folder), "-o", str(package))
+    show("fleet", "publish", str(package), "--home", str(it.home))
+    deploy(it, "digits@1.0.1")
+    ask(node)
+
+
 def play(it: Stage) -> None:
     """Ends with the node running; SystemExit when something did not go as it should."""
     home = str(it.home)
@@ -52,6 +65,7 @@ def play(it: Stage) -> None:
     show("explain", "digits", "--config", str(node.config))
     say("use it")
     ask(node)
+    update(it, node)
     say("deploy a broken version: its golden vectors disagree, so it is refused")
     broken = break_digits(it.folder / "broken", "1.1.0")
     it.publish(broken, "--no-check")

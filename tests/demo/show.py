@@ -24,7 +24,7 @@ def show(*args: str, expect: int = 0) -> None:
 
 def tell(*args: str) -> None:
     """The command line of what is run."""
-    print(f"$ overlaid {' '.join(_short(arg) for arg in args)}", flush=True)
+    print(f"$ overlaid {' '.join(_short(arg) or repr(arg) for arg in args)}", flush=True)
 
 
 def _short(argument: str) -> str:
