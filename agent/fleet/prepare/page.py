@@ -10,11 +10,12 @@ from agent.fleet.prepare.drawing import Point, plot
 
 Report = Mapping[str, Any]
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #1f2328 }
 h1, h2 { line-height: 1.25 }
 table { border-collapse: collapse; margin: .5rem 0 1.5rem; display: block; overflow-x: auto }
 th, td { padding: .25rem .75rem; border-bottom: 1px solid #d1d9e0; text-align: left }
 td { font-variant-numeric: tabular-nums }
+td:last-child { min-width: 12rem }
 td.number { text-align: right }
 svg { max-width: 100%; height: auto }
 svg text { font: 12px system-ui, sans-serif }
