@@ -85,7 +85,7 @@ def dates(tried: Attempt, now: float, mqtt: Mqtt, subject: Subject) -> Iterator[
     if not was_refused:  # else its cause is told already
         found += [(theirs, tried.peer, on_broker)] if tried.peer else []
         new_ca = f"sudo install -m 644 ca.pem {mqtt.ca} && {subject.restart}  # ca.pem: of the operator"
-        found += [(f"mqtt.ca {mqtt.ca}", min(tried.authority, key=_end), new_ca)] if tried.authority else []
+        found += [(f"mqtt.ca {mqtt.ca}", _authority(tried), new_ca)] if tried.authority else []
     for what, certificate, mend in found:
         left_s = certificate.not_after - now
         if left_s < 0:
@@ -99,8 +99,11 @@ def dates(tried: Attempt, now: float, mqtt: Mqtt, subject: Subject) -> Iterator[
             yield warning(AREA, f"{what} expires in {left_s / DAY_S:.1f} days", why, mend)
 
 
-def _end(certificate: Certificate) -> float:
-    return certificate.not_after
+def _authority(tried: Attempt) -> Certificate:
+    """Of those in mqtt.ca the one that counts: the issuer's, the longest. A file may hold an old one beside its
+    successor, or the authorities of the whole world."""
+    issuers = [each for each in tried.authority if tried.peer and each.subject == tried.peer.issuer]
+    return max(issuers or tried.authority, key=lambda each: each.not_after)
 
 
 def enrol(subject: Subject, connects: bool = False) -> str:

@@ -254,6 +254,9 @@ def test_client_certificates_of_the_node(tmp_path: Path, site: Site, password: P
     assert "expired on" in found[0].what and "--enrol" in found[0].mend
     assert "refused this node's certificate" in found[1].what
 
+    [soon] = broker_findings(tmp_path, with_certificate(site.maker.issue("soon", (-30, 2))))
+    assert "expires in" in soon.what and "--renew &&" in soon.mend and "--enrol" not in soon.mend
+
     strange = Maker.new(tmp_path / "strange", "strangers").issue("node")
     refused = of_broker(tmp_path, with_certificate(strange))
     assert "refused this node's certificate" in refused.what and "strangers" in refused.why

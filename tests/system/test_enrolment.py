@@ -288,6 +288,24 @@ def test_without_a_terminal_the_missing_option_is_named(tmp_path: Path) -> None:
     assert done.returncode == 2 and "--site is missing" in done.stderr
 
 
+def test_input_that_ends_is_told(tmp_path: Path) -> None:
+    """Ctrl-D at the first question."""
+    import os
+    import pty
+
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(str(OVERLAID), [str(OVERLAID), "init", "--config", str(tmp_path / "agent.toml")])
+    shown = b""
+    while b"site" not in shown:
+        shown += os.read(terminal, 1000)
+    os.write(terminal, b"\x04")
+    while b"before --site was answered" not in shown:
+        shown += os.read(terminal, 1000)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 2
+    os.close(terminal)
+
+
 def test_it_asks_at_a_terminal(tmp_path: Path) -> None:
     """A real terminal (a pty) with a person who types."""
     import os

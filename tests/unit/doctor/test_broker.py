@@ -23,6 +23,15 @@ TEXT = '[mqtt]\nhost = "127.0.0.1"\nport = {}\n'
 CERTIFICATE = Certificate("broker.lab", "lab authority", NOW - 300 * DAY, NOW + 65 * DAY, ("broker.lab",))
 
 
+def test_an_old_authority_beside_its_successor_is_no_problem(tmp_path: Path) -> None:
+    ca = Certificate("lab authority", "lab authority", NOW - 300 * DAY, NOW + 65 * DAY)
+    old, stranger = replace(ca, not_after=NOW - DAY), replace(ca, subject="world", not_after=NOW + 999 * DAY)
+    mqtt = Mqtt.model_validate_json('{"host": "broker.lab", "ca": "ca.pem"}')
+    for authority, problems in (((old, ca, stranger), 0), ((old, stranger), 1)):
+        tried = Attempt("done", peer=CERTIFICATE, authority=authority, code=0)
+        assert len(wrong(judge(Facts(tried, NOW), mqtt, node(tmp_path, TEXT.format(1))))) == problems
+
+
 @contextmanager
 def answering(answer: bytes | None) -> Iterator[tuple[int, list[bytes]]]:
     """A port that answers the first packet (None: with silence; empty: by closing); yields what it got."""
