@@ -91,7 +91,9 @@ async def _trusted(res: Resources, source: BlockSource, model: DesiredModel) -> 
         installed = res.store.versions(model.name)
         if model.digest in (installed.current, installed.previous):
             return Trusted(model.digest)
-    return await res.verifier.check(model.name, model.version, model.digest, source)
+    trusted = await res.verifier.check(model.name, model.version, model.digest, source)
+    res.telemetry.event("verified", f"{model.version}: signed by {trusted.role}", model.name)
+    return trusted
 
 
 async def _manifest(

@@ -1,11 +1,12 @@
 """What it takes to bring a model of 200 MB to nodes, and what an interruption costs.
 
 One node: ``overlaid fleet serve``, mosquitto and a daemon of its own, new for each run, which is told to deploy the
-model by ``overlaid fleet deploy``. Its time is that of DOWNLOADING and VERIFYING as it recorded them: the connection
-for metadata, its helper process, the connection for blocks, the manifest, every block checked, stored and synced,
-every file whole and its digest checked. Beside it ``mosquitto_pub`` → ``mosquitto_sub`` through a second mosquitto
-and nginx → curl, the same file, synced; the best of five each, taking turns, because what else a machine does only
-ever adds to a time. ``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
+model by ``overlaid fleet deploy``. ``verify_ms`` is what asking the repository whether it may be installed takes: the
+connection for metadata, five files, the helper process. What is compared begins after that, since the others ask
+nobody: DOWNLOADING from there on and VERIFYING as the node recorded them, the connection for blocks, the manifest,
+every block checked, stored and synced, every file whole and its digest checked. Beside it ``mosquitto_pub`` →
+``mosquitto_sub`` through a second mosquitto and nginx → curl, the same file, synced; the best of five each, taking
+turns, because what else a machine does only ever adds to a time. ``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
 daemon has caused to be written (/proc/PID/io) from the order to SUCCEEDED over the package;
 ``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what it had before the order: the most
 of all runs. ``status_p99_ms``: how long one more daemon took to answer ``snapshot`` meanwhile, asked every 20 ms.
@@ -51,6 +52,7 @@ WITH_ONNX = ("jetson-orin-nano", "kv260", "rpi5", "x86-dgpu")  # simulated board
 class _Run:
     """One delivery to one node."""
 
+    verify_s: float
     seconds: float
     written: float
     peak_mb: float
@@ -93,6 +95,7 @@ def _one_node(it: Stage, peer: Broker) -> dict[str, Figure]:
     seconds = min(run.seconds for run in ours)
     answers = sorted(_deliver(it, "asked", 0.02).status_s)
     return {
+        "verify_ms": Figure(min(run.verify_s for run in ours) * 1e3, "ms"),
         "delivery_mb_s": Figure(size / seconds / 1e6, "MB/s"),
         "ratio_to_mosquitto_pub_sub": Figure(min(pub_sub) / seconds, "ratio", at_least=0.9),
         "ratio_to_curl": Figure(min(curl) / seconds, "ratio", at_least=0.2),
@@ -118,8 +121,8 @@ def _deliver(it: Stage, name: str, every_s: float = 0.25) -> _Run:
     watch.until_succeeded()
     written = transfers.written_bytes(pid) - written
     node.stop()
-    seconds = transfers.delivery_s(node, "big")
-    return _Run(seconds, written, peak_mb - idle_mb, tuple(watch.answer_s))
+    verify_s, seconds = transfers.delivery_s(node, "big")
+    return _Run(verify_s, seconds, written, peak_mb - idle_mb, tuple(watch.answer_s))
 
 
 def _interrupted(it: Stage) -> dict[str, Figure]:

@@ -92,13 +92,17 @@ class Watch:
         return model.get("state") == State.SUCCEEDED.value or bool(phase and phase not in DELIVERY)
 
 
-def delivery_s(node: Node, model: str) -> float:
-    """Seconds from DOWNLOADING to the end of VERIFYING of a model's last deployment, as the node recorded them."""
+def delivery_s(node: Node, model: str) -> tuple[float, float]:
+    """Seconds of a model's last deployment, as the node recorded them: from DOWNLOADING until the repository's metadata
+    was verified, and from then to the end of VERIFYING."""
     with queries.reader(node.state / "telemetry.db") as query:
         steps = queries.deployments(query, 0.0, model)
-    begun = max(step["time"] for step in steps if step["phase"] == Phase.DOWNLOADING.value)
+        begun = max(step["time"] for step in steps if step["phase"] == Phase.DOWNLOADING.value)
+        told = queries.events(query, begun, model)
+    verified = next(row["time"] for row in told if row["kind"] == "verified")
     after = (b for a, b in itertools.pairwise(steps) if a["phase"] == Phase.VERIFYING.value)
-    return float(next(step["time"] for step in after if step["time"] > begun) - begun)
+    ended = next(step["time"] for step in after if step["time"] > begun)
+    return verified - begun, float(ended - verified)
 
 
 def settled_bytes(it: Stage) -> int:
