@@ -6,7 +6,8 @@ connection for metadata, five files, the helper process. What is compared begins
 nobody: DOWNLOADING from there on and VERIFYING as the node recorded them, the connection for blocks, the manifest,
 every block checked, stored and synced, every file whole and its digest checked. Beside it ``mosquitto_pub`` →
 ``mosquitto_sub`` through a second mosquitto and nginx → curl, the same file, synced; the best of five each, taking
-turns, because what else a machine does only ever adds to a time. ``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
+turns, because what else a machine does only ever adds to a time.
+``broker_peak_mb`` is the first mosquitto's peak after these runs; ``disk_write_ratio`` what the
 daemon has caused to be written (/proc/PID/io) from the order to SUCCEEDED over the package;
 ``transfer_rss_over_idle_mb`` its peak (VmHWM) until all files are there over what it had before the order: the most
 of all runs. ``status_p99_ms``: how long one more daemon took to answer ``snapshot`` meanwhile, asked every 20 ms.
