@@ -26,17 +26,24 @@ NODE = "box"
 STATE = Path("/var/lib/overlaid")
 RUNTIME = Path("/run/overlaid")
 CONFIG = Path("/etc/overlaid/agent.toml")
+TRUST = Path("/etc/overlaid/root.json")
 ANSWER_TIMEOUT_S = 60.0
 GOLDEN = {"fp32": (1e-3, 1e-3), "int8": (0.23, 0.0)}  # atol and rtol of models/digits/model.toml
 
 
-def configuration(node: Node, host: str, port: int) -> str:
-    """What ``node`` of a stage has, with the service's own folders and this broker."""
-    text = node.config.read_text()
-    for here, there in ((node.state, STATE), (node.runtime, RUNTIME)):
+def configure(root: Path, node: Node, host: str, port: int) -> None:
+    """Write what ``node`` of a stage has into the file system at ``root``, with the service's own folders and this
+    broker."""
+    text, anchor = node.config.read_text(), node.folder / TRUST.name
+    for here, there in ((node.state, STATE), (node.runtime, RUNTIME), (anchor, TRUST)):
         text = text.replace(str(here), str(there))
     text = re.sub(r'^host = ".*"$', f'host = "{host}"', text, flags=re.MULTILINE)
-    return re.sub(r"^port = \d+$", f"port = {port}", text, flags=re.MULTILINE)
+    text = re.sub(r"^port = \d+$", f"port = {port}", text, flags=re.MULTILINE)
+    (root / CONFIG.parent.relative_to("/")).mkdir(exist_ok=True)
+    (root / CONFIG.relative_to("/")).write_text(text)
+    (root / TRUST.relative_to("/")).write_bytes(
+        anchor.read_bytes()
+    )  # anybody may read it
 
 
 def golden_variant(answer: dict[str, Any]) -> str | None:
@@ -74,8 +81,7 @@ class Service:
 
     def configure(self, node: Node, broker_port: int) -> None:
         """Give it what ``node`` of a stage has, with the service's own folders and the broker over the cable."""
-        text = configuration(node, network.HOST_ADDRESS, broker_port)
-        (self.machine.root / CONFIG.relative_to("/")).write_text(text)
+        configure(self.machine.root, node, network.HOST_ADDRESS, broker_port)
         self.machine.run("systemctl", "restart", UNIT)
 
     def active(self) -> bool:

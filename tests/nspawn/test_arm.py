@@ -21,7 +21,7 @@ import pytest
 from tests.nspawn import armhf, package
 from tests.nspawn.disk import Disk
 from tests.nspawn.foreign import binfmt, command_in, missing, run_in
-from tests.nspawn.node import GOLDEN_BODY, configuration, golden_variant
+from tests.nspawn.node import GOLDEN_BODY, configure, golden_variant
 from tests.nspawn.rootfs import NoRoot, base_root
 from tests.nspawn.table import Table
 from tests.system.brokers import HOST
@@ -108,9 +108,7 @@ def overlay_agrees(root: Path, folder: Path) -> None:
 def daemon(root: Path, it: Stage, table: Table, name: str) -> Iterator[int]:
     """The daemon of the root as a node of the stage; the port of its front door. Emulated, it takes its time."""
     node = it.node(name, "phase_timeout_s = 900.0\n")
-    text = configuration(node, it.broker.host, it.broker.port)
-    (root / "etc/overlaid").mkdir(exist_ok=True)
-    (root / "etc/overlaid/agent.toml").write_text(text)
+    configure(root, node, it.broker.host, it.broker.port)
     command = command_in(root, "exec /opt/overlaid/bin/overlaid run")
     began = time.monotonic()
     with node.log.open("wb") as log:
