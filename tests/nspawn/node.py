@@ -41,9 +41,7 @@ def configure(root: Path, node: Node, host: str, port: int) -> None:
     text = re.sub(r"^port = \d+$", f"port = {port}", text, flags=re.MULTILINE)
     (root / CONFIG.parent.relative_to("/")).mkdir(exist_ok=True)
     (root / CONFIG.relative_to("/")).write_text(text)
-    (root / TRUST.relative_to("/")).write_bytes(
-        anchor.read_bytes()
-    )  # anybody may read it
+    (root / TRUST.relative_to("/")).write_bytes(anchor.read_bytes())  # anybody may read it
 
 
 def golden_variant(answer: dict[str, Any]) -> str | None:
