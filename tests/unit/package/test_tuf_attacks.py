@@ -11,7 +11,6 @@ import json
 import os
 import resource
 import shutil
-import sys
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -41,6 +40,7 @@ from agent.package.tuf import client
 from agent.package.tuf.client import ROOT_LIMIT, SNAPSHOT_LIMIT, TARGETS_LIMIT, TIMESTAMP_LIMIT
 from agent.package.tuf.thread import ThreadVerifier
 from agent.types import DesiredState
+from tests.unit.package.killing import killed
 from tests.unit.package.repository import DAY, NOW, TEAM, MadeRepository
 from tests.unit.package.test_tuf_client import DATA, FOUND, PATH, Node
 
@@ -699,31 +699,6 @@ def test_what_stolen_keys_delegate_to_does_not_fill_the_disk(
 
 
 # -- what a power cut and a disk do to what is trusted -----------------------------------------------------------------
-
-KILLED = 77
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink", "os.truncate"}
-
-
-def killed(act: Callable[[], object], after: int) -> bool:
-    """Act in a process that ends without a word before its ``after``-th change of the disk; whether it came to that."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
-    left = after
-
-    def audit(event: str, args: tuple[object, ...]) -> None:
-        nonlocal left
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in CHANGES:
-            left -= 1
-            if left < 0:
-                os._exit(KILLED)
-
-    try:
-        sys.addaudithook(audit)
-        act()
-    finally:
-        os._exit(0)
 
 
 @pytest.fixture

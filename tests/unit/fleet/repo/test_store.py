@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -14,31 +13,7 @@ from agent.fleet.home import Home
 from agent.fleet.repo import Repo
 from agent.fleet.repo.store import LIMITS, RepoFiles
 from tests.unit.fleet.repo.desk import DAY, START, Node, Operator
-
-KILLED = 77
-CHANGES = {"os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.truncate"}
-
-
-def killed(act: Callable[[], object], after: int) -> bool:
-    """Act in a process that ends without a word before its ``after``-th change of the disk; whether it came to that."""
-    child = os.fork()
-    if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
-    left = after
-
-    def audit(event: str, args: tuple[object, ...]) -> None:
-        nonlocal left
-        writes = event == "open" and isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)
-        if writes or event in CHANGES:
-            left -= 1
-            if left < 0:
-                os._exit(KILLED)
-
-    try:
-        sys.addaudithook(audit)
-        act()
-    finally:
-        os._exit(0)
+from tests.unit.package.killing import killed
 
 
 @pytest.fixture
