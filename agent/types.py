@@ -164,7 +164,7 @@ def _within(what: str, value: float, low: float, high: float) -> None:
 
 @dataclass(frozen=True, slots=True)
 class DesiredModel:
-    """One model of a desired state. ``digest`` is the SHA-256 of the signed manifest's exact bytes; ``instances``: runs
+    """One model of a desired state. ``digest`` is the SHA-256 of the manifest's exact bytes; ``instances``: runs
     at a time, on a CPU."""
 
     __pydantic_config__ = STRICT

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from agent.children import environment_of_children
 from agent.devices.gpu.findings import DROP_IN
 from agent.errors import one_line, signal_name
 
@@ -51,11 +52,6 @@ def prove_in_processes(commands: Mapping[str, Sequence[str]], timeout_s: float) 
         for name, command in commands.items()
     }  # fmt: skip
     return {name: _outcome(process, deadline) for name, process in running.items()}
-
-
-def environment_of_children() -> dict[str, str]:
-    """This process's, less what it knows of the broker: runtimes and drivers need no password."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
 
 
 def tell_outcome(prove: Callable[[], str]) -> None:

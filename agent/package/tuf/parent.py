@@ -8,13 +8,13 @@ import base64
 import contextlib
 import json
 import logging
-import os
 import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
+from agent.children import environment_of_children
 from agent.errors import RepositoryError, RootMissing, StoreError, from_name, signal_name
 from agent.package.directory import read_bounded
 from agent.package.tuf import problems
@@ -186,11 +186,10 @@ class _Died(Exception):
 
 async def _start() -> Process:
     """From /, where ``python -m`` looks first, and without the broker's password."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("OVERLAID_MQTT_")}
     starting = asyncio.ensure_future(
         asyncio.create_subprocess_exec(
             sys.executable, "-m", HELPER,
-            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", env=environment, limit=MAX_LINE_BYTES,
+            stdin=PIPE, stdout=PIPE, stderr=PIPE, cwd="/", env=environment_of_children(), limit=MAX_LINE_BYTES,
         )
     )  # fmt: skip
     canceled = await to_the_end(starting)

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from agent.devices.proving import environment_of_children
+from agent.children import environment_of_children
 from agent.serving.processes.limits import maths_threads
 from agent.serving.processes.prctl import adopt_orphans
 from agent.serving.spec import WorkerSpec
