@@ -166,3 +166,16 @@ class MadeRepository:
 
     def _meta_file(self, role: str, name: str) -> MetaFile:
         return MetaFile.from_data(self.metadata[role].signed.version, self.files[name], ["sha256"])
+
+
+def team_goes_back(repo: MadeRepository) -> None:
+    """A new snapshot names an old version of the team packages."""
+    repo.metadata["packages"].signed.version = 1
+    repo.write("packages")
+    repo.publish()
+
+
+def snapshot_goes_back(repo: MadeRepository) -> None:
+    """A new timestamp names an old snapshot."""
+    repo.metadata["timestamp"].signed.snapshot_meta.version = 1
+    repo.renew("timestamp")

@@ -41,7 +41,7 @@ from agent.package.tuf.client import ROOT_LIMIT, SNAPSHOT_LIMIT, TARGETS_LIMIT, 
 from agent.package.tuf.thread import ThreadVerifier
 from agent.types import DesiredState
 from tests.unit.package.killing import killed
-from tests.unit.package.repository import DAY, NOW, TEAM, MadeRepository
+from tests.unit.package.repository import DAY, NOW, TEAM, MadeRepository, snapshot_goes_back, team_goes_back
 from tests.unit.package.test_tuf_client import DATA, FOUND, PATH, Node
 
 NEXT, MORE = "digits/2.0.0.json", b"more"
@@ -104,21 +104,10 @@ def timestamp_that_goes_back(repo: MadeRepository) -> None:
     repo.renew("timestamp", 1)
 
 
-def snapshot_in_which_a_team_goes_back(repo: MadeRepository) -> None:
-    repo.metadata[TEAM].signed.version = 1
-    repo.write(TEAM)
-    repo.publish()
-
-
 def snapshot_in_which_targets_go_back(repo: MadeRepository) -> None:
     repo.metadata["targets"].signed.version = 1
     repo.write("targets")
     repo.publish()
-
-
-def timestamp_whose_snapshot_goes_back(repo: MadeRepository) -> None:
-    repo.metadata["timestamp"].signed.snapshot_meta.version = 1
-    repo.renew("timestamp")
 
 
 def snapshot_before_under_the_new_name(repo: MadeRepository) -> None:
@@ -285,7 +274,7 @@ def changed_number(repo: MadeRepository) -> None:
 
 ATTACKS: dict[str, Attack] = {
     "rollback: timestamp": (MetadataRollback, "timestamp version 1 is older", timestamp_that_goes_back),
-    "rollback: snapshot": (MetadataRollback, "snapshot version 1", timestamp_whose_snapshot_goes_back),
+    "rollback: snapshot": (MetadataRollback, "snapshot version 1", snapshot_goes_back),
     "rollback: targets": (
         MetadataRollback,
         "with targets version 1 is older than targets version 2",
@@ -294,7 +283,7 @@ ATTACKS: dict[str, Attack] = {
     "rollback: team": (
         MetadataRollback,
         "with packages version 1 is older than packages version 2",
-        snapshot_in_which_a_team_goes_back,
+        team_goes_back,
     ),
     "freeze: root": (MetadataExpired, "root version 2", expired("root")),
     "freeze: timestamp": (MetadataExpired, "timestamp version", expired("timestamp")),

@@ -27,7 +27,7 @@ from agent.errors import (
 )
 from agent.package.tuf.client import TIMESTAMP_LIMIT, Found, Request, find
 from tests.fuzz.delivery import damage_json
-from tests.unit.package.repository import DAY, NOW, MadeRepository
+from tests.unit.package.repository import DAY, NOW, MadeRepository, snapshot_goes_back, team_goes_back
 
 PATH, DATA = "digits/1.0.0.json", b"the manifest"
 FOUND = Found(len(DATA), hashlib.sha256(DATA).hexdigest(), "packages")
@@ -181,17 +181,6 @@ def forgets_a_team(repo: MadeRepository) -> None:
     del repo.metadata["snapshot"].signed.meta["packages.json"]
     del repo.metadata["packages"]
     repo.publish()
-
-
-def team_goes_back(repo: MadeRepository) -> None:
-    repo.metadata["packages"].signed.version = 1
-    repo.write("packages")
-    repo.publish()
-
-
-def snapshot_goes_back(repo: MadeRepository) -> None:
-    repo.metadata["timestamp"].signed.snapshot_meta.version = 1
-    repo.renew("timestamp")
 
 
 def stranger_signs(repo: MadeRepository) -> None:
